@@ -1,0 +1,90 @@
+"""stagegraph: train neural networks in stages, declared as a graph.
+
+Author a graph (:func:`load`), prove it (:func:`check`), see it (:func:`render`), try it on numbers
+(:func:`simulate`), run it in your training loop (:class:`Engine`).
+
+Nothing is imported before it is asked for; ``import stagegraph`` does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stagegraph.drawing.render import render as render
+    from stagegraph.engine.explain import Explanation as Explanation
+    from stagegraph.engine.simulate import Interval as Interval
+    from stagegraph.engine.simulate import Simulation as Simulation
+    from stagegraph.engine.simulate import simulate as simulate
+    from stagegraph.errors import ActionError as ActionError
+    from stagegraph.errors import Defect as Defect
+    from stagegraph.errors import DocumentError as DocumentError
+    from stagegraph.errors import GraphError as GraphError
+    from stagegraph.errors import MetricError as MetricError
+    from stagegraph.errors import MissingFact as MissingFact
+    from stagegraph.errors import ProgressError as ProgressError
+    from stagegraph.errors import RunFolderError as RunFolderError
+    from stagegraph.errors import SelectorError as SelectorError
+    from stagegraph.errors import SnapshotError as SnapshotError
+    from stagegraph.errors import StageGraphError as StageGraphError
+    from stagegraph.errors import UnsupportedError as UnsupportedError
+    from stagegraph.graph.findings import Finding as Finding
+    from stagegraph.progress import Duration as Duration
+    from stagegraph.progress import Progress as Progress
+    from stagegraph.progress import Unit as Unit
+    from stagegraph.schema.dump import digest as digest
+    from stagegraph.schema.dump import dump as dump
+    from stagegraph.schema.load import load as load
+    from stagegraph.schema.stagegraph import StageGraph as StageGraph
+    from stagegraph.session.check import check as check
+    from stagegraph.session.engine import Engine as Engine
+    from stagegraph.session.terminal import Terminal as Terminal
+    from stagegraph.version import __version__ as __version__
+
+_HOMES = {
+    "ActionError": "errors",
+    "Defect": "errors",
+    "DocumentError": "errors",
+    "Duration": "progress",
+    "Engine": "session.engine",
+    "Explanation": "engine.explain",
+    "Finding": "graph.findings",
+    "GraphError": "errors",
+    "Interval": "engine.simulate",
+    "MetricError": "errors",
+    "MissingFact": "errors",
+    "Progress": "progress",
+    "ProgressError": "errors",
+    "RunFolderError": "errors",
+    "SelectorError": "errors",
+    "Simulation": "engine.simulate",
+    "SnapshotError": "errors",
+    "StageGraph": "schema.stagegraph",
+    "StageGraphError": "errors",
+    "Terminal": "session.terminal",
+    "Unit": "progress",
+    "UnsupportedError": "errors",
+    "__version__": "version",
+    "check": "session.check",
+    "digest": "schema.dump",
+    "dump": "schema.dump",
+    "load": "schema.load",
+    "render": "drawing.render",
+    "simulate": "engine.simulate",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - the table is the one list of names
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'stagegraph' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"stagegraph.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,6 @@
+"""What stagegraph does to a torch model: grow, blend in, freeze, scale learning rates, go back."""
+
+from stagegraph.actions.actor import TorchActor, replay
+from stagegraph.actions.support import inspect
+
+__all__ = ["TorchActor", "inspect", "replay"]

@@ -1,0 +1,405 @@
+"""The actor: carries out boundaries on one torch model, all or nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from stagegraph.actions.companions import Companions
+from stagegraph.actions.growing import grow
+from stagegraph.actions.growth.counts import find_count
+from stagegraph.actions.growth.deepen import costs, rebuild
+from stagegraph.actions.holding import Held, hold
+from stagegraph.actions.lineage import Change, Lineage
+from stagegraph.actions.optimizers import innermost
+from stagegraph.actions.parameters import num_parameters
+from stagegraph.actions.probes import Probe
+from stagegraph.actions.randomness import RandomState
+from stagegraph.actions.returning import return_to, unwind_to
+from stagegraph.actions.snapshots import Snapshot, stable_parameters, take
+from stagegraph.actions.standing import Standing
+from stagegraph.actions.support import unsupported
+from stagegraph.actions.undo import Moment, UndoLog
+from stagegraph.engine.ports import Boundary, Deed, Effect, Facts, Outcome
+from stagegraph.errors import (
+    ActionError,
+    SelectorError,
+    SnapshotError,
+    StageGraphError,
+    UnsupportedError,
+)
+from stagegraph.schema.actions import Action, Deepen, GrowthAction, SnapshotAction
+from stagegraph.schema.activities import Activity
+
+__all__ = ["TorchActor", "replay"]
+
+_VERSION = 1
+
+
+def replay(
+    model: nn.Module,
+    optimizers: Optimizer | Sequence[Optimizer],
+    lineage: Iterable[Mapping[str, Any]],
+) -> None:
+    """Make recorded structural changes again, so that a grown checkpoint can be loaded.
+
+    Blocks, counts and the order of the optimizers' groups become what they were; no random number
+    is drawn. Load the weights and the optimizers' states afterwards.
+
+    Args:
+        model: The model as it was when the run began.
+        optimizers: Its optimizers, made as they were then.
+        lineage: The changes, as :meth:`TorchActor.state_dict` has them under ``"lineage"``.
+
+    Raises:
+        SelectorError: The model does not have what was grown.
+        SnapshotError: The lineage cannot be read.
+        UnsupportedError: The model is not what it was.
+    """
+    several = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
+    done = Lineage()
+    for change in Lineage.from_json(lineage).changes:
+        rebuild(model, change, optimizers=[innermost(one) for one in several], lineage=done)
+        done.add(change)
+
+
+class TorchActor:
+    """Fills :class:`stagegraph.engine.ports.Actor` for one torch model.
+
+    Args:
+        model: The model; it stays the user's, and the same object.
+        optimizers: Its optimizer, or several.
+        growths: Per stage that grows (``"region:stage"``), its growths, for the costs.
+        scheduler: LR scheduler, or several; for snapshots.
+        scaler: Gradient scaler; for snapshots.
+        ema: Averaged weights; for snapshots, and grown along if an ``AveragedModel``.
+        data: What knows the data's position; for snapshots.
+        probe: A batch on which growth is measured: a tensor, ``model(*sequence)``,
+            ``model(**mapping)``, or a function of the model.
+
+    Raises:
+        UnsupportedError: Something that was given cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Optimizer | Sequence[Optimizer] = (),
+        growths: Mapping[str, Sequence[GrowthAction]] | None = None,
+        *,
+        scheduler: object = None,
+        scaler: object = None,
+        ema: object = None,
+        data: object = None,
+        probe: Probe | None = None,
+    ) -> None:
+        compiled = model._modules.get("_orig_mod")
+        several = optimizers if isinstance(optimizers, list | tuple) else (optimizers,)
+        innermost_ones = {id(one): one for one in map(innermost, several)}
+        self._standing = Standing(
+            model if compiled is None else compiled,
+            list(innermost_ones.values()),
+            Companions.of(scheduler, scaler, ema, data),
+            probe,
+        )
+        self._growths = {stage: tuple(actions) for stage, actions in (growths or {}).items()}
+        self._held = Held((), {})
+        self._facts: tuple[Lineage, Facts] | None = None
+
+    def require(
+        self,
+        actions: Iterable[tuple[str, Action]],
+        activities: Iterable[tuple[str, Activity]] = (),
+    ) -> None:
+        """Refuse, before the run, what a graph asks for and cannot have here.
+
+        Args:
+            actions: All actions of the graph with their places.
+            activities: All activities with their places.
+
+        Raises:
+            UnsupportedError: All that cannot be had, each with its place.
+        """
+        standing = self._standing
+        problems = unsupported(
+            actions,
+            activities,
+            model=standing.model,
+            optimizers=standing.optimizers,
+            companions=standing.companions,
+            probe=standing.probe,
+        )
+        if problems:
+            raise UnsupportedError("\n".join(problems))
+
+    def facts(self) -> Facts:
+        """The parameters of the model, and what each stage that grows would add now."""
+        self._standing.rates.heal()
+        lineage = self._standing.lineage
+        if self._facts is None or self._facts[0] is not lineage:
+            self._facts = (lineage, self._measure_facts())
+        return self._facts[1]
+
+    def _measure_facts(self) -> Facts:
+        model = self._standing.model
+        known: dict[str, int] = {}
+        for stage, actions in self._growths.items():
+            deepening = [action for action in actions if isinstance(action, Deepen)]
+            try:
+                if len(deepening) == len(actions):
+                    known[stage] = costs(model, deepening, place=stage)
+            except (SelectorError, UnsupportedError):
+                continue  # no growth from here (or nowhere): the cost is not known
+        return Facts(params=num_parameters(model), costs=known)
+
+    def transact(self, boundary: Boundary, confirm: Callable[[Outcome], None]) -> Outcome:
+        """Carry out a boundary, all or nothing.
+
+        Args:
+            boundary: What to do.
+            confirm: Called once all is done and before it is final; if it raises, all is undone.
+
+        Raises:
+            ActionError: An action failed; everything is as it was before.
+        """
+        self._standing.rates.heal()
+        log = UndoLog()
+        try:
+            evidence = self._carry_out(boundary, log)
+            outcome = Outcome(evidence, self.facts())
+            confirm(outcome)
+        except BaseException:
+            log.undo()
+            raise
+        if _is_structural(boundary):
+            _forget_compiled()
+        return outcome
+
+    def _carry_out(self, boundary: Boundary, log: UndoLog) -> dict[str, Mapping[str, Any]]:
+        standing, evidence = self._standing, dict[str, Mapping[str, Any]]()
+        self._prepare_undo(boundary, log)
+        if boundary.restore is not None:
+            with _blamed_on(boundary.restore.place):
+                evidence[boundary.restore.place] = return_to(standing, boundary.restore)
+        if _is_structural(boundary):
+            for parameter in standing.model.parameters():
+                parameter.grad = None
+        for deed in boundary.deeds:
+            if isinstance(deed.action, SnapshotAction):
+                with _blamed_on(deed.place):
+                    evidence[deed.place] = self._snapshot(deed.snapshot or deed.action.name)
+        for deed in boundary.deeds:
+            if isinstance(deed.action, GrowthAction):
+                alpha = boundary.alphas.get(deed.cohort or deed.place, 1.0)
+                with _blamed_on(deed.place):
+                    evidence[deed.place] = grow(standing, deed, step=boundary.step, alpha=alpha)
+        with _blamed_on(f"boundary {boundary.step}"):
+            self._held = hold(standing, boundary.held, boundary.alphas)
+        for name in boundary.forget:
+            standing.snapshots.pop(name, None)
+        return evidence
+
+    def _prepare_undo(self, boundary: Boundary, log: UndoLog) -> None:
+        standing, held = self._standing, self._held
+        restoring = boundary.restore is not None
+
+        def way_back() -> None:
+            self._held = held
+
+        log.push(RandomState.capture().restore)
+        if restoring:
+            log.push(standing.companions.remember())
+        log.push(
+            Moment(
+                standing.models,
+                standing.optimizers,
+                owners=self._owners((), boundary.deeds),
+                buffers=_is_structural(boundary),
+                parameters=restoring,
+            ).restore
+        )
+        log.push(way_back)
+        log.push(standing.remember())
+
+    def _owners(self, changes: Sequence[Change], deeds: Sequence[Deed] = ()) -> list[object]:
+        """The objects beside the model, such as its config, that may be changed."""
+        standing = self._standing
+        growths = [deed.action for deed in deeds if isinstance(deed.action, Deepen)]
+        paths = [path for action in growths for path in action.count]
+        for change in (*changes, *standing.lineage.changes):
+            paths += [count.path for count in change.counts]
+        owners: dict[int, object] = {}
+        averaged = standing.averaged
+        for model in (standing.model, *(() if averaged is None else (averaged,))):
+            for path in paths:
+                try:
+                    owner = find_count(model, path, size=None, place="").owner
+                except (SelectorError, UnsupportedError):
+                    continue  # said again, with its place, where the growth is planned
+                if not isinstance(owner, nn.Module):
+                    owners[id(owner)] = owner
+        return list(owners.values())
+
+    def _snapshot(self, name: str) -> dict[str, Any]:
+        standing = self._standing
+        standing.snapshots[name] = take(
+            standing.model,
+            standing.optimizers,
+            lineage=standing.lineage,
+            companions=standing.companions,
+            alphas=standing.gates.alphas(),
+        )
+        return {"kind": "snapshot", "snapshot": name}
+
+    def hold(self, held: Sequence[Effect], alphas: Mapping[str, float]) -> None:
+        """Put activities in force without a boundary, as after a resume.
+
+        Raises:
+            SelectorError: A selection matches nothing; everything is as before.
+        """
+        self.transact(Boundary(0, None, (), tuple(held), alphas), lambda _: None)
+
+    def tune(self, values: Mapping[str, float]) -> None:
+        """Set the values of moving activities, by place, for the next update."""
+        self._standing.rates.heal()
+        self._held.tune(self._standing, values)
+
+    def learning_rates(self) -> list[float]:
+        """Per parameter group of all optimizers, the learning rate in force: host's × factors.
+
+        Where the parameters of a group are under different factors, that of most of them.
+        """
+        rates = self._standing.rates
+        rates.heal()
+        found: list[float] = []
+        for optimizer in self._standing.optimizers:
+            for group in optimizer.param_groups:
+                counts = Counter(rates.keys_of(parameter) for parameter in group["params"])
+                keys = max(counts, key=counts.__getitem__, default=())
+                found.append(float(group["lr"]) * rates.product(keys))
+        return found
+
+    def heal(self) -> None:
+        """Put the host's learning rates back after an optimizer's step that raised."""
+        self._standing.rates.heal()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the structure is and what lasts, as JSON data; tensors are in the checkpoint."""
+        standing = self._standing
+        standing.rates.heal()
+        ids = {id(p): key for key, p in self._parameters().items()}
+        return {
+            "version": _VERSION,
+            "lineage": standing.lineage.as_json(),
+            "alphas": standing.gates.alphas(),
+            "lasting_lr_factor": standing.rates.lasting,
+            "frozen": {ids[id(p)]: flag for p, flag in standing.freezing.originals()},
+            "snapshots": list(standing.snapshots),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take a state up: replay the structure, set gates and lasting factors.
+
+        Load the weights and the optimizers' states after this, then :meth:`hold` what is in force.
+
+        Raises:
+            SnapshotError: This is no state of this version, or of another model.
+        """
+        if state.get("version") != _VERSION:
+            raise SnapshotError(
+                f"this state has version {state.get('version')!r}, this stagegraph reads {_VERSION}"
+            )
+        missing = {"lineage", "alphas", "lasting_lr_factor", "frozen"} - set(state)
+        if missing:
+            raise SnapshotError(f"this state has no {', '.join(map(repr, sorted(missing)))}")
+        standing, log, lineage = self._standing, UndoLog(), Lineage.from_json(state["lineage"])
+        owners = self._owners(lineage.changes)
+        log.push(Moment(standing.models, standing.optimizers, owners=owners).restore)
+        log.push(standing.remember())
+        try:
+            self._rebuild_to(lineage)
+            standing.freezing.close()
+            standing.gates.close()
+            standing.gates.set(state["alphas"], standing.block)
+            standing.rates.hold((), {}, lasting=state["lasting_lr_factor"])
+            self._restore_flags(state["frozen"])
+        except BaseException:
+            log.undo()
+            raise
+        self._held = Held((), {})
+
+    def _restore_flags(self, frozen: Mapping[str, bool]) -> None:
+        parameters = self._parameters()
+        unknown = [key for key in frozen if key not in parameters]
+        if unknown:
+            raise SnapshotError(
+                f"this state had {', '.join(unknown)} frozen, unknown to this model"
+            )
+        for key, flag in frozen.items():
+            parameters[key].requires_grad_(flag)
+
+    def _rebuild_to(self, lineage: Lineage) -> None:
+        standing = self._standing
+        if standing.lineage.starts_with(lineage):
+            unwind_to(standing, lineage)
+        if not lineage.starts_with(standing.lineage):
+            raise SnapshotError("the model has been through other growths than this state's")
+        for change in lineage.changes[len(standing.lineage.changes) :]:
+            rebuild(
+                standing.model, change, optimizers=standing.optimizers, lineage=standing.lineage
+            )
+            if standing.averaged is not None:
+                rebuild(standing.averaged, change, optimizers=(), lineage=standing.lineage)
+            standing.lineage = Lineage([*standing.lineage.changes, change])
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        standing = self._standing
+        return stable_parameters(standing.model, standing.optimizers, standing.lineage)
+
+    def snapshots(self) -> dict[str, Any]:
+        """All snapshots in plain containers and tensors, to be saved with a checkpoint."""
+        return {name: snapshot.pack() for name, snapshot in self._standing.snapshots.items()}
+
+    def load_snapshots(self, packed: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`snapshots`.
+
+        Raises:
+            SnapshotError: One of them cannot be read.
+        """
+        self._standing.snapshots = {name: Snapshot.unpack(one) for name, one in packed.items()}
+
+    def close(self) -> None:
+        """Remove all hooks and release what is frozen; the model is the user's alone again."""
+        self._standing.close()
+        self._held = Held((), {})
+
+
+def _is_structural(boundary: Boundary) -> bool:
+    growing = any(isinstance(deed.action, GrowthAction) for deed in boundary.deeds)
+    return growing or boundary.restore is not None
+
+
+@contextmanager
+def _blamed_on(place: str) -> Iterator[None]:
+    """Errors inside become an :class:`ActionError` of this place."""
+    try:
+        yield
+    except ActionError:
+        raise
+    except StageGraphError as error:
+        raise ActionError(place, str(error).removeprefix(f"{place}: ")) from error
+    except Exception as error:
+        raise ActionError(place, f"{type(error).__name__}: {error}") from error
+
+
+def _forget_compiled() -> None:
+    """After eight shapes, compiled code would silently run uncompiled; begin to count anew."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None:
+        dynamo.reset()

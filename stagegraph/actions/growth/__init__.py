@@ -1,0 +1,1 @@
+"""Growth: changes of a model's shape, planned, prepared, committed and certified."""

@@ -1,0 +1,202 @@
+"""Certificates: what a growth did to the function, measured on the probe, without leaving a trace.
+
+The random numbers are the same before and after, and what the new blocks draw (dropout) is taken
+aside, so that a difference is a difference of the function. A new block that the model's own loop
+skips would look exact: that each ran, and gets a gradient, is therefore part of the certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stagegraph.actions.gates import Gates
+from stagegraph.actions.probes import Probe, run_probe
+from stagegraph.actions.randomness import RandomState, fixed_direction, seed_all
+from stagegraph.actions.undo import untouched
+
+__all__ = ["Exactness", "Measured", "Reading", "exactness", "measure", "read"]
+
+Exactness = Literal["exact", "exact up to rounding", "approximate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The model's output on its probe, in eval and in train mode."""
+
+    eval: Tensor
+    train: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a growth did.
+
+    Attributes:
+        eval: Largest change of the output in eval mode, with alpha as it will be.
+        train: The same in train mode.
+        open: The same in eval mode with alpha 1 for the new blocks.
+        closed: The same with alpha 0; with a gate, nothing but 0 is right.
+        scale: Largest output before.
+        eps: Rounding unit of the output.
+        idle: New blocks that did not run.
+        without_gradient: New blocks that ran, want a gradient, and got none.
+        num_with_gradient: How many new parameters got a gradient that is not zero.
+    """
+
+    eval: float
+    train: float
+    open: float
+    closed: float
+    scale: float
+    eps: float
+    idle: tuple[str, ...] = ()
+    without_gradient: tuple[str, ...] = ()
+    num_with_gradient: int = 0
+    trained: int = field(default=0)
+
+
+def exactness(change: float, measured: Measured) -> Exactness:
+    """What a change amounts to, for outputs of this size and precision."""
+    if change == 0.0:
+        return "exact"
+    if change <= 64 * measured.eps * max(1.0, measured.scale):
+        return "exact up to rounding"
+    return "approximate"
+
+
+def read(model: nn.Module, probe: Probe, *, seed: int, aside: Sequence[nn.Module] = ()) -> Reading:
+    """The outputs on the probe; nothing of it stays.
+
+    Args:
+        model: The model.
+        probe: Its probe.
+        seed: What the random numbers start from.
+        aside: Modules whose own random numbers the others must not miss.
+    """
+    return Reading(
+        eval=_output(model, probe, training=False, seed=seed, aside=aside),
+        train=_output(model, probe, training=True, seed=seed, aside=aside),
+    )
+
+
+def _output(
+    model: nn.Module, probe: Probe, *, training: bool, seed: int, aside: Sequence[nn.Module]
+) -> Tensor:
+    with untouched(model), torch.no_grad(), _taken_aside(aside):
+        _set_mode(model, training=training)
+        seed_all(seed)
+        return run_probe(model, probe).detach().clone()
+
+
+def _set_mode(model: nn.Module, *, training: bool) -> None:
+    if model.training != training:  # in train mode, modules that the user keeps in eval stay so
+        model.train(training)
+
+
+@contextmanager
+def _taken_aside(modules: Sequence[nn.Module]) -> Iterator[None]:
+    states: list[RandomState] = []
+
+    def enter(_module: nn.Module, _args: Any) -> None:
+        states.append(RandomState.capture())
+
+    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+        states.pop().restore()
+
+    handles = [module.register_forward_pre_hook(enter) for module in modules]
+    handles += [module.register_forward_hook(leave) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def measure(
+    model: nn.Module,
+    probe: Probe,
+    *,
+    before: Reading,
+    blocks: Mapping[str, nn.Module],
+    new: Sequence[nn.Parameter],
+    gates: Gates,
+    seed: int,
+) -> Measured:
+    """Measure a growth that has just been made.
+
+    Args:
+        model: The grown model.
+        probe: Its probe.
+        before: What was read before.
+        blocks: The new blocks by stable id.
+        new: The new parameters.
+        gates: The model's gates; alpha of the new blocks is as it will be.
+        seed: The seed of the first reading.
+    """
+    aside = list(blocks.values())
+    after = read(model, probe, seed=seed, aside=aside)
+    with gates.held_at(0.0, blocks):
+        closed = _output(model, probe, training=False, seed=seed, aside=aside)
+    with gates.held_at(1.0, blocks):
+        opened = _output(model, probe, training=False, seed=seed, aside=aside)
+        idle, grads = _gradients(model, probe, blocks, new, seed)
+    wanted = {id(p): p for p in new if p.requires_grad}
+    reached = {key for key, grad in zip(wanted, grads, strict=True) if _any(grad)}
+    return Measured(
+        eval=_distance(before.eval, after.eval),
+        train=_distance(before.train, after.train),
+        open=_distance(before.eval, opened),
+        closed=_distance(before.eval, closed),
+        scale=float(before.eval.double().abs().max()),
+        eps=torch.finfo(before.eval.dtype).eps,
+        idle=idle,
+        without_gradient=tuple(
+            name for name, block in blocks.items() if not _reached(block, wanted, reached)
+        ),
+        num_with_gradient=len(reached),
+        trained=len(wanted),
+    )
+
+
+def _reached(block: nn.Module, wanted: Mapping[int, nn.Parameter], reached: set[int]) -> bool:
+    own = {id(parameter) for parameter in block.parameters()} & set(wanted)
+    return not own or bool(own & reached)
+
+
+def _any(grad: Tensor | None) -> bool:
+    return grad is not None and bool(grad.any())
+
+
+def _gradients(
+    model: nn.Module,
+    probe: Probe,
+    blocks: Mapping[str, nn.Module],
+    new: Sequence[nn.Parameter],
+    seed: int,
+) -> tuple[tuple[str, ...], Sequence[Tensor | None]]:
+    """Which blocks did not run, and the gradient of each new parameter that wants one."""
+    ran: set[str] = set()
+    wanted = [parameter for parameter in new if parameter.requires_grad]
+    with untouched(model), torch.enable_grad():
+        for name, block in blocks.items():
+            block.register_forward_hook(lambda *_, name=name: ran.add(name))
+        _set_mode(model, training=True)
+        seed_all(seed)
+        out = run_probe(model, probe)
+        grads: Sequence[Tensor | None] = [None] * len(wanted)
+        if wanted and out.requires_grad:
+            loss = (out * fixed_direction(out)).sum()
+            grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+    return tuple(name for name in blocks if name not in ran), grads
+
+
+def _distance(before: Tensor, after: Tensor) -> float:
+    if before.shape != after.shape:
+        return float("inf")
+    return float((after.double() - before.double()).abs().max())

@@ -1,0 +1,225 @@
+"""Counts: attributes beside a stack that say how many blocks it has, or have an entry per block."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from stagegraph.actions.growth.layout import Place
+from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
+
+__all__ = ["Count", "find_count", "first_number", "number", "renumber", "undeclared_counts"]
+
+_COUNTING = (
+    "num_hidden_layers",
+    "num_layers",
+    "n_layers",
+    "n_layer",
+    "num_blocks",
+    "n_blocks",
+    "depth",
+    "layer_types",
+)
+_MISSING = object()
+_NUMBERING = ("layer_idx", "layer_id", "layer_number", "block_idx")
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """One attribute that counts blocks.
+
+    Attributes:
+        path: Dotted path from the model, as written.
+        owner: The object that has it.
+        name: Its name there.
+    """
+
+    path: str
+    owner: Any
+    name: str
+
+    @property
+    def value(self) -> Any:
+        """What it holds now: a number, or a list with an entry per block."""
+        return getattr(self.owner, self.name)
+
+    @property
+    def size(self) -> int:
+        """The number of blocks it tells of."""
+        return self.value if isinstance(self.value, int) else len(self.value)
+
+    def grow(self, inserted: Sequence[Place]) -> None:
+        """Make it tell of the new blocks too."""
+        value = self.value
+        if isinstance(value, int):
+            setattr(self.owner, self.name, value + len(inserted))
+            return
+        grown = list(value)
+        for place in sorted(inserted, key=lambda place: place.at):
+            grown.insert(place.at, value[place.copy_of])
+        setattr(self.owner, self.name, type(value)(grown))
+
+    def shrink(self, gone: Iterable[int]) -> None:
+        """Make it tell of so many blocks fewer."""
+        places = set(gone)
+        value = self.value
+        if isinstance(value, int):
+            setattr(self.owner, self.name, value - len(places))
+            return
+        kept = [entry for index, entry in enumerate(value) if index not in places]
+        setattr(self.owner, self.name, type(value)(kept))
+
+
+def find_count(model: nn.Module, path: str, *, size: int | None, place: str) -> Count:
+    """The attribute at a dotted path.
+
+    Args:
+        model: The model.
+        path: The path, such as ``config.num_hidden_layers``.
+        size: What it must tell; ``None`` to leave that open.
+        place: Where it is written, for the message.
+
+    Raises:
+        SelectorError: There is no such attribute.
+        UnsupportedError: It holds something else than the number of blocks.
+    """
+    *owners, name = path.split(".")
+    owner: Any = model
+    for step, part in enumerate(owners):
+        inner = getattr(owner, part, _MISSING)
+        if inner is _MISSING:
+            raise _no_attribute(place, path, owners[:step], part, owner)
+        owner = inner
+    if getattr(owner, name, _MISSING) is _MISSING:
+        raise _no_attribute(place, path, owners, name, owner)
+    count = Count(path, owner, name)
+    value = count.value
+    if isinstance(value, bool) or not isinstance(value, int | list | tuple):
+        raise UnsupportedError(
+            f"{place}: count {path!r} is a {type(value).__name__}; a count is a whole number, or a "
+            "list with an entry per block"
+        )
+    if size is not None and count.size != size:
+        raise UnsupportedError(
+            f"{place}: count {path!r} tells of {count.size} blocks, the stack has {size}"
+        )
+    return count
+
+
+def _no_attribute(
+    place: str, path: str, owners: Sequence[str], name: str, owner: Any
+) -> SelectorError:
+    known = [known for known in dir(owner) if not known.startswith("_")]
+    return SelectorError(
+        f"{place}: count {path!r}: {'.'.join(owners) or 'the model'} has no attribute {name!r}"
+        f"{did_you_mean(name, known)}"
+    )
+
+
+def undeclared_counts(
+    model: nn.Module, stack: str, size: int, *, declared: Sequence[Count]
+) -> list[str]:
+    """Attributes beside a stack that plainly count its blocks and are not declared.
+
+    Looked at are the modules around the stack and their ``config``. Another name for a declared
+    count (an alias) is none.
+    """
+    found: list[str] = []
+    told = {(id(count.owner), count.name) for count in declared}
+    for path, owner in _around(model, stack):
+        trial = _after(owner, declared)
+        found += [
+            f"{path}.{name}".lstrip(".")
+            for name in _COUNTING
+            if _tells(getattr(trial, name, None), size) and (id(owner), name) not in told
+        ]
+    return found
+
+
+def _around(model: nn.Module, stack: str) -> list[tuple[str, Any]]:
+    """The modules that contain a stack and their configs, each once, by path."""
+    around: dict[int, tuple[str, Any]] = {}
+    parts = stack.split(".")[:-1]
+    for depth in range(len(parts) + 1):
+        path = ".".join(parts[:depth])
+        module = model.get_submodule(path)
+        around.setdefault(id(module), (path, module))
+        config = getattr(module, "config", None)
+        if config is not None:
+            around.setdefault(id(config), (f"{path}.config".lstrip("."), config))
+    return list(around.values())
+
+
+def _after(owner: Any, declared: Sequence[Count]) -> Any:
+    """A shallow copy of an owner in which the declared counts have grown."""
+    trial = copy.copy(owner)
+    for count in declared:
+        if count.owner is owner and isinstance(count.value, int):
+            setattr(trial, count.name, count.value + 1)
+    return trial
+
+
+def _tells(value: Any, size: int) -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, list | tuple):
+        return len(value) == size
+    return isinstance(value, int) and value == size
+
+
+def renumber(blocks: Sequence[nn.Module], inserted: Sequence[int], *, place: str) -> list[str]:
+    """Make the numbers that blocks hold of themselves follow their order.
+
+    Args:
+        blocks: All blocks of the grown stack.
+        inserted: The places of the new ones.
+        place: Where the growth is written, for the message.
+
+    Returns:
+        The names of the attributes that were renumbered.
+
+    Raises:
+        UnsupportedError: The old blocks are not numbered in order, so that nobody can say how.
+    """
+    new = set(inserted)
+    old = [block for index, block in enumerate(blocks) if index not in new]
+    done: list[str] = []
+    for name in _NUMBERING:
+        numbers = [_numbers(block, name) for block in old]
+        if not any(numbers):
+            continue
+        first = first_number(old, name)
+        if any(held != {first + index} for index, held in enumerate(numbers)):
+            raise UnsupportedError(
+                f"{place}: the blocks' {name!r} are {[sorted(held) for held in numbers]}, not in "
+                "order; stagegraph cannot say what the new blocks' should be"
+            )
+        number(blocks, name, first)
+        done.append(name)
+    return done
+
+
+def number(blocks: Sequence[nn.Module], name: str, first: int) -> None:
+    """Number blocks from ``first``, in all their modules that have this attribute."""
+    for index, block in enumerate(blocks):
+        for module in block.modules():
+            if _is_number(module, name):
+                setattr(module, name, first + index)
+
+
+def first_number(blocks: Sequence[nn.Module], name: str) -> int:
+    """The number of the lowest block."""
+    return min(_numbers(blocks[0], name), default=0)
+
+
+def _is_number(module: nn.Module, name: str) -> bool:
+    value = vars(module).get(name)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _numbers(block: nn.Module, name: str) -> set[int]:
+    return {vars(module)[name] for module in block.modules() if _is_number(module, name)}

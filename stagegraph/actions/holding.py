@@ -1,0 +1,117 @@
+"""Holding: put the activities of a boundary in force, and release what is not among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from stagegraph.actions.freezing import running_norms
+from stagegraph.actions.learning_rates import Factor
+from stagegraph.actions.parameters import Selection, select
+from stagegraph.actions.standing import Standing
+from stagegraph.engine.ports import Effect
+from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
+from stagegraph.schema.activities import AlphaRamp, Freeze, LrFactor, LrRamp
+
+__all__ = ["Held", "hold"]
+
+
+class Held:
+    """The activities in force, for values that move between boundaries.
+
+    Attributes:
+        effects: The activities.
+        ramped: Per place of an alpha ramp, the blocks it moves.
+    """
+
+    def __init__(self, effects: Sequence[Effect], ramped: Mapping[str, Sequence[str]]) -> None:
+        self.effects = tuple(effects)
+        self.ramped = dict(ramped)
+        self._places = frozenset(effect.place for effect in effects)
+
+    def tune(self, standing: Standing, values: Mapping[str, float]) -> None:
+        """Set values for the next update.
+
+        Raises:
+            UnsupportedError: There is no such activity in force.
+        """
+        for place, value in values.items():
+            if place in self.ramped:
+                standing.gates.tune(self.ramped[place], value)
+            elif place in self._places:
+                standing.rates.tune(place, value)
+            else:
+                raise UnsupportedError(
+                    f"no activity {place!r} is in force{did_you_mean(place, self._places)}"
+                )
+
+
+def hold(standing: Standing, effects: Sequence[Effect], alphas: Mapping[str, float]) -> Held:
+    """Put exactly these activities in force.
+
+    Raises:
+        SelectorError: A selection matches nothing.
+        UnsupportedError: An activity that this layer cannot hold.
+    """
+    chosen = [(effect, _selection(standing, effect)) for effect in effects]
+    _hold_freezes(standing, chosen)
+    _hold_factors(standing, chosen)
+    return Held(effects, _hold_alphas(standing, effects, alphas))
+
+
+def _selection(standing: Standing, effect: Effect) -> Selection:
+    if not isinstance(effect.activity, AlphaRamp | Freeze | LrFactor | LrRamp):
+        raise UnsupportedError(
+            f"{effect.place}: this version has nothing that could hold a {effect.activity.type}"
+        )
+    return select(standing.model, effect.of, lineage=standing.lineage, place=effect.place)
+
+
+def _hold_freezes(standing: Standing, chosen: Sequence[tuple[Effect, Selection]]) -> None:
+    parameters: dict[int, nn.Parameter] = {}
+    norms: dict[int, nn.Module] = {}
+    for effect, selection in chosen:
+        if isinstance(effect.activity, Freeze):
+            parameters |= {id(parameter): parameter for parameter in selection.parameters}
+            if effect.activity.norms == "eval":
+                norms |= {id(norm): norm for norm in running_norms(selection.modules)}
+    standing.freezing.hold(parameters.values(), norms.values())
+
+
+def _hold_factors(standing: Standing, chosen: Sequence[tuple[Effect, Selection]]) -> None:
+    factors: list[Factor] = []
+    values: dict[str, float] = {}
+    for effect, selection in chosen:
+        if isinstance(effect.activity, LrFactor | LrRamp):
+            if effect.value is None:
+                raise UnsupportedError(f"{effect.place}: a learning-rate factor needs a value")
+            ids = frozenset(map(id, selection.parameters))
+            factors.append(Factor(effect.place, None if selection.everything else ids))
+            values[effect.place] = effect.value
+    standing.rates.hold(factors, values, lasting=standing.rates.lasting)
+
+
+def _hold_alphas(
+    standing: Standing, effects: Sequence[Effect], alphas: Mapping[str, float]
+) -> dict[str, list[str]]:
+    wanted: dict[str, float] = {}
+    for cohort, alpha in alphas.items():
+        blocks = standing.blocks_of(standing.lineage.cohort(cohort))
+        if not blocks and alpha != 1.0:
+            near = did_you_mean(cohort, standing.lineage.cohorts())
+            raise SelectorError(f"alpha {alpha:g} is for {cohort!r}, which nothing grew{near}")
+        wanted |= dict.fromkeys(blocks, alpha)
+    ramped: dict[str, list[str]] = {}
+    for effect in effects:
+        if isinstance(effect.activity, AlphaRamp):
+            ramped[effect.place] = [
+                block
+                for cohort in effect.of.cohorts
+                for block in standing.blocks_of(standing.lineage.cohort(cohort))
+            ]
+            if effect.value is not None:
+                wanted |= dict.fromkeys(ramped[effect.place], effect.value)
+    moving = {block for blocks in ramped.values() for block in blocks}
+    standing.gates.set(wanted, standing.block, moving=moving)
+    return ramped

@@ -1,0 +1,110 @@
+"""Selections of parameters and modules, by today's names and by cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from stagegraph.actions.lineage import Lineage
+from stagegraph.engine.ports import Selected
+from stagegraph.errors import SelectorError, did_you_mean
+
+__all__ = ["Selection", "num_parameters", "select", "subtree_matches"]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a selection came to.
+
+    Attributes:
+        everything: Whether all was selected; the optimizers' own parameters are then meant too.
+        parameters: The parameters, each once, in the model's order.
+        modules: The modules whose whole subtree was selected, and those all of whose own
+            parameters were.
+    """
+
+    everything: bool
+    parameters: tuple[nn.Parameter, ...]
+    modules: tuple[nn.Module, ...]
+
+
+def num_parameters(model: nn.Module) -> int:
+    """How many numbers the model learns; a shared parameter counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _shown(name: str) -> str:
+    """A name as it reads without the layer that compiling a sub-module puts in."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def subtree_matches(model: nn.Module, glob: str) -> set[str]:
+    """The names of all modules and parameters that a glob takes; a module takes its subtree."""
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    names += [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    hit = {name for name in names if fnmatchcase(name, glob) or fnmatchcase(_shown(name), glob)}
+    return hit | {name for name in names if _has_prefix_in(name, hit)}
+
+
+def _has_prefix_in(name: str, prefixes: set[str]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:end]) in prefixes for end in range(1, len(parts)))
+
+
+def _known_names(model: nn.Module) -> list[str]:
+    modules = [_shown(name) for name, _ in model.named_modules() if name]
+    return modules + [_shown(name) for name, _ in model.named_parameters()]
+
+
+def select(model: nn.Module, selected: Selected, *, lineage: Lineage, place: str) -> Selection:
+    """The parameters and modules that a selection means today.
+
+    Raises:
+        SelectorError: A glob or a cohort that matches nothing; all of them are named.
+    """
+    taken: set[str] = set()
+    wrong: list[str] = []
+    for glob in selected.globs:
+        hit = subtree_matches(model, glob)
+        if not hit:
+            near = did_you_mean(glob, _known_names(model))
+            wrong.append(f"{glob!r} matches no parameter and no module of the model{near}")
+        taken |= hit
+    for cohort in selected.cohorts:
+        names = lineage.block_names(lineage.cohort(cohort))
+        if not names:
+            near = did_you_mean(cohort, lineage.cohorts())
+            wrong.append(f"no growth of the name {cohort!r} has added anything{near}")
+        taken |= {name for block in names for name in _subtree(model, block)}
+    if not (taken or wrong or selected.everything):
+        wrong.append("nothing is selected: no growth has added anything yet")
+    if wrong:
+        raise SelectorError(f"{place}: " + "; ".join(wrong))
+    return _gather(model, taken, everything=selected.everything)
+
+
+def _subtree(model: nn.Module, module: str) -> Iterable[str]:
+    tree = model.get_submodule(module)
+    yield module
+    for name, _ in tree.named_modules(remove_duplicate=False):
+        if name:
+            yield f"{module}.{name}"
+    for name, _ in tree.named_parameters(remove_duplicate=False):
+        yield f"{module}.{name}"
+
+
+def _gather(model: nn.Module, taken: set[str], *, everything: bool) -> Selection:
+    parameters = {
+        id(parameter): parameter
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if everything or name in taken
+    }
+    modules: dict[int, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        own = [p for p in module._parameters.values() if p is not None]
+        if everything or name in taken or (own and all(id(p) in parameters for p in own)):
+            modules[id(module)] = module
+    return Selection(everything, tuple(parameters.values()), tuple(modules.values()))

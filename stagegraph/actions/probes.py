@@ -1,0 +1,65 @@
+"""The probe: one batch on which growth is measured, and how to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from stagegraph.errors import UnsupportedError
+
+__all__ = ["Probe", "run_probe"]
+
+Probe = Tensor | Sequence[Any] | Mapping[str, Any] | Callable[[nn.Module], Any]
+"""A batch (a tensor, ``model(*sequence)``, ``model(**mapping)``), or a function of the model."""
+
+
+@runtime_checkable
+class _HasLogits(Protocol):
+    logits: Any
+
+
+def run_probe(model: nn.Module, probe: Probe) -> Tensor:
+    """Run the model on its probe.
+
+    Returns:
+        The floating tensor that stands for the output: ``logits`` where there is one, else the
+        first of them.
+
+    Raises:
+        UnsupportedError: There is no floating tensor in the output.
+    """
+    if isinstance(probe, Tensor):
+        output = model(probe)
+    elif isinstance(probe, Mapping):
+        output = model(**probe)
+    elif isinstance(probe, Sequence):
+        output = model(*probe)
+    else:
+        output = probe(model)
+    tensor = _main_tensor(output)
+    if tensor is None:
+        raise UnsupportedError(
+            f"the model's output on the probe is a {type(output).__name__} without a floating "
+            "tensor; give probe= as a function of the model that returns one"
+        )
+    return tensor
+
+
+def _main_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output if output.is_floating_point() else None
+    if isinstance(output, Mapping):
+        values = [output.get("logits"), *output.values()]
+    elif isinstance(output, _HasLogits):
+        values = [output.logits]
+    elif isinstance(output, tuple | list):
+        values = list(output)
+    else:
+        return None
+    for value in values:
+        found = _main_tensor(value)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,115 @@
+"""The state of all global random number generators, as one value."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["RandomState", "fixed_direction", "preserved_randomness", "seed_all"]
+
+
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """What Python, numpy (where it is loaded), torch and its accelerators would draw next.
+
+    >>> before = RandomState.capture()
+    >>> first = torch.rand(1)
+    >>> before.restore()
+    >>> bool(torch.rand(1) == first)
+    True
+    """
+
+    python: Any
+    numpy: Any
+    cpu: torch.Tensor
+    cuda: tuple[torch.Tensor, ...]
+
+    @classmethod
+    def capture(cls) -> RandomState:
+        """The state now."""
+        numpy = sys.modules.get("numpy")
+        initialized = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        return cls(
+            python=random.getstate(),
+            numpy=None if numpy is None else numpy.random.get_state(),
+            cpu=torch.get_rng_state(),
+            cuda=tuple(torch.cuda.get_rng_state_all()) if initialized else (),
+        )
+
+    def restore(self) -> None:
+        """Make it the state again."""
+        random.setstate(self.python)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and self.numpy is not None:
+            numpy.random.set_state(self.numpy)
+        torch.set_rng_state(self.cpu)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(list(self.cuda))
+
+    def forked_seed(self, attempt: int) -> int:
+        """A seed that differs per attempt and per state (so also per rank)."""
+        digest = hashlib.sha256(str(attempt).encode())
+        digest.update(self.cpu.numpy().tobytes())
+        return int.from_bytes(digest.digest()[:4], "big")
+
+    def pack(self) -> dict[str, Any]:
+        """The same in tensors, lists and numbers, which ``torch.load`` takes with weights only."""
+        version, internal, gauss = self.python
+        numpy: list[Any] | None = None
+        if self.numpy is not None:
+            kind, keys, position, has_gauss, cached = self.numpy
+            numpy = [kind, keys.tolist(), int(position), int(has_gauss), float(cached)]
+        return {
+            "python": [version, list(internal), gauss],
+            "numpy": numpy,
+            "cpu": self.cpu,
+            "cuda": list(self.cuda),
+        }
+
+    @classmethod
+    def unpack(cls, packed: Mapping[str, Any]) -> RandomState:
+        """The inverse of :meth:`pack`."""
+        version, internal, gauss = packed["python"]
+        state: Any = None
+        numpy = sys.modules.get("numpy")
+        if packed["numpy"] is not None and numpy is not None:
+            kind, keys, position, has_gauss, cached = packed["numpy"]
+            state = (kind, numpy.array(keys, dtype="uint32"), position, has_gauss, cached)
+        return cls(
+            python=(version, tuple(internal), gauss),
+            numpy=state,
+            cpu=packed["cpu"],
+            cuda=tuple(packed["cuda"]),
+        )
+
+
+def seed_all(seed: int) -> None:
+    """Seed every global generator with one number."""
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def fixed_direction(like: torch.Tensor) -> torch.Tensor:
+    """Random numbers of a tensor's shape, the same at every call, drawn from nobody's generator."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(like.shape, generator=generator).to(like.device, like.dtype)
+
+
+@contextmanager
+def preserved_randomness() -> Iterator[None]:
+    """What is drawn inside is not missing afterwards."""
+    state = RandomState.capture()
+    try:
+        yield
+    finally:
+        state.restore()

@@ -1,0 +1,220 @@
+"""Snapshots: copies of everything that training changes, to return to.
+
+All is kept under stable ids, so that a snapshot outlives growth, and outlives the process when its
+:meth:`Snapshot.pack` is saved with the checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stagegraph.actions.companions import Companions
+from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.optimizers import foreign_parameters
+from stagegraph.actions.randomness import RandomState
+from stagegraph.errors import SnapshotError
+
+__all__ = ["Snapshot", "restore", "stable_parameters", "take"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One snapshot.
+
+    Attributes:
+        lineage: The structural changes that had been made.
+        parameters: Contents of all parameters by stable id.
+        buffers: Contents of all buffers by stable id.
+        groups: Per optimizer and group: its settings, and the ids of its parameters in order.
+        state: Per optimizer: state by parameter id.
+        companions: States of schedulers, scaler, EMA and data.
+        alphas: Alpha per block that had a gate.
+        random: The random numbers.
+    """
+
+    lineage: Lineage
+    parameters: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    groups: Sequence[Sequence[Mapping[str, Any]]]
+    state: Sequence[Mapping[str, Mapping[str, Any]]]
+    companions: Mapping[str, Any]
+    alphas: Mapping[str, float]
+    random: RandomState
+
+    def pack(self) -> dict[str, Any]:
+        """The same in plain containers and tensors, for ``torch.save``."""
+        return {
+            "lineage": self.lineage.as_json(),
+            "parameters": dict(self.parameters),
+            "buffers": dict(self.buffers),
+            "groups": [[dict(group) for group in groups] for groups in self.groups],
+            "state": [{key: dict(entry) for key, entry in one.items()} for one in self.state],
+            "companions": dict(self.companions),
+            "alphas": dict(self.alphas),
+            "random": self.random.pack(),
+        }
+
+    @classmethod
+    def unpack(cls, packed: Mapping[str, Any]) -> Snapshot:
+        """The inverse of :meth:`pack`.
+
+        Raises:
+            SnapshotError: Something is missing in it.
+        """
+        try:
+            return cls(
+                lineage=Lineage.from_json(packed["lineage"]),
+                parameters=packed["parameters"],
+                buffers=packed["buffers"],
+                groups=packed["groups"],
+                state=packed["state"],
+                companions=packed["companions"],
+                alphas=packed["alphas"],
+                random=RandomState.unpack(packed["random"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"this snapshot cannot be read: {error!r}") from error
+
+
+def stable_parameters(
+    model: nn.Module, optimizers: Sequence[Optimizer], lineage: Lineage
+) -> dict[str, Any]:
+    """All parameters by stable id: the model's, then those that only an optimizer knows."""
+    named: dict[str, Any] = {lineage.stable(name): p for name, p in model.named_parameters()}
+    for place, optimizer in enumerate(optimizers):
+        for index, parameter in enumerate(foreign_parameters(model, optimizer)):
+            named[f"optimizer{place}:{index}"] = parameter
+    return named
+
+
+def _buffers(model: nn.Module, lineage: Lineage) -> dict[str, Tensor]:
+    return {lineage.stable(name): buffer for name, buffer in model.named_buffers()}
+
+
+def _cloned(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def take(
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    *,
+    lineage: Lineage,
+    companions: Companions,
+    alphas: Mapping[str, float],
+) -> Snapshot:
+    """Copy everything as it is now."""
+    parameters = stable_parameters(model, optimizers, lineage)
+    ids = {id(parameter): key for key, parameter in parameters.items()}
+    return Snapshot(
+        lineage=Lineage(lineage.changes),
+        parameters={key: parameter.detach().clone() for key, parameter in parameters.items()},
+        buffers={key: b.detach().clone() for key, b in _buffers(model, lineage).items()},
+        groups=[list(_groups(optimizer, ids)) for optimizer in optimizers],
+        state=[
+            {ids[id(p)]: {k: _cloned(v) for k, v in entry.items()} for p, entry in o.state.items()}
+            for o in optimizers
+        ],
+        companions=companions.states(),
+        alphas=dict(alphas),
+        random=RandomState.capture(),
+    )
+
+
+def _groups(optimizer: Optimizer, ids: Mapping[int, str]) -> Iterator[dict[str, Any]]:
+    for group in optimizer.param_groups:
+        settings = {k: _cloned(v) for k, v in group.items() if k not in ("params", "param_names")}
+        yield {"settings": settings, "members": [ids[id(p)] for p in group["params"]]}
+
+
+def restore(
+    snapshot: Snapshot,
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    *,
+    companions: Companions,
+    rewind_data: bool,
+) -> None:
+    """Put everything back that a snapshot holds; the structure must be the snapshot's already.
+
+    Args:
+        snapshot: The snapshot.
+        model: The model, with the structure it had then.
+        optimizers: Its optimizers.
+        companions: Schedulers, scaler, EMA and data.
+        rewind_data: Whether the data returns to its position too.
+
+    Raises:
+        SnapshotError: Model or optimizers hold other parameters than then.
+    """
+    parameters = stable_parameters(model, optimizers, snapshot.lineage)
+    buffers = _buffers(model, snapshot.lineage)
+    _check_same("parameter", snapshot.parameters, parameters)
+    _check_same("buffer", snapshot.buffers, buffers)
+    with torch.no_grad():
+        for key, content in snapshot.parameters.items():
+            parameters[key].copy_(content)
+            parameters[key].grad = None
+        for key, content in snapshot.buffers.items():
+            buffers[key].copy_(content)
+    for optimizer, groups, state in zip(optimizers, snapshot.groups, snapshot.state, strict=True):
+        _restore_groups(optimizer, groups, parameters)
+        optimizer.state.clear()
+        for key, entry in state.items():
+            like = parameters[key]
+            optimizer.state[like] = {k: _moved(v, like) for k, v in entry.items()}
+    companions.load(snapshot.companions, data=rewind_data)
+    snapshot.random.restore()
+
+
+def _moved(value: Any, like: Tensor) -> Any:
+    """A copy; a snapshot that was read from disk comes back to its parameter's device."""
+    if isinstance(value, Tensor) and value.dim() and value.device != like.device:
+        return value.detach().to(like.device)
+    return _cloned(value)
+
+
+def _check_same(what: str, kept: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
+    missing, extra = sorted(set(kept) - set(now)), sorted(set(now) - set(kept))
+    if missing or extra:
+        raise SnapshotError(
+            f"the snapshot knows the {what}s {missing or 'of the model'}"
+            + (" that the model has lost" if missing else "")
+            + (f"; the model has {extra}, unknown to the snapshot" if extra else "")
+            + "; the model was changed by something else than stagegraph"
+        )
+    for key, tensor in kept.items():
+        if tensor.shape != now[key].shape:
+            raise SnapshotError(
+                f"{what} {key!r} had shape {tuple(tensor.shape)} in the snapshot and has "
+                f"{tuple(now[key].shape)} now"
+            )
+
+
+def _restore_groups(
+    optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]
+) -> None:
+    if len(groups) != len(optimizer.param_groups):
+        raise SnapshotError(
+            f"{type(optimizer).__name__} had {len(groups)} parameter groups in the snapshot and "
+            f"has {len(optimizer.param_groups)} now"
+        )
+    for group, kept in zip(optimizer.param_groups, groups, strict=True):
+        group["params"][:] = [parameters[key] for key in kept["members"]]
+        for key, value in kept["settings"].items():
+            held = group.get(key)
+            if isinstance(held, Tensor) and isinstance(value, Tensor):
+                with torch.no_grad():
+                    held.copy_(value)  # schedulers and compiled steps hold on to this tensor
+            else:
+                group[key] = _cloned(value)
+        for key in [k for k in group if k not in kept["settings"]]:
+            if key not in ("params", "param_names"):
+                del group[key]

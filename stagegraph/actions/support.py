@@ -1,0 +1,170 @@
+"""Support: what this layer cannot do for a model, said before the run begins."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from stagegraph.actions.companions import Companions
+from stagegraph.actions.growth.deepen import plan
+from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.optimizers import foreign_parameters, refuse_growth, refuse_lr_factors
+from stagegraph.actions.parameters import select
+from stagegraph.actions.probes import Probe
+from stagegraph.engine.ports import Selected
+from stagegraph.errors import SelectorError, UnsupportedError
+from stagegraph.schema.actions import Action, Deepen, RollBack, Send, SnapshotAction
+from stagegraph.schema.activities import Activity, AlphaRamp, Freeze, LrFactor, LrRamp, Selection
+
+__all__ = ["Placed", "inspect", "unsupported"]
+
+Placed = tuple[str, Action]
+"""An action and where it is written."""
+
+
+def unsupported(
+    actions: Iterable[tuple[str, Action]],
+    activities: Iterable[tuple[str, Activity]],
+    *,
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    companions: Companions,
+    probe: Probe | None,
+) -> list[str]:
+    """What a graph asks for and cannot have, each as ``place: reason``."""
+    problems: list[str] = []
+    for place, action in actions:
+        reasons = _of_action(action, model, optimizers, companions, probe)
+        problems += [f"{place}: {reason}" for reason in reasons]
+    for place, activity in activities:
+        reasons = _of_activity(activity, model, optimizers)
+        problems += [f"{place}: {reason}" for reason in reasons]
+    return problems
+
+
+def _of_action(
+    action: Action,
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    companions: Companions,
+    probe: Probe | None,
+) -> list[str]:
+    if isinstance(action, SnapshotAction | Send):
+        return []
+    if isinstance(action, RollBack):
+        if action.data == "rewind" and action.rng != "fork" and companions.data is None:
+            return [
+                "roll_back returns the data to its position too (data: rewind), and nobody gave "
+                "the data; give data=... (something with state_dict and load_state_dict), or "
+                "write data: skip"
+            ]
+        return _of_factor(optimizers) if action.lr_factor is not None else []
+    if not isinstance(action, Deepen):
+        return [f"this version cannot {action.type}; it can deepen"]
+    reasons = [why for optimizer in optimizers if (why := refuse_growth(optimizer))]
+    if probe is None:
+        reasons.append(
+            "a growth is measured on a batch, and there is none; give probe=... (a batch as the "
+            "model takes it, or a function of the model)"
+        )
+    if companions.ema is not None and not isinstance(companions.ema, AveragedModel):
+        reasons.append(
+            f"ema= is a {type(companions.ema).__name__}, which stagegraph cannot grow along with "
+            "the model; use torch.optim.swa_utils.AveragedModel"
+        )
+    return reasons + _of_wrapping(model)
+
+
+def _of_activity(
+    activity: Activity, model: nn.Module, optimizers: Sequence[Optimizer]
+) -> list[str]:
+    if isinstance(activity, LrFactor | LrRamp):
+        return _of_factor(optimizers)
+    if isinstance(activity, Freeze):
+        reasons = [why for optimizer in optimizers if (why := refuse_growth(optimizer))]
+        return reasons + _of_wrapping(model)
+    if isinstance(activity, AlphaRamp):
+        return []
+    return [f"this version has nothing that could hold a {activity.type}"]
+
+
+def _of_factor(optimizers: Sequence[Optimizer]) -> list[str]:
+    return [why for optimizer in optimizers if (why := refuse_lr_factors(optimizer))]
+
+
+def _of_wrapping(model: nn.Module) -> list[str]:
+    """Wrappers under which a change of structure makes ranks differ without an error."""
+    reasons: list[str] = []
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if kind in ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel"):
+            reasons.append(
+                f"{name or 'the model'} is wrapped in {kind}, which would not see the change, and "
+                "ranks would differ without an error; give the model inside, and wrap it again "
+                "after each change"
+            )
+    if "torch.distributed.tensor" in sys.modules:
+        sharded = [n for n, p in model.named_parameters() if type(p.data).__name__ == "DTensor"]
+        if sharded:
+            reasons.append(
+                f"{sharded[0]} and {len(sharded) - 1} more are sharded over ranks; this version "
+                "cannot change the structure of a sharded model"
+            )
+    return reasons
+
+
+def _strings(selection: Selection) -> Selected:
+    """A selection's globs alone; cohorts do not exist yet."""
+    globs = tuple(p for p in selection if isinstance(p, str) and p not in ("all", "grown"))
+    return Selected(everything="all" in selection, globs=globs)
+
+
+def inspect(
+    model: nn.Module,
+    *,
+    actions: Iterable[tuple[str, Action]] = (),
+    activities: Iterable[tuple[str, Activity]] = (),
+    optimizers: Sequence[Optimizer] = (),
+) -> list[str]:
+    """Look a graph's paths and globs up in the real model, before the run.
+
+    Args:
+        model: The model.
+        actions: All actions with their places.
+        activities: All activities with their places.
+        optimizers: The optimizers, to see whether they train the model at all.
+
+    Returns:
+        What is wrong, each as ``place: sentence``; empty if all is well.
+    """
+    problems: list[str] = []
+    for place, action in actions:
+        if isinstance(action, Deepen):
+            problems += _problem(lambda a=action, at=place: plan(model, a, place=at))
+    for place, activity in activities:
+        selected = _strings(getattr(activity, "of", ()))
+        if selected.globs:
+            problems += _problem(
+                lambda s=selected, at=place: select(model, s, lineage=Lineage(), place=at)
+            )
+    for optimizer in optimizers:
+        own = {id(parameter) for parameter in model.parameters()}
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        if len(foreign_parameters(model, optimizer)) == len(trained) and own:
+            problems.append(
+                f"optimizer: {type(optimizer).__name__} trains no parameter of this model; make it "
+                "from model.parameters(), after any change of the model"
+            )
+    return problems
+
+
+def _problem(look: object) -> list[str]:
+    try:
+        look()  # type: ignore[operator]
+    except (SelectorError, UnsupportedError) as error:
+        return [str(error)]
+    return []

@@ -1,0 +1,59 @@
+"""``stagegraph explain RUN``: why each transition of a run was taken, and what it waits for now."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stagegraph.cli.output import say, say_json
+from stagegraph.drawing.clean import for_terminal
+from stagegraph.engine.explain import trace_lines
+from stagegraph.runs.folder import RunFolder
+
+__all__ = ["add_arguments", "run"]
+
+KINDS = ("move", "blocked", "unblocked", "error", "roll_back", "end")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="how to write it"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Tell a run's transitions with the values that their guards saw."""
+    records = [r for r in RunFolder(arguments.run).records() if r["type"] in KINDS]
+    if arguments.format == "json":
+        say_json(records)
+        return 0
+    for line in _lines(records):
+        say(for_terminal(line))
+    return 0
+
+
+def _lines(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    for record in records:
+        step = f"step {record.get('step', 0):,}"
+        match record["type"]:
+            case "move":
+                way = " -> ".join(
+                    str(key) for key in (record["source"], *record["via"], record["target"]) if key
+                )
+                yield f"{step}: {way}  ({record['edge'] or 'the beginning'})"
+                if record.get("evidence"):
+                    yield from trace_lines(record["evidence"], "    ")
+            case "blocked":
+                yield f"{step}: {record['edge']} is held back: {record['reason']}"
+            case "unblocked":
+                yield f"{step}: {record['edge']} is not held back any more"
+            case "error":
+                yield f"{step}: {record['action']} failed: {record['reason']}"
+            case "roll_back":
+                yield f"{step}: back to step {record['to']:,} ({record['snapshot']})"
+            case "end":
+                yield f"{step}: the end ({record['reason']})"

@@ -1,0 +1,495 @@
+"""Core: the engine on numbers. It counts, looks when a look is due, decides, and acts.
+
+Between two looks an update costs a few additions and one comparison: guards that wait for time
+are not asked before their time, guards on metrics not before one arrives. A property test holds
+this against an engine that looks at every update.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from stagegraph.engine.absorb import Observation, absorb
+from stagegraph.engine.decide import Decision, decide, initial_moves, why_it_ends
+from stagegraph.engine.due import due, evaluations
+from stagegraph.engine.explain import Explanation, explain, waiting_for
+from stagegraph.engine.holding import alphas, effects, moving, values
+from stagegraph.engine.machine import Machines
+from stagegraph.engine.metrics import MetricNames, as_number
+from stagegraph.engine.moves import Step, work_out
+from stagegraph.engine.plans import Plans
+from stagegraph.engine.ports import Actor, Boundary, Facts, Outcome, Record, Sink
+from stagegraph.engine.records import (
+    boundary_records,
+    end_record,
+    error_record,
+    metric_record,
+    quiet_records,
+    record,
+    verdict_records,
+    vitals_record,
+)
+from stagegraph.engine.state import PendingEvent, State
+from stagegraph.errors import ActionError, MetricError, MissingFact, ProgressError, did_you_mean
+from stagegraph.graph.compiled import CompiledGraph
+from stagegraph.graph.needs import needs
+from stagegraph.progress import Progress, Unit
+from stagegraph.schema.dump import digest
+
+__all__ = ["Core"]
+
+MAX_PENDING = 1024
+"""Metric values that may wait for the next look."""
+
+
+class Core:
+    """One graph, running.
+
+    Args:
+        graph: The compiled graph, without errors.
+        actor: Who carries out what is decided.
+        sink: Who keeps the records, or ``None``.
+        clock: Monotonic seconds; ``None``: seconds are given with each step.
+        seed: The run's seed, from which every action gets its own.
+        eager: Look at every update, due or not (for tests).
+    """
+
+    def __init__(
+        self,
+        graph: CompiledGraph,
+        actor: Actor,
+        *,
+        sink: Sink | None = None,
+        clock: Callable[[], float] | None = None,
+        seed: int = 0,
+        eager: bool = False,
+    ) -> None:
+        self.graph = graph
+        self.state = State()
+        self.wants_evaluation = False
+        """Whether an evaluation is due; the boundary waits for :meth:`observe`."""
+        self.sink = sink
+        """Who keeps the records; records that nobody keeps are not made."""
+        self.loss: Any = None
+        """The training loss of the last update, as it was given."""
+        self._actor = actor
+        self._clock = clock
+        self._seed = seed
+        self._eager = eager
+        self._plans = Plans(graph)
+        self._machines = Machines(graph)
+        self._names = MetricNames(graph.graph.metrics)
+        self._reads_loss = "loss" in self._names.by_source
+        self._counted = needs(graph).facts & {"epochs", "samples", "tokens", "flops"}
+        self._digest = digest(graph.graph)
+        self._undecided = False
+        self._moving = False
+        self._pending = 0
+        self._samples = 0
+        self._tokens = 0
+        self._flops = 0
+        self._seconds = 0.0
+        self._epoch: Fraction | None = None
+        self._arrivals: list[tuple[int, str, float]] = []
+        self._look: float = 0
+        self._others: dict[Unit, float] = {}
+        self._watch: dict[str, list[tuple[list[float], int, tuple[Any, ...]]]] = {}
+        self._remembered: frozenset[str] = frozenset()
+        self._read_at = 0.0 if clock is None else clock()
+
+    # What can be seen
+
+    @property
+    def started(self) -> bool:
+        """Whether boundary 0 has been decided."""
+        return bool(self.state.regions)
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended."""
+        return self.state.ended is not None
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """Each region's stage, by its name in the region."""
+        stages = self.graph.stages
+        return {name: stages[key].name for name, key in self.state.stages.items()}
+
+    @property
+    def progress(self) -> Progress:
+        """The clock, updates since the last look included."""
+        return self.state.clock + self._since_look()
+
+    @property
+    def metric_names(self) -> frozenset[str]:
+        """Every name that a metric of the graph may be given under."""
+        return frozenset(self._names.by_source)
+
+    @property
+    def begins_before_forward(self) -> bool:
+        """Whether boundary 0 changes what the first forward computes or trains."""
+        moves = initial_moves(self.graph)
+        held = (h.activity for m in moves for h in self.graph.stages[m.target].during)
+        return any(m.actions for m in moves) or any(activity.writes != "lr" for activity in held)
+
+    def explain(self) -> list[Explanation]:
+        """For each way out of the present stages: its guard with the values it sees."""
+        self._flush()
+        return explain(self._plans, self.state)
+
+    def waits(self) -> list[str]:
+        """In a few words per way out: what it waits for."""
+        self._flush()
+        return waiting_for(self._plans, self.state)
+
+    def write_vitals(self, lr: list[float], loss: float | None) -> None:
+        """Record how the model is trained from here on."""
+        self._flush()
+        self._write((vitals_record(self.state, alphas(self.graph, self.state), lr, loss),))
+
+    # What happens
+
+    def start(self) -> None:
+        """Decide boundary 0, once: enter the initial stages."""
+        if self.started:
+            return
+        self.state = replace(self.state, facts=self._actor.facts())
+        moves = initial_moves(self.graph)
+        ends = why_it_ends(self.graph, self.state, moves)
+        self._carry_out(Decision(moves, {}, ends))
+
+    def step(
+        self,
+        *,
+        samples: int = 0,
+        tokens: int = 0,
+        flops: int = 0,
+        seconds: float = 0.0,
+        epoch: Fraction | float | None = None,
+        loss: Any = None,
+        **metrics: Any,
+    ) -> None:
+        """One optimizer update is over.
+
+        Args:
+            samples: Training samples in it, over all ranks.
+            tokens: Training tokens in it, over all ranks.
+            flops: Floating-point operations of it.
+            seconds: Wall time of it, if the engine has no clock of its own.
+            epoch: Passes over the data so far, with the fraction of the running one.
+            loss: The training loss, to be shown; a metric too if the graph declares it.
+            metrics: Values of declared metrics, measured with this update.
+
+        Raises:
+            ActionError: The boundary's actions failed, and the graph has no answer to it.
+            MetricError: A metric is not declared, or its value is no number.
+            MissingFact: The graph reads samples, tokens, epochs or flops, and nobody counts them.
+            ProgressError: Progress goes backwards.
+        """
+        if self._look == 0 and not self.started:
+            self.start()
+        if self._undecided:
+            self._decide()
+        self._pending += 1
+        if samples:
+            self._samples += samples
+        if tokens:
+            self._tokens += tokens
+        if flops:
+            self._flops += flops
+        if seconds:
+            self._seconds += seconds
+        if epoch is not None:
+            self.passed(epoch)
+        if loss is not None:
+            self.loss = loss
+            if self._reads_loss:
+                metrics["loss"] = loss
+        if metrics and self._arrive(metrics):
+            self._look = 0
+        if self._pending >= self._look or (self._others and self._others_due()):
+            self._boundary()
+        elif self._moving:
+            self._tune()
+
+    def observe(self, **metrics: Any) -> None:
+        """Metrics of an evaluation after the last update; decides the boundary if it waited.
+
+        Raises:
+            ActionError: As for :meth:`step`.
+            MetricError: As for :meth:`step`.
+        """
+        self.start()
+        found = self._names.read(metrics)
+        self._flush()
+        self._absorb(Progress(), [(0, name, value) for name, value in found])
+        if self._undecided:
+            self._decide()
+        elif not self.done:
+            self._look = 1
+
+    def finish(self) -> None:
+        """Decide a boundary that still waits for an evaluation; training is over."""
+        if self._undecided:
+            self._decide()
+        self._flush()
+
+    def send(self, event: str) -> None:
+        """An event from outside, delivered at the next boundary.
+
+        Raises:
+            MetricError: Never.
+            ProgressError: The event is not declared.
+        """
+        if event not in self.graph.graph.events:
+            known = did_you_mean(event, self.graph.graph.events)
+            raise ProgressError(f"event {event!r} is not declared in 'events'{known}")
+        self._flush()
+        self.state = replace(self.state, events=(*self.state.events, PendingEvent(event)))
+        self._write((record("event", self.state, name=event, status="sent"),))
+        self._look = 1
+
+    # Resume
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, as JSON data."""
+        self._flush()
+        return {
+            "engine": self.state.to_json(self._digest),
+            "undecided": self._undecided,
+            "actor": self._actor.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state; no entry action runs again.
+
+        Raises:
+            SnapshotError: It belongs to another graph or version, or is damaged.
+        """
+        loaded = State.from_json(state["engine"], self._digest)
+        self._actor.load_state_dict(state["actor"])
+        self.state = loaded
+        self._undecided = self.wants_evaluation = bool(state["undecided"])
+        self._forget_pending()
+        if loaded.regions:
+            self._machines.set(loaded.stages)
+            held, alpha = effects(self.graph, loaded), alphas(self.graph, loaded)
+            self._actor.transact(
+                Boundary(loaded.clock.step, None, (), held, alpha), lambda outcome: None
+            )
+        self._arm()
+
+    # Looking
+
+    def _boundary(self) -> None:
+        """A look is due: ask for an evaluation, or decide."""
+        self._flush()
+        if self.done:
+            self._look = math.inf
+            return
+        counts = evaluations(self.graph, self.state)
+        if any(count > self.state.wanted.get(name, 0) for name, count in counts.items()):
+            self._undecided = self.wants_evaluation = True
+            self._look = math.inf
+            self._tune()
+            return
+        self._decide()
+
+    def _decide(self) -> None:
+        self._undecided = self.wants_evaluation = False
+        self._flush()
+        counts = evaluations(self.graph, self.state)
+        if counts != self.state.wanted:
+            self.state = replace(self.state, wanted=counts)
+        if not self.done:
+            self._carry_out(decide(self._plans, self.state))
+
+    def _carry_out(self, decision: Decision) -> None:
+        """Act on a decision; the state moves only if the boundary's transaction holds."""
+        before = self.state
+        try:
+            step = work_out(self._plans, before, decision, seed=self._seed)
+            if step.boundary is None:
+                self._write(tuple(quiet_records(before, step)))
+                self.state = step.state
+            else:
+                self.state = self._transact(before, decision, step, step.boundary)
+        except ActionError as error:
+            self._failed(decision, error)
+            return
+        self._arm()
+
+    def _transact(
+        self, before: State, decision: Decision, step: Step, boundary: Boundary
+    ) -> State:
+        def confirm(outcome: Outcome) -> None:
+            after = replace(step.state, facts=outcome.facts)
+            records = boundary_records(before, decision, step, outcome)
+            self._write(records + ((end_record(after),) if after.ended else ()))
+
+        outcome = self._actor.transact(boundary, confirm)
+        for move in decision.moves:
+            self._machines.move(move)
+        after = replace(step.state, facts=outcome.facts)
+        if boundary.restore is not None:
+            self._machines.set(after.stages)
+        assert after.ended == "stop" or self._machines.stages == after.stages
+        return after
+
+    def _failed(self, decision: Decision, error: ActionError) -> None:
+        """Count the error; go on if the author said how, else hand it on."""
+        moves = decision.moves
+        move = next(
+            (m for m in moves if any(a.place == error.action for a in m.actions)),
+            moves[0] if moves else None,
+        )
+        edge = move.edge if move is not None else None
+        attempt = 1
+        if edge is not None:
+            attempt += self.state.errors.get(edge.id, 0)
+            self.state = replace(self.state, errors={**self.state.errors, edge.id: attempt})
+        self._write((error_record(self.state, edge.id if edge else None, error, attempt),))
+        self._arm()
+        self._look = 1
+        if edge is None or edge.fallback is None or (move is not None and move.fallback):
+            raise error
+
+    def _arm(self) -> None:
+        """Work out when to look next, and what to look at when a metric arrives."""
+        state = self.state
+        self._forget_pending()
+        self._watch = {}
+        self._others = {}
+        self._moving = False
+        if state.ended is not None or not state.regions:
+            self._look = math.inf if state.ended is not None else 0
+            return
+        next_looks = due(self._plans, state)
+        self._look = max(1.0, next_looks.pop(Unit.STEPS, math.inf) - state.clock.step)
+        self._others = next_looks
+        if state.events or self._eager:
+            self._look = 1
+        remembered: frozenset[str] = frozenset()
+        for key in state.stages.values():
+            plan = self._plans[key]
+            remembered |= plan.remembered
+            frame = plan.frame(self.graph, state)
+            for name, (index, tests) in plan.watched.items():
+                self._watch.setdefault(name, []).append((frame, index, tests))
+        self._remembered = remembered
+        self._moving = bool(moving(self.graph, state))
+
+    def _tune(self) -> None:
+        """Set moving ramps for the next update."""
+        if self._moving:
+            state = replace(self.state, clock=self.progress)
+            self._actor.tune(values(self.graph, state))
+
+    def _others_due(self) -> bool:
+        progress = self.progress
+        if self._counted:
+            self._require_counts(progress)
+        return any(float(progress.of(unit)) >= at for unit, at in self._others.items())
+
+    def _require_counts(self, progress: Progress) -> None:
+        """Refuse to wait for something that nobody counts."""
+        missing = sorted(
+            fact for fact in self._counted
+            if not (progress.flops if fact == "flops" else progress.of(Unit(fact)))
+        )
+        if missing and progress.step:
+            how = {"epochs": "epoch= (or loop over engine.epochs(loader))"}
+            arguments = ", ".join(how.get(fact, f"{fact}=") for fact in missing)
+            raise MissingFact(f"the graph reads {', '.join(missing)}; give step({arguments})")
+        self._counted = frozenset()
+
+    # Metrics
+
+    def _arrive(self, metrics: Mapping[str, Any]) -> bool:
+        """Take metrics that came with an update; whether some guard may be true now."""
+        urgent = False
+        names = self._names.by_source
+        for source, value in metrics.items():
+            name = names.get(source)
+            if name is None:
+                raise MetricError(self._names.unknown(source))
+            if type(value) is not float:
+                value = as_number(source, value)
+            self._arrivals.append((self._pending, name, value))
+            if name in self._remembered:
+                urgent = True
+                continue
+            for frame, index, tests in self._watch.get(name, ()):
+                frame[index] = value if -math.inf < value < math.inf else math.nan
+                for test in tests:
+                    if test(frame):
+                        urgent = True
+                        break
+        return urgent or len(self._arrivals) >= MAX_PENDING
+
+    # Counting
+
+    def passed(self, epoch: Fraction | float) -> None:
+        """So many passes over the data are over, with the fraction of the running one.
+
+        Raises:
+            ProgressError: They go backwards.
+        """
+        exact = epoch if isinstance(epoch, Fraction) else Fraction(epoch).limit_denominator(10**9)
+        if exact < (self._epoch if self._epoch is not None else self.state.clock.epoch):
+            raise ProgressError(
+                f"epoch goes backwards: {float(exact):g} after {float(self.progress.epoch):g}"
+            )
+        self._epoch = exact
+
+    def _since_look(self) -> Progress:
+        """What was added since the last look."""
+        passed = Fraction(0) if self._epoch is None else self._epoch - self.state.clock.epoch
+        seconds = self._seconds
+        if self._clock is not None:
+            seconds += max(0.0, self._clock() - self._read_at)
+        return Progress(
+            self._pending, passed, self._samples, self._tokens, seconds, self._flops
+        )
+
+    def _flush(self) -> None:
+        """Absorb what was summed up since the last look; nothing is decided."""
+        if not self.started:
+            return
+        added, arrivals = self._since_look(), self._arrivals
+        if self._counted and self._pending:
+            self._require_counts(self.progress)
+        pending = self._pending
+        self._forget_pending()
+        if pending or arrivals or added != Progress():
+            self._absorb(added, arrivals)
+        if math.isfinite(self._look):
+            self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
+
+    def _forget_pending(self) -> None:
+        self._pending = self._samples = self._tokens = self._flops = 0
+        self._seconds, self._epoch, self._arrivals = 0.0, None, []
+        if self._clock is not None:
+            self._read_at = self._clock()
+
+    def _absorb(self, added: Progress, arrivals: list[tuple[int, str, float]]) -> None:
+        before = self.state
+        metrics = tuple((name, value) for _, name, value in arrivals)
+        self.state = absorb(self._plans, before, Observation(added, metrics))
+        if self.sink is not None and arrivals:
+            behind = added.step
+            records = [
+                metric_record(self.state, name, value, updates_ago=behind - at if at else 0)
+                for at, name, value in arrivals
+            ]
+            self._write((*records, *verdict_records(self._plans, before, self.state)))
+
+    def _write(self, records: tuple[Record, ...]) -> None:
+        if self.sink is not None and records:
+            self.sink.write(records)
+
+

@@ -1,0 +1,122 @@
+"""explain: what each way out of the present stages waits for, with the values it sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stagegraph.engine.decide import explain_edge
+from stagegraph.engine.plans import Plans
+from stagegraph.engine.state import State
+from stagegraph.engine.trace import Trace
+
+__all__ = ["Explanation", "explain", "trace_lines", "waiting_for"]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One way out of a present stage.
+
+    Attributes:
+        edge: The edge's id.
+        region: The region it would move.
+        target: Where it leads.
+        value: Whether its guard is true; ``None`` is unknown.
+        guard: The guard as a tree with the values it sees.
+        held_back: What holds it back besides its guard, or ``None``.
+    """
+
+    edge: str
+    region: str
+    target: str
+    value: bool | None
+    guard: Trace
+    held_back: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The explanation as JSON data."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __str__(self) -> str:
+        words = {True: "true", False: "false", None: "unknown"}
+        held = f" (held back: {self.held_back})" if self.held_back else ""
+        lines = [f"{self.edge} -> {self.target}: {words[self.value]}{held}"]
+        lines += trace_lines(self.guard, "  ")
+        return "\n".join(lines)
+
+
+def explain(plans: Plans, state: State) -> list[Explanation]:
+    """Every way out of the configuration, in the order of asking."""
+    found = []
+    for region in plans.graph.regions:
+        here = state.regions.get(region.name)
+        if here is None or state.ended is not None:
+            continue
+        plan = plans[here.stage]
+        for edge, _ in plan.ways:
+            tree = explain_edge(plans, state, plan, edge)
+            found.append(
+                Explanation(
+                    edge.id,
+                    region.name,
+                    edge.target,
+                    tree["value"],
+                    tree,
+                    _held_back(plans, state, region.name, edge.id),
+                )
+            )
+    return found
+
+
+def _held_back(plans: Plans, state: State, region: str, edge_id: str) -> str | None:
+    here = state.regions[region]
+    stage = plans.graph.stages[here.stage]
+    edge = plans.graph.edges[edge_id]
+    fired = state.fired.get(edge_id, 0)
+    if edge.at_most is not None and fired >= edge.at_most:
+        return f"it has fired {fired} of at most {edge.at_most} times"
+    stay = stage.min_duration
+    if edge.kind != "interrupt" and stay and not state.clock.reached(stay, here.entered):
+        return f"min_duration of {stay} is not over"
+    return state.blocked.get(edge_id)
+
+
+def trace_lines(node: Trace, indent: str = "") -> list[str]:
+    """A trace as lines of text, parts indented."""
+    words = {True: "true", False: "false", None: "unknown"}
+    sees = ", ".join(f"{name}={_short(value)}" for name, value in node.get("sees", {}).items())
+    lines = [f"{indent}{words[node['value']]}: {node['guard']}" + (f"  [{sees}]" if sees else "")]
+    for part in node.get("of", ()):
+        lines += trace_lines(part, indent + "  ")
+    return lines
+
+
+def waiting_for(plans: Plans, state: State) -> list[str]:
+    """In a few words per way out: what is not true yet."""
+    waits = []
+    for explanation in explain(plans, state):
+        if explanation.value is not True:
+            leaves = "; ".join(_open_leaves(explanation.guard))
+            waits.append(f"{explanation.target.partition(':')[2] or explanation.target}: {leaves}")
+    return waits
+
+
+def _open_leaves(node: Trace) -> list[str]:
+    if "of" in node and not node["guard"].startswith("not "):
+        return [text for part in node["of"] if part["value"] is not True
+                for text in _open_leaves(part)]
+    sees = node.get("sees", {})
+    if "of" in sees and "elapsed" in sees:
+        amount, _, unit = str(sees["of"]).partition(" ")
+        return [f"{_short(sees['elapsed'])}/{_short(float(amount))} {unit}"]
+    name = str(node["guard"]).partition("(")[0]
+    if "verdict" in sees:
+        return [f"{name} {sees['verdict']}"]
+    if sees:
+        shown = ", ".join(f"{key}={_short(value)}" for key, value in sees.items())
+        return [f"{node['guard']} ({shown})"]
+    return [str(node["guard"])]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,135 @@
+"""Holding: what is in force, as a function of the configuration (rule S9).
+
+Nothing here remembers anything: the same state gives the same effects, so a boundary can apply
+the difference and a resumed run holds what the uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stagegraph.engine.curves import curve_value
+from stagegraph.engine.ports import Effect, Selected
+from stagegraph.engine.state import RegionState, State
+from stagegraph.errors import ActionError
+from stagegraph.graph.compiled import CompiledGraph, HeldActivity
+from stagegraph.progress import Duration, Progress
+from stagegraph.schema.activities import AlphaRamp, GrownCohort, LrFactor, LrRamp, Ramp
+
+__all__ = ["alphas", "bending", "effects", "held_after", "moving", "values"]
+
+
+def held_after(
+    during: tuple[HeldActivity, ...], before: Mapping[str, Progress], clock: Progress
+) -> dict[str, Progress]:
+    """When each activity of a stage began: a named one goes on if it was held already."""
+    return {
+        held.place: before[held.place] if held.named and held.place in before else clock
+        for held in during
+    }
+
+
+def _held(graph: CompiledGraph, state: State) -> Iterator[tuple[HeldActivity, RegionState]]:
+    for compiled in graph.regions:
+        region = state.regions.get(compiled.name)
+        if region is not None:
+            for held in compiled.stages[region.stage].during:
+                yield held, region
+
+
+def _value(held: HeldActivity, region: RegionState, clock: Progress) -> float | None:
+    activity = held.activity
+    if isinstance(activity, LrFactor):
+        return activity.factor
+    if not isinstance(activity, AlphaRamp | LrRamp):
+        return None
+    over: Duration = activity.over
+    share = clock.elapsed(region.held[held.place], over.unit) / over.exact
+    return curve_value(activity.curve, activity.start, activity.end, share)
+
+
+def _selected(held: HeldActivity, region: RegionState, cohorts: tuple[str, ...]) -> Selected:
+    globs: list[str] = []
+    names: list[str] = []
+    everything = False
+    for part in getattr(held.activity, "of", ()):
+        if isinstance(part, GrownCohort):
+            newest = [name for name in cohorts if name.split("#")[0] == part.grown]
+            if not newest:
+                raise ActionError(held.place, f"no growth named {part.grown!r} has happened yet")
+            names.append(newest[-1])
+        elif part == "grown":
+            if not region.grown:
+                raise ActionError(held.place, "'grown' is asked for, but nothing has grown yet")
+            names.extend(region.grown)
+        elif part == "all":
+            everything = True
+        else:
+            globs.append(part)
+    return Selected(everything, tuple(globs), tuple(dict.fromkeys(names)))
+
+
+def effects(graph: CompiledGraph, state: State) -> tuple[Effect, ...]:
+    """Every activity in force, with its value for the next update.
+
+    Raises:
+        ActionError: A selection asks for a growth that has not happened.
+    """
+    if state.ended is not None:
+        return ()
+    return tuple(
+        Effect(
+            held.place,
+            held.activity,
+            _selected(held, region, state.cohorts),
+            _value(held, region, state.clock),
+        )
+        for held, region in _held(graph, state)
+    )
+
+
+def moving(graph: CompiledGraph, state: State) -> tuple[tuple[HeldActivity, Progress], ...]:
+    """The ramps in force that have not reached their end, with their start."""
+    if state.ended is not None:
+        return ()
+    return tuple(
+        (held, region.held[held.place])
+        for held, region in _held(graph, state)
+        if isinstance(held.activity, Ramp)
+        and not state.clock.reached(held.activity.over, region.held[held.place])
+    )
+
+
+def values(graph: CompiledGraph, state: State) -> dict[str, float]:
+    """The value of every ramp in force for the next update, by place."""
+    if state.ended is not None:
+        return {}
+    return {
+        held.place: value
+        for held, region in _held(graph, state)
+        if isinstance(held.activity, Ramp)
+        and (value := _value(held, region, state.clock)) is not None
+    }
+
+
+def alphas(graph: CompiledGraph, state: State) -> dict[str, float]:
+    """Alpha of every cohort that is not 1: ramps in force over what was kept before."""
+    found = dict(state.alphas)
+    for held, region in _held(graph, state):
+        if isinstance(held.activity, AlphaRamp):
+            value = _value(held, region, state.clock)
+            assert value is not None
+            for cohort in _selected(held, region, state.cohorts).cohorts:
+                found[cohort] = value
+    return {cohort: value for cohort, value in found.items() if value != 1.0}
+
+
+def bending(graph: CompiledGraph, state: State) -> Counter[Any]:
+    """The activities in force whose start and end bend the metrics' curves (rule S8)."""
+    return Counter(
+        held.activity
+        for held, _ in (_held(graph, state) if state.ended is None else ())
+        if held.activity.disturbs
+    )

@@ -1,0 +1,65 @@
+"""NumbersActor: an actor without a model, for simulations and for an engine on numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stagegraph.engine.ports import Boundary, Facts, Outcome
+
+__all__ = ["NumbersActor"]
+
+
+class NumbersActor:
+    """Adds up parameters, and does nothing else.
+
+    Args:
+        params: How many parameters the model has, if known.
+        costs: Per stage that grows (``"region:stage"``), how many parameters it adds.
+    """
+
+    def __init__(self, params: int | None = None, costs: Mapping[str, int] | None = None) -> None:
+        self._params = params
+        self._costs = dict(costs or {})
+        self._snapshots: dict[str, int | None] = {}
+
+    def facts(self) -> Facts:
+        """What it was told, and what was added since."""
+        return Facts(self._params, dict(self._costs))
+
+    def transact(self, boundary: Boundary, confirm: Callable[[Outcome], None]) -> Outcome:
+        """Add what the growths of this boundary cost."""
+        params, snapshots = self._params, dict(self._snapshots)
+        if boundary.restore is not None:
+            params = snapshots[boundary.restore.snapshot]
+        for forgotten in boundary.forget:
+            snapshots.pop(forgotten, None)
+        evidence: dict[str, dict[str, Any]] = {}
+        grown: set[str] = set()
+        for deed in boundary.deeds:
+            if deed.snapshot is not None:
+                snapshots[deed.snapshot] = self._params
+            stage = deed.place.partition(".actions")[0]
+            if deed.cohort is None or stage in grown:
+                continue
+            grown.add(stage)
+            cost = self._costs.get(stage)
+            after = None if params is None or cost is None else params + cost
+            evidence[deed.place] = {"params_before": params, "params_after": after}
+            params = after
+        outcome = Outcome(evidence, Facts(params, dict(self._costs)))
+        confirm(outcome)
+        self._params, self._snapshots = params, snapshots
+        return outcome
+
+    def tune(self, values: Mapping[str, float]) -> None:
+        """Nothing: there is no model to set values in."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters now and at each snapshot."""
+        return {"params": self._params, "snapshots": dict(self._snapshots)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self._params = state["params"]
+        self._snapshots = dict(state["snapshots"])

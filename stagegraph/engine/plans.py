@@ -1,0 +1,119 @@
+"""Plans: what asking in one stage takes, made once per stage and only when it is entered.
+
+A graph of a thousand stages costs nothing for the 999 it is not in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from stagegraph.engine.conditions import (
+    Condition,
+    Frame,
+    SlotTable,
+    Test,
+    compile_guard,
+    memory_key,
+)
+from stagegraph.engine.memories import MemoryLeaf, memory_leaf
+from stagegraph.engine.slots import Slot, read
+from stagegraph.engine.state import State
+from stagegraph.graph.compiled import CompiledGraph, CompiledStage, Edge
+from stagegraph.schema.base import Model
+from stagegraph.schema.guards import All, Any_, Not, Plateau, Regressed
+
+__all__ = ["Plans", "StagePlan", "remembering"]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage, ready to be asked.
+
+    Attributes:
+        stage: The stage.
+        ways: Its edges in order, with their conditions.
+        slots: The numbers of its frame.
+        leaves: Its remembering guards by memory key.
+    """
+
+    stage: CompiledStage
+    ways: tuple[tuple[Edge, Condition], ...]
+    slots: tuple[Slot, ...]
+    leaves: Mapping[str, MemoryLeaf]
+
+    def frame(self, graph: CompiledGraph, state: State) -> list[float]:
+        """The numbers that this stage's guards see in a state."""
+        return [read(slot, graph, state, self.stage) for slot in self.slots]
+
+    def fires(self, frame: Frame) -> bool:
+        """Whether some edge's guard is true, whatever else may hold it back."""
+        return any(condition.test(frame) for _, condition in self.ways)
+
+    @cached_property
+    def restless(self) -> bool:
+        """Whether every update must be looked at."""
+        return any(condition.restless for _, condition in self.ways)
+
+    @cached_property
+    def remembered(self) -> frozenset[str]:
+        """Metrics whose every arrival must be looked at, because a guard remembers them."""
+        looked_up = {slot.name for slot in self.slots if slot.kind in ("last", "best")}
+        return frozenset(leaf.metric for leaf in self.leaves.values()) | looked_up
+
+    @cached_property
+    def watched(self) -> Mapping[str, tuple[int, tuple[Test, ...]]]:
+        """Per metric that is read as it comes: its slot, and the tests it can make true."""
+        return {
+            slot.name: (
+                index,
+                tuple(c.test for _, c in self.ways if index in c.slots),
+            )
+            for index, slot in enumerate(self.slots)
+            if slot.kind == "metric"
+        }
+
+
+class Plans:
+    """The plans of a graph's stages, made when they are first asked for.
+
+    Attributes:
+        graph: The graph.
+        minimizes: Per metric, whether lower is better.
+    """
+
+    def __init__(self, graph: CompiledGraph) -> None:
+        self.graph = graph
+        self.minimizes = {
+            name: metric.goal == "minimize" for name, metric in graph.graph.metrics.items()
+        }
+        self._made: dict[str, StagePlan] = {}
+
+    def __getitem__(self, key: str) -> StagePlan:
+        plan = self._made.get(key)
+        if plan is None:
+            plan = self._made[key] = self._make(self.graph.stages[key])
+        return plan
+
+    def _make(self, stage: CompiledStage) -> StagePlan:
+        table = SlotTable()
+        ways = tuple((edge, compile_guard(edge.guard, edge.scope, table)) for edge in stage.ways)
+        leaves: dict[str, MemoryLeaf] = {}
+        for edge in stage.ways:
+            for leaf in remembering(edge.guard):
+                metric = self.graph.graph.metrics[leaf.metric]
+                leaves[memory_key(edge.scope, leaf)] = memory_leaf(leaf, metric)
+        return StagePlan(stage, ways, tuple(table.slots), leaves)
+
+
+def remembering(guard: Model | None) -> tuple[Plateau | Regressed, ...]:
+    """The leaves of a guard that remember."""
+    match guard:
+        case Plateau() | Regressed():
+            return (guard,)
+        case Not():
+            return remembering(guard.of)
+        case All() | Any_():
+            return tuple(leaf for part in guard.of for leaf in remembering(part))
+    return ()

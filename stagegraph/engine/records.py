@@ -1,0 +1,192 @@
+"""Records: the lines of the journal. Each is JSON data with ``type`` and where it happened.
+
+``step`` is the clock of the present branch and goes back at a rollback; ``boundary`` counts every
+update ever made and does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stagegraph.engine.decide import Decision, Move
+from stagegraph.engine.memories import Memory, RegressedMemory
+from stagegraph.engine.moves import Step
+from stagegraph.engine.plans import Plans
+from stagegraph.engine.ports import Facts, Outcome, Record
+from stagegraph.engine.state import State
+from stagegraph.engine.trace import memory_evidence
+from stagegraph.errors import ActionError
+from stagegraph.schema.guard_text import format_guard
+
+__all__ = [
+    "boundary_records",
+    "end_record",
+    "error_record",
+    "metric_record",
+    "record",
+    "facts_record",
+    "quiet_records",
+    "record",
+    "verdict_records",
+    "vitals_record",
+]
+
+
+def record(kind: str, state: State, /, **values: Any) -> Record:
+    """A record of a kind at a state's place."""
+    return {
+        "type": kind,
+        "step": state.clock.step,
+        "boundary": state.spent.step,
+        "progress": state.clock.to_json(),
+        **values,
+    }
+
+
+def metric_record(state: State, name: str, value: float, *, updates_ago: int = 0) -> Record:
+    """A metric's value; one that is not finite is told in words."""
+    values: dict[str, Any] = {"name": name, "value": value}
+    if not math.isfinite(value):
+        values.update(value=None, raw=str(value))
+    if updates_ago:
+        step, boundary = state.clock.step - updates_ago, state.spent.step - updates_ago
+        values.update(step=step, boundary=boundary, progress={"step": step})
+    return {**record("metric", state), **values}
+
+
+def verdict_records(plans: Plans, before: State, after: State) -> Iterator[Record]:
+    """Trend guards that have changed their minds."""
+    for region in after.regions.values():
+        plan = plans[region.stage]
+        for key, leaf in plan.leaves.items():
+            memory = after.memories.get(key)
+            if memory is None or _verdict(memory) == _verdict(before.memories.get(key)):
+                continue
+            yield record(
+                "verdict",
+                after,
+                scope=key.partition("|")[0],
+                guard=format_guard(leaf.guard),
+                verdict=_verdict(memory),
+                evidence=memory_evidence(memory, leaf.spec),
+            )
+
+
+def _verdict(memory: Memory | None) -> str:
+    if memory is None:
+        return "waiting"
+    if isinstance(memory, RegressedMemory):
+        words = {None: "waiting", True: "regressed", False: "not regressed"}
+        return words[memory.truth]
+    return memory.verdict
+
+
+def boundary_records(
+    before: State, decision: Decision, step: Step, outcome: Outcome
+) -> tuple[Record, ...]:
+    """What a boundary that has held leaves in the journal, in the order it happened."""
+    records: list[Record] = list(_block_records(before, step.state))
+    records += [record("event", before, name=name, status="heard") for name in step.heard]
+    for move in decision.moves:
+        records.append(_move_record(before, step, move, outcome))
+        for placed in move.actions:
+            if placed.place in step.cohorts:
+                records.append(
+                    record(
+                        "growth",
+                        before,
+                        place=placed.place,
+                        region=move.region,
+                        cohort=step.cohorts[placed.place],
+                        certificate=dict(outcome.evidence.get(placed.place, {})),
+                    )
+                )
+    if step.boundary is not None and step.boundary.restore is not None:
+        restore = step.boundary.restore
+        records.append(
+            record(
+                "roll_back",
+                before,
+                snapshot=restore.snapshot,
+                to=step.state.clock.step,
+                rewind_data=restore.rewind_data,
+                lr_factor=restore.lr_factor,
+                fork=restore.fork,
+            )
+        )
+    if outcome.facts != before.facts or not before.regions:
+        records.append(facts_record(before, outcome.facts))
+    records += quiet_records(before, step, blocks=False)
+    return tuple(records)
+
+
+def facts_record(state: State, facts: Facts) -> Record:
+    """What is known of the model from here on."""
+    return record("facts", state, params=facts.params, costs=dict(facts.costs))
+
+
+def quiet_records(before: State, step: Step, *, blocks: bool = True) -> list[Record]:
+    """What a boundary without a move leaves: locks that began or ended, events unheard."""
+    records: list[Record] = list(_block_records(before, step.state)) if blocks else []
+    records += [record("event", before, name=name, status="ignored") for name in step.ignored]
+    return records
+
+
+def _move_record(before: State, step: Step, move: Move, outcome: Outcome) -> Record:
+    edge = move.edge
+    kind = "initial" if edge is None else "fallback" if move.fallback else edge.kind
+    return record(
+        "move",
+        before,
+        region=move.region,
+        edge=None if edge is None else edge.id,
+        kind=kind,
+        source=move.source,
+        via=list(move.via),
+        target=move.target,
+        visit=step.state.visits.get(move.target, 0),
+        guard=None if edge is None or edge.guard is None else format_guard(edge.guard),
+        evidence=move.evidence or None,
+        actions={
+            placed.place: dict(outcome.evidence.get(placed.place, {})) for placed in move.actions
+        },
+    )
+
+
+def _block_records(before: State, after: State) -> Iterator[Record]:
+    for edge, reason in after.blocked.items():
+        if edge not in before.blocked:
+            yield record("blocked", before, edge=edge, reason=reason)
+    for edge in before.blocked:
+        if edge not in after.blocked:
+            yield record("unblocked", before, edge=edge)
+
+
+def error_record(state: State, edge: str | None, error: ActionError, attempt: int) -> Record:
+    """A boundary whose actions failed and were undone."""
+    return record(
+        "error", state, edge=edge, action=error.action, reason=error.reason, attempt=attempt
+    )
+
+
+def end_record(state: State) -> Record:
+    """The end of the run."""
+    return record("end", state, reason=state.ended, stages=dict(state.stages),
+                  spent=state.spent.to_json())
+
+
+def vitals_record(
+    state: State, alphas: Mapping[str, float], lr: list[float], loss: float | None
+) -> Record:
+    """How the model is trained from here on."""
+    return record(
+        "vitals",
+        state,
+        stages=dict(state.stages),
+        params=state.facts.params,
+        lr=lr,
+        alphas=dict(alphas),
+        loss=loss if loss is None or math.isfinite(loss) else None,
+    )

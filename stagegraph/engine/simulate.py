@@ -1,0 +1,270 @@
+"""simulate: a graph on numbers, with the very engine that runs it on a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from stagegraph.engine.core import Core
+from stagegraph.engine.metric_source import Formula, MetricSource, open_source
+from stagegraph.engine.numbers import NumbersActor
+from stagegraph.engine.ports import Boundary, Facts, Outcome, Record
+from stagegraph.errors import GraphError, MissingFact, did_you_mean
+from stagegraph.graph.check import check
+from stagegraph.graph.compile import compile_graph
+from stagegraph.graph.compiled import CompiledGraph
+from stagegraph.graph.needs import Needs, needs
+from stagegraph.schema.stagegraph import StageGraph
+
+__all__ = ["Interval", "Simulation", "simulate"]
+
+MAX_STEPS = 10_000_000
+"""Where a simulation of a graph without an end gives up."""
+
+_ARGUMENTS = {
+    "epochs": "steps_per_epoch",
+    "samples": "samples_per_step",
+    "tokens": "tokens_per_step",
+    "seconds": "seconds_per_step",
+    "flops": "flops_per_step",
+    "params": "params",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A stage's time in a schedule.
+
+    Attributes:
+        region: The region.
+        stage: The stage's name.
+        start: The step at which it was entered.
+        end: The step at which it was left, or at which the run ended.
+    """
+
+    region: str
+    stage: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """How a graph ran on numbers.
+
+    Attributes:
+        graph: The graph.
+        schedule: The stages in the order they were entered.
+        records: The journal.
+        steps: Updates made.
+        ended: ``final``, ``stop`` or ``budget``; ``None`` if it did not come to an end.
+    """
+
+    graph: StageGraph
+    schedule: tuple[Interval, ...]
+    records: tuple[Record, ...]
+    steps: int
+    ended: str | None
+
+    @property
+    def moves(self) -> tuple[Record, ...]:
+        """The records of transitions."""
+        return tuple(record for record in self.records if record["type"] == "move")
+
+
+class _Records(list[Record]):
+    """A sink that keeps records in memory."""
+
+    def write(self, records: tuple[Record, ...]) -> None:
+        self.extend(records)
+
+
+class _JournalActor(NumbersActor):
+    """Tells of the model what a journal told of it."""
+
+    def __init__(self, facts: Mapping[int, Mapping[str, Any]]) -> None:
+        self._journal = {
+            boundary: Facts(row.get("params"), dict(row.get("costs", {})))
+            for boundary, row in facts.items()
+        }
+        first = self._journal.get(0, Facts())
+        super().__init__(first.params, first.costs)
+        self._facts = first
+
+    def facts(self) -> Facts:
+        return self._facts
+
+    def transact(self, boundary: Boundary, confirm: Callable[[Outcome], None]) -> Outcome:
+        known = self._journal.get(boundary.number, self._facts)
+        outcome = Outcome({}, known)
+        confirm(outcome)
+        self._facts = known
+        return outcome
+
+
+def simulate(
+    graph: StageGraph,
+    *,
+    metrics: str | Path | Mapping[str, Formula] | None = None,
+    steps_per_epoch: int | None = None,
+    samples_per_step: int | None = None,
+    tokens_per_step: int | None = None,
+    seconds_per_step: float | None = None,
+    flops_per_step: int | None = None,
+    params: int | None = None,
+    costs: Mapping[str, int] | None = None,
+    max_steps: int | None = None,
+) -> Simulation:
+    """Run a graph on numbers: the same decisions as a real run with these metrics.
+
+    Args:
+        graph: The graph.
+        metrics: A CSV file with a ``step`` column, a file of JSON lines with a ``step`` key, a
+            run's journal, or formulas by metric: callables of the step, or strings such as
+            ``"2 + 300 / (step + 100)"``. Computed metrics are read when an evaluation is due.
+        steps_per_epoch: Updates per pass over the data.
+        samples_per_step: Training samples per update.
+        tokens_per_step: Training tokens per update.
+        seconds_per_step: Wall time per update.
+        flops_per_step: Floating-point operations per update.
+        params: Parameters of the model at the start.
+        costs: Per stage that grows (``"grow"`` or ``"arch:grow"``), how many parameters it adds.
+        max_steps: Where to stop if the graph does not come to an end before.
+
+    Returns:
+        The schedule and the records.
+
+    Raises:
+        GraphError: The graph has errors.
+        MissingFact: The graph reads a fact that is not given; the message names the argument.
+        DocumentError: The metrics cannot be read.
+    """
+    refuse_errors(graph)
+    compiled, _ = compile_graph(graph)
+    required = needs(compiled)
+    source = open_source(metrics, graph.metrics, sorted(required.metrics))
+    given = {
+        "steps_per_epoch": steps_per_epoch,
+        "samples_per_step": samples_per_step,
+        "tokens_per_step": tokens_per_step,
+        "seconds_per_step": seconds_per_step,
+        "flops_per_step": flops_per_step,
+        "params": params if not source.facts else 0,
+    }
+    _require(required, given)
+    actor: NumbersActor
+    if source.facts:
+        actor = _JournalActor(source.facts)
+    else:
+        actor = NumbersActor(params, resolve_costs(compiled, required, costs or {}))
+    sink = _Records()
+    core = Core(compiled, actor, sink=sink)
+    amounts = {
+        "samples": samples_per_step or 0,
+        "tokens": tokens_per_step or 0,
+        "seconds": seconds_per_step or 0.0,
+        "flops": flops_per_step or 0,
+    }
+    _run(core, source, amounts, steps_per_epoch, max_steps)
+    steps = core.progress.step
+    return Simulation(graph, schedule(sink, steps), tuple(sink), steps, core.state.ended)
+
+
+def refuse_errors(graph: StageGraph) -> None:
+    """Refuse a graph that the checks refuse.
+
+    Raises:
+        GraphError: With every finding of severity ``error``.
+    """
+    errors = [finding for finding in check(graph) if finding.severity == "error"]
+    if errors:
+        raise GraphError(errors)
+
+
+def _require(required: Needs, given: Mapping[str, object]) -> None:
+    missing = [
+        f"{_ARGUMENTS[fact]}= ({fact})"
+        for fact in sorted(required.facts)
+        if given[_ARGUMENTS[fact]] is None
+    ]
+    if missing:
+        raise MissingFact(f"the graph reads what was not given; give {', '.join(missing)}")
+
+
+def resolve_costs(
+    graph: CompiledGraph, required: Needs, costs: Mapping[str, int]
+) -> dict[str, int]:
+    """Costs by stage key.
+
+    Raises:
+        MissingFact: A stage that grows has no cost, or a cost belongs to no such stage.
+    """
+    growing = [key for key, stage in graph.stages.items() if stage.growths]
+    short = {graph.stages[key].name: key for key in growing}
+    found: dict[str, int] = {}
+    for name, cost in costs.items():
+        key = name if name in growing else short.get(name)
+        if key is None:
+            known = did_you_mean(name, [*short, *growing])
+            raise MissingFact(f"costs= names {name!r}, which is no stage that grows{known}")
+        found[key] = cost
+    missing = [graph.stages[key].name for key in required.costs if key not in found]
+    if missing:
+        example = ", ".join(f"{name!r}: 400_000" for name in missing)
+        raise MissingFact(
+            "the graph has a budget of parameters or asks what is affordable; "
+            f"give costs={{{example}}}, the parameters that each growth adds"
+        )
+    return found
+
+
+def _run(
+    core: Core,
+    source: MetricSource,
+    amounts: Mapping[str, Any],
+    steps_per_epoch: int | None,
+    max_steps: int | None,
+) -> None:
+    core.start()
+    spent = 0
+    limit = max_steps if max_steps is not None else MAX_STEPS
+    ends_with_file = max_steps is None and core.graph.graph.budget == type(core.graph.graph.budget)()
+    last = source.last if ends_with_file else None
+    while not core.done and spent < limit and (last is None or spent < last):
+        for event in source.events.get(spent, ()):
+            core.send(event)
+        spent += 1
+        step = core.progress.step + 1
+        epoch = None if steps_per_epoch is None else Fraction(step, steps_per_epoch)
+        core.step(epoch=epoch, **amounts)
+        found = source.at(step, spent)
+        if core.wants_evaluation:
+            found = source.computed(step) | found
+        if found and not core.done:
+            core.observe(**found)
+    core.finish()
+
+
+def schedule(records: list[Record], steps: int) -> tuple[Interval, ...]:
+    """The stages of a journal, in the order they were entered."""
+    open_: dict[str, tuple[str, int]] = {}
+    done: list[tuple[int, Interval]] = []
+    order = 0
+    starts: dict[str, int] = {}
+    for record in records:
+        if record["type"] != "move":
+            continue
+        region, step = record["region"], record["step"]
+        if region in open_:
+            stage, start = open_[region]
+            done.append((starts[region], Interval(region, stage, start, step)))
+        order += 1
+        starts[region] = order
+        open_[region] = (str(record["target"]).partition(":")[2] or record["target"], step)
+    for region, (stage, start) in open_.items():
+        if stage != "stop":
+            done.append((starts[region], Interval(region, stage, start, max(steps, start))))
+    return tuple(interval for _, interval in sorted(done, key=lambda item: item[0]))

@@ -1,0 +1,295 @@
+"""State: everything the engine remembers between two boundaries, as frozen data.
+
+Nothing else in the engine remembers anything that matters: a state taken to JSON and back goes on
+exactly as the original would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from stagegraph.engine.memories import Memory, memory_from_json, memory_to_json
+from stagegraph.engine.ports import Facts
+from stagegraph.errors import ProgressError, SnapshotError
+from stagegraph.progress import Progress
+
+__all__ = ["VERSION", "BackSlot", "MetricState", "PendingEvent", "RegionState", "SnapshotState",
+           "State"]
+
+VERSION = 1
+"""The version of the JSON form."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackSlot:
+    """What an interrupt left, for ``target: back``.
+
+    Attributes:
+        stage: The stage.
+        elapsed: How long the region had been in it.
+        held: How long each of its activities had been in force, by place.
+        memories: Its guard memories, by key.
+    """
+
+    stage: str
+    elapsed: Progress
+    held: Mapping[str, Progress]
+    memories: Mapping[str, Memory]
+
+
+@dataclass(frozen=True, slots=True)
+class RegionState:
+    """Where one region is.
+
+    Attributes:
+        stage: Key of its stage.
+        entered: The clock when it entered.
+        since: How many observations had come when it entered.
+        open: Whether a growth of it has not been consolidated yet.
+        grown: The cohorts of its last growth.
+        held: When each activity of its stage began, by place.
+        by_interrupt: Whether the stage was entered by an interrupt.
+        back: What the last interrupt left.
+    """
+
+    stage: str
+    entered: Progress
+    since: int = 0
+    open: bool = False
+    grown: tuple[str, ...] = ()
+    held: Mapping[str, Progress] = field(default_factory=dict)
+    by_interrupt: bool = False
+    back: BackSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricState:
+    """What is known of one metric.
+
+    Attributes:
+        value: Its newest value, or ``None`` if that was not finite.
+        last: Its last finite value.
+        best: Its best finite value, by its goal.
+        seen: The count of observations when it came.
+    """
+
+    value: float | None
+    last: float | None
+    best: float | None
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEvent:
+    """An event that was sent and not seen yet; ``kept`` if it was already kept once."""
+
+    name: str
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotState:
+    """A snapshot on the present branch.
+
+    Attributes:
+        name: Its name in the graph.
+        id: Its own id.
+        state: The engine at the start of its boundary, without snapshots.
+    """
+
+    name: str
+    id: str
+    state: State
+
+    @property
+    def metrics(self) -> Mapping[str, MetricState]:
+        """The metrics as they were just before it was taken."""
+        return self.state.metrics
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The engine, whole.
+
+    Attributes:
+        clock: Progress on the present branch.
+        spent: All progress ever paid for, abandoned branches included.
+        regions: Every region's state; empty before boundary 0.
+        observations: How many metric values have come.
+        disturbed: The count of observations when the curves were last bent.
+        memories: Guard memories, by ``scope|leaf``.
+        visits: How often each stage was entered.
+        fired: How often each edge was taken.
+        errors: How many times in a row each edge's actions have failed.
+        metrics: Every metric seen.
+        wanted: Per metric, how many of its ``every`` intervals have been asked for.
+        events: Events to be seen at the next boundary.
+        snapshots: Those that can be returned to, oldest first.
+        cohorts: Every growth on the present branch.
+        alphas: Alpha of every cohort where it is not 1.
+        blocked: Edges that a lock holds back, with the reason.
+        facts: What is known of the model.
+        ended: Why the run ended, or ``None``.
+    """
+
+    clock: Progress = Progress()
+    spent: Progress = Progress()
+    regions: Mapping[str, RegionState] = field(default_factory=dict)
+    observations: int = 0
+    disturbed: int = 0
+    memories: Mapping[str, Memory] = field(default_factory=dict)
+    visits: Mapping[str, int] = field(default_factory=dict)
+    fired: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, MetricState] = field(default_factory=dict)
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    events: tuple[PendingEvent, ...] = ()
+    snapshots: tuple[SnapshotState, ...] = ()
+    cohorts: tuple[str, ...] = ()
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    blocked: Mapping[str, str] = field(default_factory=dict)
+    facts: Facts = Facts()
+    ended: str | None = None
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """The configuration: each region's stage."""
+        return {name: region.stage for name, region in self.regions.items()}
+
+    def snapshot(self, name: str) -> SnapshotState | None:
+        """The newest snapshot of a name on the present branch."""
+        return next((s for s in reversed(self.snapshots) if s.name == name), None)
+
+    def without_snapshots(self) -> State:
+        """The state as a snapshot keeps it."""
+        return replace(self, snapshots=())
+
+    def to_json(self, digest: str) -> dict[str, Any]:
+        """The state as JSON data, stamped with the graph's digest."""
+        return {"version": VERSION, "graph": digest, **_state_to_json(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], digest: str) -> State:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            SnapshotError: The data is of another graph or version, or is no state.
+        """
+        version = data.get("version")
+        if version != VERSION:
+            raise SnapshotError(
+                f"this engine state has version {version!r}; this stagegraph reads {VERSION}"
+            )
+        if data.get("graph") != digest:
+            raise SnapshotError(
+                "this engine state belongs to another graph: its digest is "
+                f"{str(data.get('graph'))[:12]!r}, this graph's is {digest[:12]!r}"
+            )
+        try:
+            return _state_from_json(data)
+        except (KeyError, TypeError, ValueError, AttributeError, ProgressError) as error:
+            raise SnapshotError(f"this engine state is damaged: {error!r}") from error
+
+
+def _state_to_json(state: State) -> dict[str, Any]:
+    return {
+        "clock": state.clock.to_json(),
+        "spent": state.spent.to_json(),
+        "regions": {name: _region_to_json(region) for name, region in state.regions.items()},
+        "observations": state.observations,
+        "disturbed": state.disturbed,
+        "memories": _memories_to_json(state.memories),
+        "visits": dict(state.visits),
+        "fired": dict(state.fired),
+        "errors": dict(state.errors),
+        "metrics": {
+            name: [metric.value, metric.last, metric.best, metric.seen]
+            for name, metric in state.metrics.items()
+        },
+        "wanted": dict(state.wanted),
+        "events": [[event.name, event.kept] for event in state.events],
+        "snapshots": [[s.name, s.id, _state_to_json(s.state)] for s in state.snapshots],
+        "cohorts": list(state.cohorts),
+        "alphas": dict(state.alphas),
+        "blocked": dict(state.blocked),
+        "facts": {"params": state.facts.params, "costs": dict(state.facts.costs)},
+        "ended": state.ended,
+    }
+
+
+def _state_from_json(data: Mapping[str, Any]) -> State:
+    return State(
+        clock=Progress.from_json(data["clock"]),
+        spent=Progress.from_json(data["spent"]),
+        regions={name: _region_from_json(region) for name, region in data["regions"].items()},
+        observations=data["observations"],
+        disturbed=data["disturbed"],
+        memories=_memories_from_json(data["memories"]),
+        visits=dict(data["visits"]),
+        fired=dict(data["fired"]),
+        errors=dict(data["errors"]),
+        metrics={name: MetricState(*values) for name, values in data["metrics"].items()},
+        wanted=dict(data["wanted"]),
+        events=tuple(PendingEvent(name, kept) for name, kept in data["events"]),
+        snapshots=tuple(
+            SnapshotState(name, snapshot, _state_from_json(state))
+            for name, snapshot, state in data["snapshots"]
+        ),
+        cohorts=tuple(data["cohorts"]),
+        alphas=dict(data["alphas"]),
+        blocked=dict(data["blocked"]),
+        facts=Facts(data["facts"]["params"], dict(data["facts"]["costs"])),
+        ended=data["ended"],
+    )
+
+
+def _region_to_json(region: RegionState) -> dict[str, Any]:
+    back = region.back
+    return {
+        "stage": region.stage,
+        "entered": region.entered.to_json(),
+        "since": region.since,
+        "open": region.open,
+        "grown": list(region.grown),
+        "held": {place: start.to_json() for place, start in region.held.items()},
+        "by_interrupt": region.by_interrupt,
+        "back": None
+        if back is None
+        else {
+            "stage": back.stage,
+            "elapsed": back.elapsed.to_json(),
+            "held": {place: elapsed.to_json() for place, elapsed in back.held.items()},
+            "memories": _memories_to_json(back.memories),
+        },
+    }
+
+
+def _region_from_json(data: Mapping[str, Any]) -> RegionState:
+    back = data["back"]
+    return RegionState(
+        stage=data["stage"],
+        entered=Progress.from_json(data["entered"]),
+        since=data["since"],
+        open=data["open"],
+        grown=tuple(data["grown"]),
+        held={place: Progress.from_json(start) for place, start in data["held"].items()},
+        by_interrupt=data["by_interrupt"],
+        back=None
+        if back is None
+        else BackSlot(
+            stage=back["stage"],
+            elapsed=Progress.from_json(back["elapsed"]),
+            held={place: Progress.from_json(e) for place, e in back["held"].items()},
+            memories=_memories_from_json(back["memories"]),
+        ),
+    )
+
+
+def _memories_to_json(memories: Mapping[str, Memory]) -> dict[str, Any]:
+    return {key: memory_to_json(memory) for key, memory in memories.items()}
+
+
+def _memories_from_json(data: Mapping[str, Any]) -> dict[str, Memory]:
+    return {key: memory_from_json(memory) for key, memory in data.items()}

@@ -1,0 +1,159 @@
+"""Everything stagegraph can refuse, as one tree.
+
+::
+
+    StageGraphError
+    ├── DocumentError        a document cannot be read: every defect, each with its place
+    ├── GraphError           a graph was read but must not run: its findings
+    ├── MissingFact          the graph reads a fact (params, samples, ...) that nobody gave
+    ├── MetricError          a metric that is unknown, or is not a number
+    ├── ProgressError        progress that goes backwards, or that is not progress
+    ├── SelectorError        a selection of parameters or modules that matches nothing
+    ├── UnsupportedError     asked for something that this version, model or host cannot do
+    ├── ActionError          an action failed at a boundary; model and engine are as before
+    ├── SnapshotError        a saved engine state cannot be taken up
+    └── RunFolderError       a run's folder cannot be written or read
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stagegraph.graph.findings import Finding
+
+__all__ = [
+    "ActionError",
+    "Defect",
+    "DocumentError",
+    "GraphError",
+    "MetricError",
+    "MissingFact",
+    "ProgressError",
+    "RunFolderError",
+    "SelectorError",
+    "SnapshotError",
+    "StageGraphError",
+    "UnsupportedError",
+    "did_you_mean",
+]
+
+
+class StageGraphError(Exception):
+    """The root of every error stagegraph raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """One thing that is wrong with a document.
+
+    Attributes:
+        message: What was found, what is known, and the way out, in one sentence or two.
+        pointer: JSON pointer (RFC 6901) to the offending value; ``""`` is the whole document.
+        line: Line in the file, from 1; ``None`` where the document was not text.
+        column: Column in the line, from 1; ``None`` as above.
+    """
+
+    message: str
+    pointer: str = ""
+    line: int | None = None
+    column: int | None = None
+
+    def describe(self, file: str) -> str:
+        """The defect as one line: ``file:line:column: pointer: message``."""
+        place = file if self.line is None else f"{file}:{self.line}:{self.column}"
+        pointer = f"{self.pointer}: " if self.pointer else ""
+        return f"{place}: {pointer}{self.message}"
+
+
+class DocumentError(StageGraphError):
+    """A document cannot be read as a stage graph.
+
+    Attributes:
+        file: The name of the file, or ``"<text>"`` and ``"<dict>"`` for what was no file.
+        defects: All that was found, in the order of the document.
+    """
+
+    def __init__(self, file: str, defects: Sequence[Defect]) -> None:
+        self.file = file
+        self.defects = tuple(defects)
+        super().__init__("\n".join(defect.describe(file) for defect in self.defects))
+
+
+class GraphError(StageGraphError):
+    """A graph was read, but its findings say that it must not run.
+
+    Attributes:
+        findings: The findings of severity ``error``.
+    """
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("\n".join(str(finding) for finding in self.findings))
+
+
+class MissingFact(StageGraphError):
+    """The graph reads a fact that nobody gave; the message names the argument."""
+
+
+class MetricError(StageGraphError):
+    """A metric that the graph does not declare, or a value that is not a number."""
+
+
+class ProgressError(StageGraphError):
+    """Progress that goes backwards, or an amount that is not one."""
+
+
+class SelectorError(StageGraphError):
+    """A selection of parameters or modules that matches nothing."""
+
+
+class UnsupportedError(StageGraphError):
+    """Something that this version, this model or this host cannot do; said before it is tried."""
+
+
+class ActionError(StageGraphError):
+    """An action failed at a boundary.
+
+    Model, optimizer and engine are as they were before the boundary.
+
+    Attributes:
+        action: Place of the action in the graph, such as ``main:grow.actions[1]``.
+        reason: Why it failed.
+    """
+
+    def __init__(self, action: str, reason: str) -> None:
+        self.action = action
+        self.reason = reason
+        super().__init__(f"{action}: {reason}")
+
+
+class SnapshotError(StageGraphError):
+    """A saved engine state cannot be taken up by this graph or this version."""
+
+
+class RunFolderError(StageGraphError):
+    """A run's folder cannot be written, or does not hold what it should."""
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known name, or all of them.
+
+    >>> did_you_mean("val_los", ["val_loss", "accuracy"])
+    "; did you mean 'val_loss'?"
+    >>> did_you_mean("x", ["b", "a"])
+    '; known: a, b'
+    >>> did_you_mean("x", [])
+    '; none is declared'
+    """
+    names = sorted(set(known))
+    if not names:
+        return "; none is declared"
+    close = difflib.get_close_matches(found, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    shown = ", ".join(names[:12])
+    return f"; known: {shown}" + (", …" if len(names) > 12 else "")

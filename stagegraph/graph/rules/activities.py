@@ -1,0 +1,191 @@
+"""Activities that fight each other, do nothing, or speak of what is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stagegraph.graph.compiled import CompiledStage
+from stagegraph.graph.history import GROWTH, Past
+from stagegraph.graph.rules.context import Context
+from stagegraph.graph.rules.registry import Found, rule
+from stagegraph.schema.activities import AlphaRamp, Freeze, GrownCohort
+from stagegraph.schema.stages import Settle
+
+__all__: list[str] = []
+
+
+@rule("knob-conflict", "error")
+def knob_conflict(context: Context) -> Iterator[Found]:
+    """Two activities that hold one knob at once.
+
+    Learning-rate factors multiply and freezes unite, but a data knob or the alpha of a growth
+    can only have one value.
+
+    Example: a stage with `{type: difficulty, level: 0}` and `{type: difficulty, level: 2}`.
+    """
+    for stage in context.stages.values():
+        seen: dict[object, str] = {}
+        for held in stage.during:
+            activity = held.activity
+            if not activity.data and not isinstance(activity, AlphaRamp):
+                continue
+            parts = getattr(activity, "of", (None,))
+            for part in parts:
+                other = seen.setdefault((activity.writes, part), held.pointer)
+                if other != held.pointer:
+                    yield Found(
+                        f"two activities of {context.name(stage.key)} hold {activity.writes!r} at "
+                        "the same time",
+                        "keep one of them",
+                        held.pointer,
+                    )
+
+
+@rule("shared-data-knob", "warning")
+def shared_data_knob(context: Context) -> Iterator[Found]:
+    """Two regions that turn the same data knob.
+
+    Regions run side by side: if both hold the same data knob at one boundary, the run stops
+    with an error.
+
+    Example: `difficulty` in stages of `data` and of `arch`.
+    """
+    holders: dict[str, dict[str, str]] = {}
+    for stage, held in context.held():
+        if held.activity.data:
+            regions = holders.setdefault(held.activity.writes, {})
+            regions.setdefault(stage.region, held.pointer)
+    for knob, regions in holders.items():
+        if len(regions) > 1:
+            names = ", ".join(repr(name) for name in regions)
+            yield Found(
+                f"regions {names} all hold the data knob {knob!r}, perhaps at the same time",
+                "let one region hold it, and the others ask in(...) or send events",
+                list(regions.values())[1],
+            )
+
+
+@rule("listed-twice", "warning")
+def listed_twice(context: Context) -> Iterator[Found]:
+    """An activity that a stage lists twice.
+
+    A named activity is on or off; a second mention changes nothing.
+
+    Example: `during: [low_frozen, low_frozen]`.
+    """
+    for stage in context.stages.values():
+        seen: set[str] = set()
+        for held in stage.during:
+            if held.named and held.place in seen:
+                name = held.place.partition(":")[2]
+                yield Found(
+                    f"{context.name(stage.key)} lists activity {name!r} twice",
+                    "take one of the two out",
+                    held.pointer,
+                )
+            seen.add(held.place)
+
+
+@rule("freeze-everything", "warning")
+def freeze_everything(context: Context) -> Iterator[Found]:
+    """A stage in which nothing is trained.
+
+    With all parameters frozen the updates cost time and change nothing.
+
+    Example: `{type: freeze, of: all}`.
+    """
+    for stage, held in context.held():
+        if isinstance(held.activity, Freeze) and {"all", "*"} & set(held.activity.of):
+            yield Found(
+                f"{context.name(stage.key)} freezes every parameter: nothing is trained in it",
+                "name the parameters to freeze, such as 'encoder.*'",
+                held.pointer,
+            )
+
+
+@rule("settle-without-effect", "warning")
+def settle_without_effect(context: Context) -> Iterator[Found]:
+    """A settle stage that cuts nothing.
+
+    The promise of `settle`: every learning rate is cut. A factor of 1 cuts none.
+
+    Example: `{kind: settle, lr_factor: 1, …}`.
+    """
+    for stage in context.stages.values():
+        if isinstance(stage.spec, Settle) and stage.spec.lr_factor == 1:
+            yield Found(
+                f"{context.name(stage.key)} settles with an lr_factor of 1, which cuts nothing",
+                "take a factor under 1, such as 0.3, or make it a 'train' stage",
+                f"{stage.pointer}/lr_factor",
+            )
+
+
+@rule("grown-before-growth", "error")
+def grown_before_growth(context: Context) -> Iterator[Found]:
+    """`grown` where nothing can have grown.
+
+    `grown` is what this region's last growth added. On no path to this stage has it grown, so
+    the selection would match nothing.
+
+    Example: a warm-up over `grown` as the first stage.
+    """
+    for stage, pointer, part, fact, past in _selections(context):
+        if fact not in past.sometimes:
+            yield Found(
+                f"{context.name(stage.key)} selects {part}, but on no path to it that has grown",
+                "put the growth before it, or select parameters by a glob",
+                pointer,
+            )
+
+
+@rule("grown-may-be-missing", "warning")
+def grown_may_be_missing(context: Context) -> Iterator[Found]:
+    """`grown` where something may have grown, or not.
+
+    On some path to this stage the growth was passed by; a run that takes it stops there with
+    an error, as the selection matches nothing.
+
+    Example: a transition from the first stage straight to the warm-up.
+    """
+    for stage, pointer, part, fact, past in _selections(context):
+        if fact in past.sometimes and fact not in past.always:
+            yield Found(
+                f"{context.name(stage.key)} selects {part}, but there is a path to it on which "
+                "that has not grown",
+                "let every way to this stage go through the growth",
+                pointer,
+            )
+
+
+def _selections(context: Context) -> Iterator[tuple[CompiledStage, str, str, str, Past]]:
+    """Every selection of a cohort of the stage's own region, with the fact that it needs."""
+    owners = _owners(context)
+    for stage, held in context.held():
+        past = context.history[stage.region].get(stage.key)
+        if past is None:
+            continue
+        for part in getattr(held.activity, "of", ()):
+            if part == "grown":
+                yield stage, held.pointer, "'grown'", GROWTH, past
+            elif isinstance(part, GrownCohort) and owners.get(part.grown) == {stage.region}:
+                name = f"what {part.grown!r} added"
+                yield stage, held.pointer, name, f"cohort:{part.grown}", past
+
+
+def _owners(context: Context) -> dict[str, set[str]]:
+    """The regions in which each named growth happens."""
+    found: dict[str, set[str]] = {}
+    for region, history in context.history.items():
+        for past in history.values():
+            for fact in past.sometimes:
+                if fact.startswith("cohort:"):
+                    found.setdefault(fact.removeprefix("cohort:"), set()).add(region)
+    for stage in context.stages.values():
+        prefix = stage.name[: stage.name.rfind(".") + 1]
+        written = [growth.name for growth in stage.growths]
+        for option in getattr(stage.spec, "options", ()):
+            written += [f"{prefix}{getattr(a, 'name', '')}" for a in option.actions]
+        for name in written:
+            if name is not None:
+                found.setdefault(name, set()).add(stage.region)
+    return found

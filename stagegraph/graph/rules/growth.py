@@ -1,0 +1,235 @@
+"""What the kinds promise about growth, and what a growth needs around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stagegraph.graph.compiled import CompiledStage
+from stagegraph.graph.linear import Constraint
+from stagegraph.graph.rules.context import Context, leaves
+from stagegraph.graph.rules.registry import Found, rule
+from stagegraph.graph.truth import Case, Condition
+from stagegraph.schema.actions import GrowthAction
+from stagegraph.schema.activities import GrownCohort, Ramp
+from stagegraph.schema.guards import Completed, Regressed
+
+__all__ = ["landing"]
+
+_CALM = ("warmup", "settle", "consolidate")
+
+
+def landing(context: Context, stage: CompiledStage) -> CompiledStage | None:
+    """The first stage after a growth that takes time; ``None`` if there is none."""
+    seen = {stage.key}
+    here: CompiledStage | None = stage
+    while here is not None and here.next is not None:
+        here = context.stages.get(here.next.target)
+        if here is None or here.key in seen:
+            return None
+        if not here.instant:
+            return here
+        seen.add(here.key)
+    return None
+
+
+@rule("growth-outside-grow", "error", needs_names=False)
+def growth_outside_grow(context: Context) -> Iterator[Found]:
+    """A change of the model's shape outside of `grow` and `trial`.
+
+    Only `grow` and `trial` stages take the structure lock, so only they may change the model's
+    shape; a `train` stage promises that it does not.
+
+    Example: `actions: [{type: deepen, …}]` on a transition.
+    """
+    for placed, edge, stage in context.actions():
+        if not isinstance(placed.action, GrowthAction) or (stage and stage.structural):
+            continue
+        where = context.way(edge) if edge else context.name(stage.key) if stage else "it"
+        yield Found(
+            f"{placed.action.type!r} changes the model's shape, but stands on {where}",
+            "move it to the 'actions' of a stage of kind 'grow', and lead there",
+            placed.pointer,
+        )
+
+
+@rule("grow-without-growth", "error", needs_names=False)
+def grow_without_growth(context: Context) -> Iterator[Found]:
+    """A growth that grows nothing.
+
+    The promise of `grow`, and of each option of a `trial`: at least one structural action.
+
+    Example: a `grow` stage with nothing but `{type: snapshot, name: before}`.
+    """
+    for stage in context.stages.values():
+        if stage.kind == "grow" and not stage.growths:
+            yield Found(
+                f"{context.name(stage.key)} is a 'grow' stage without a growth",
+                "add a structural action such as deepen or widen",
+                f"{stage.pointer}/actions",
+            )
+        for index, option in enumerate(getattr(stage.spec, "options", ())):
+            if not any(isinstance(action, GrowthAction) for action in option.actions):
+                yield Found(
+                    f"option {option.name!r} of {context.name(stage.key)} has no growth",
+                    "add a structural action such as deepen or widen",
+                    f"{stage.pointer}/options/{index}/actions",
+                )
+
+
+@rule("growth-unprotected", "warning")
+def growth_unprotected(context: Context) -> Iterator[Found]:
+    """A growth that leads straight into ordinary training.
+
+    New parameters have no optimizer state and a full learning rate; the first updates can undo
+    what was learned. A `grow` stage therefore leads to a `warmup`, `settle` or `consolidate`.
+
+    Example: `grow` with `next: train`.
+    """
+    for stage in context.stages.values():
+        if stage.kind != "grow":
+            continue
+        after = landing(context, stage)
+        if after is not None and after.kind not in _CALM:
+            yield Found(
+                f"{context.name(stage.key)} leads to {context.name(after.key)}, a {after.kind!r} "
+                "stage",
+                "put a stage of kind 'warmup', 'settle' or 'consolidate' between them",
+                f"{stage.pointer}/next",
+            )
+
+
+@rule("growth-without-warmup", "note")
+def growth_without_warmup(context: Context) -> Iterator[Found]:
+    """A growth that no warm-up follows.
+
+    Settling and consolidation treat old and new parameters alike; only a warm-up eases the new
+    ones in.
+
+    Example: `grow` with `next: consolidate`.
+    """
+    for stage in context.stages.values():
+        after = landing(context, stage) if stage.kind == "grow" else None
+        if after is not None and after.kind in ("settle", "consolidate"):
+            yield Found(
+                f"no warm-up follows {context.name(stage.key)}: its new parameters start at full "
+                "rate",
+                "put a 'warmup' stage with ramps over 'grown' after it",
+                f"{stage.pointer}/next",
+            )
+
+
+@rule("warmup-ignores-growth", "error")
+def warmup_ignores_growth(context: Context) -> Iterator[Found]:
+    """A warm-up after a growth that warms up something else.
+
+    The promise of `warmup` where a growth leads to it: one of its ramps is over `grown`, or
+    over the growth by its name.
+
+    Example: `grow` → `warmup` with nothing but an LR ramp of `all`.
+    """
+    for stage in context.stages.values():
+        after = landing(context, stage) if stage.kind == "grow" else None
+        if after is None or after.kind != "warmup":
+            continue
+        if not any(
+            isinstance(h.activity, Ramp) and _is_of(h.activity, stage) for h in after.during
+        ):
+            yield Found(
+                f"{context.name(after.key)} follows the growth {context.name(stage.key)}, but none "
+                "of its ramps is over what has grown",
+                "add a ramp with 'of: grown'",
+                f"{after.pointer}/during",
+            )
+
+
+def _is_of(ramp: Ramp, grow: CompiledStage) -> bool:
+    of = getattr(ramp, "of", ())
+    names = {growth.name for growth in grow.growths}
+    return any(
+        part == "grown" or (isinstance(part, GrownCohort) and part.grown in names) for part in of
+    )
+
+
+@rule("growth-without-consolidation", "warning")
+def growth_without_consolidation(context: Context) -> Iterator[Found]:
+    """A growth that no consolidation follows.
+
+    Without a time in which nothing but refinement happens, the next growth builds on what has
+    not set yet, and whether this one was worth it cannot be told.
+
+    Example: `grow` → `warmup` → `train` → `grow`.
+    """
+    for name, stages in context.growing.items():
+        view = context.views[name]
+        growing = frozenset(stage.key for stage in stages)
+        for stage in stages:
+            after = view.from_stage(stage.key, without=growing)
+            kinds = {view.region.stages[key].kind for key in after if key in view.region.stages}
+            if "consolidate" not in kinds and stage.key in view.reached:
+                yield Found(
+                    f"no stage of kind 'consolidate' follows {context.name(stage.key)}",
+                    "lead through one before the next growth and before the end",
+                    stage.pointer,
+                )
+
+
+@rule("consolidation-cut-short", "note")
+def consolidation_cut_short(context: Context) -> Iterator[Found]:
+    """A consolidation that a growth would cut short.
+
+    While its own `consolidate` is not completed, a region may not grow: such a way waits for
+    completion whatever its guard says.
+
+    Example: a transition from `consolidate` to `grow` with `when: plateau(…)`.
+    """
+    for edge, stages in context.guarded:
+        target = context.stages.get(edge.target)
+        if edge.kind == "next" or target is None or not target.structural:
+            continue
+        for stage in stages:
+            cases = context.truth.cases(edge, stage) or ()
+            if stage.kind == "consolidate" and not all(
+                _completed(context, stage, c) for c in cases
+            ):
+                yield Found(
+                    f"{context.way(edge)} is blocked until {context.name(stage.key)} is completed, "
+                    "whatever its guard says",
+                    "write completed() into the guard, so that it says what will happen",
+                    edge.pointer,
+                )
+
+
+def _completed(context: Context, stage: CompiledStage, case: Case) -> bool:
+    ends = context.truth.limits.completion(stage)
+    return any(
+        (isinstance(part, Condition) and part.positive and isinstance(part.node, Completed))
+        or (
+            ends is not None
+            and isinstance(part, Constraint)
+            and [name for name, _ in part.form] == [f"elapsed({ends.unit})"]
+            and part.grows_true
+            and part.bound >= ends.exact
+        )
+        for part in case
+    )
+
+
+@rule("no-monitor", "warning")
+def no_monitor(context: Context) -> Iterator[Found]:
+    """A graph that grows and never looks whether that made it worse.
+
+    A growth can hurt, and nobody watches at night. A guard with `regressed(…)` notices, and a
+    `roll_back` or a longer settling answers.
+
+    Example: any graph with a `grow` stage and no `regressed(…)` in it.
+    """
+    if context.growing and not any(
+        isinstance(node, Regressed) for edge, _ in context.guarded for node in leaves(edge.guard)
+    ):
+        first = next(iter(context.growing.values()))[0]
+        yield Found(
+            f"{context.name(first.key)} changes the model, but no guard asks whether a metric has "
+            "regressed since",
+            "take a snapshot before the growth, and add an interrupt with "
+            "regressed(metric, by=5%, since=snapshot)",
+        )

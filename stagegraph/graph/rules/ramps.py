@@ -1,0 +1,112 @@
+"""Alpha ramps: what blends a growth in must be completed, and needs a learning-rate ramp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+from stagegraph.graph.compiled import BACK, STOP, CompiledStage, Edge
+from stagegraph.graph.linear import Constraint
+from stagegraph.graph.rules.context import Context
+from stagegraph.graph.rules.registry import Found, rule
+from stagegraph.graph.structure import rolls_back
+from stagegraph.schema.activities import AlphaRamp, LrFactor, LrRamp, Selection
+from stagegraph.schema.guards import Completed
+
+__all__: list[str] = []
+
+
+def _alpha_ramps(stage: CompiledStage) -> list[AlphaRamp]:
+    return [held.activity for held in stage.during if isinstance(held.activity, AlphaRamp)]
+
+
+def _meet(one: Selection, other: Selection) -> bool:
+    """Whether two selections of cohorts may have parameters in common."""
+    if "all" in one or "all" in other:
+        return True
+    return bool(set(one) & set(other)) or ("grown" in one) != ("grown" in other)
+
+
+@rule("alpha-without-lr", "warning")
+def alpha_without_lr(context: Context) -> Iterator[Found]:
+    """An alpha ramp without a learning-rate ramp.
+
+    Adam divides by the size of the gradient, so a small alpha does not make a small update: at
+    alpha 0.01 the new parameters move at the full rate. Ramp their learning rate beside it.
+
+    Example: a warm-up with only `{type: alpha_ramp, of: grown, over: 500 steps}`.
+    """
+    for stage, held in context.held():
+        ramp = held.activity
+        if not isinstance(ramp, AlphaRamp):
+            continue
+        rates = [h.activity for h in stage.during if isinstance(h.activity, LrRamp | LrFactor)]
+        if not any(_meet(ramp.of, rate.of) for rate in rates):
+            yield Found(
+                f"{context.name(stage.key)} ramps alpha, but not the learning rate of the same "
+                "parameters; Adam does not see alpha",
+                "add {type: lr_ramp, of: grown, start: 0, end: 1, over: …} beside it",
+                held.pointer,
+            )
+
+
+@rule("alpha-left-open", "warning")
+def alpha_left_open(context: Context) -> Iterator[Found]:
+    """A way out that leaves new blocks half blended in.
+
+    Alpha is part of the model and stays as it is when the stage is left. A way out before the
+    ramp has reached 1, with no later ramp over the same growth, leaves it there for good.
+
+    Example: a warm-up with an alpha ramp over 500 steps and a transition on `val_loss < 1`.
+    """
+    for stage in context.stages.values():
+        for ramp in _alpha_ramps(stage):
+            for edge in stage.ways:
+                if edge.target in (STOP, BACK) or (stage.key, edge.id) in context.dead:
+                    continue
+                if rolls_back(edge) is not None or _covered(context, stage, ramp, edge.target):
+                    continue
+                if not _completes(context, stage, ramp, edge) or ramp.end < 1:
+                    yield Found(
+                        f"{context.way(edge)} leaves {context.name(stage.key)} while alpha may be "
+                        "under 1, and no later ramp takes it there",
+                        "wait for completed(), or lead to a stage with an alpha ramp to 1 over the "
+                        "same growth",
+                        edge.pointer,
+                    )
+
+
+def _covered(context: Context, stage: CompiledStage, ramp: AlphaRamp, target: str) -> bool:
+    view = context.views[stage.region]
+    growing = frozenset(key for key, other in view.region.stages.items() if other.structural)
+    if target in growing:
+        return False
+    return any(
+        _meet(ramp.of, later.of)
+        for key in view.from_stage(target, without=growing) - growing
+        if key in view.region.stages
+        for later in _alpha_ramps(view.region.stages[key])
+        if later.end == 1
+    )
+
+
+def _completes(context: Context, stage: CompiledStage, ramp: AlphaRamp, edge: Edge) -> bool:
+    """Whether an edge is only taken when the ramp is over, or this cannot be told."""
+    cases = context.truth.cases(edge, stage)
+    if cases is None or (stage.kind == "warmup" and edge.kind == "next"):
+        return True
+    least = stage.min_duration if edge.kind != "interrupt" else None
+    if least is not None and least.unit is ramp.over.unit and least.exact >= ramp.over.exact:
+        return True
+    return all(any(_waits(part, ramp) for part in case) for case in cases)
+
+
+def _waits(part: object, ramp: AlphaRamp) -> bool:
+    if not isinstance(part, Constraint):
+        return isinstance(getattr(part, "node", None), Completed)
+    if len(part.form) != 1 or not part.grows_true:
+        return False
+    name, bound = part.form[0][0], part.bound
+    if name == f"elapsed({ramp.over.unit})":
+        return bound >= Fraction(ramp.over.exact)
+    return name.startswith("elapsed(")

@@ -1,0 +1,132 @@
+"""Actions: effects at a boundary, on a transition or at the entry of a stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from stagegraph.schema.amounts import Count, Factor, Number
+from stagegraph.schema.base import Model, Note, Seq
+from stagegraph.schema.names import Glob, Name
+
+__all__ = ["Action", "Deepen", "GrowthAction", "RollBack", "Send", "SnapshotAction", "Widen"]
+
+
+class ActionModel(Model):
+    """What every action has."""
+
+    structural: ClassVar[bool] = False
+    """Whether it changes the shape of the model."""
+    note: Note | None = None
+    """A remark for people."""
+
+
+class SnapshotAction(ActionModel):
+    """Keep model, optimizer and engine as they are at the start of this boundary."""
+
+    type: Literal["snapshot"]
+    name: Name
+    """What to call it; a later one of the same name is the newer."""
+
+
+class RollBack(ActionModel):
+    """Return model, optimizer, clock and all regions to a snapshot.
+
+    What was spent, visits and ``at_most`` do not come back. It must name what will differ this
+    time, or it would fail the same way again.
+    """
+
+    type: Literal["roll_back"]
+    to: Name
+    """The snapshot; the newest of that name."""
+    data: Literal["rewind", "skip"] = "rewind"
+    """Whether the data returns to its position too, or goes on from where it is."""
+    lr_factor: Annotated[Factor, Field(gt=0, lt=1)] | None = None
+    """A cut of every learning rate from now on."""
+    rng: Literal["restore", "fork"] = "restore"
+    """``fork``: other random numbers than the last time, derived from the attempt's number."""
+
+
+class Send(ActionModel):
+    """Send an event to all regions, seen at the next boundary."""
+
+    type: Literal["send"]
+    event: Name
+    """The event, as declared."""
+
+
+class GrowthAction(ActionModel):
+    """A change of the model's shape; says exactly one of ``add``, ``factor`` and ``to``."""
+
+    structural: ClassVar = True
+    name: Name | None = None
+    """The name of the cohort it adds; default: ``region:stage#visit``."""
+    add: Count | None = None
+    """How many units or blocks more."""
+    factor: Annotated[Number, Field(gt=1, le=1000)] | None = None
+    """How many times as many."""
+    to: Count | None = None
+    """How many afterwards."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> GrowthAction:
+        given = [key for key in ("add", "factor", "to") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "a growth says exactly one of 'add' (so many more), 'factor' (so many times) "
+                f"and 'to' (so many afterwards); got {' and '.join(given) or 'none'}"
+            )
+        return self
+
+    def size_after(self, before: int) -> int:
+        """The size after growth of something that has ``before`` units now.
+
+        Raises:
+            ValueError: The size would not grow, or not be whole.
+        """
+        if self.add is not None:
+            return before + self.add
+        after: float = self.to if self.to is not None else before * (self.factor or 0)
+        if after <= before:
+            raise ValueError(f"there are {before} already, {after:g} is no growth")
+        if after != int(after):
+            raise ValueError(f"{before} times {self.factor} is not a whole number")
+        return int(after)
+
+
+class Deepen(GrowthAction):
+    """Insert residual blocks into a stack, in place.
+
+    ``identity`` (1511.05641, 2401.02415): each new block is a copy of its lower neighbour whose
+    branches end in zero, so that the function does not change. ``stack`` (StackBERT; G_stack,
+    2405.15319): the stack is continued with copies of its blocks from the bottom; not exact.
+    """
+
+    type: Literal["deepen"]
+    stack: Glob
+    """Path of the ``nn.ModuleList`` or ``nn.Sequential``, such as ``transformer.blocks``."""
+    how: Literal["identity", "stack"] = "identity"
+    """Where the new blocks' weights come from."""
+    at: Literal["end", "spread"] = "end"
+    """Where they go: above all others, or spread evenly between them."""
+    zero: Seq[Glob] = ()
+    """For ``identity``: the modules inside a block whose output to zero, if they are not to be
+    found by trial."""
+    count: Seq[Glob] = ()
+    """Attributes that hold the number of blocks, such as ``config.num_hidden_layers``."""
+
+
+class Widen(GrowthAction):
+    """Make a space of the model wider, in all tensors that read or write it."""
+
+    type: Literal["widen"]
+    space: Name
+    """The space, such as ``mlp``."""
+    how: Literal["split", "zero_out"] = "split"
+    """Where the new units come from."""
+
+
+Action = Annotated[
+    SnapshotAction | RollBack | Send | Deepen | Widen, Field(discriminator="type")
+]

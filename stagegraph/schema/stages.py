@@ -1,0 +1,164 @@
+"""Stages: each kind is a promise that the checks prove and the engine keeps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from stagegraph.progress import Duration
+from stagegraph.schema.actions import Action
+from stagegraph.schema.activities import During
+from stagegraph.schema.amounts import Factor
+from stagegraph.schema.base import Model, Note, Seq
+from stagegraph.schema.names import MetricName, Name, Reference
+from stagegraph.schema.transitions import Transition
+
+__all__ = [
+    "Consolidate",
+    "Final",
+    "Grow",
+    "Settle",
+    "Stage",
+    "TimedStage",
+    "Train",
+    "Trial",
+    "TrialOption",
+    "Use",
+    "Warmup",
+]
+
+Actions = Annotated[Seq[Action], Field(max_length=100)]
+
+
+class StageModel(Model):
+    """What every stage has."""
+
+    instant: ClassVar[bool] = False
+    """Whether it takes no time: a move goes through it."""
+    structural: ClassVar[bool] = False
+    """Whether it may change the model's shape."""
+    note: Note | None = None
+    """A remark for people."""
+
+
+class TimedStage(StageModel):
+    """A stage that training stays in for a while."""
+
+    during: Annotated[Seq[During], Field(max_length=100)] = ()
+    """Activities that live with the stage: in place, or names from ``activities:``."""
+    actions: Actions = ()
+    """What to do at each entry."""
+    transitions: Annotated[Seq[Transition], Field(max_length=200)] = ()
+    """The ways out, in order."""
+    min_duration: Duration | None = None
+    """Transitions and ``next`` wait at least so long; interrupts do not."""
+    next: Reference | None = None
+    """Where to go when the stage is completed."""
+
+
+class Train(TimedStage):
+    """Ordinary training; no change of the model's shape."""
+
+    kind: Literal["train"]
+    duration: Duration | None = None
+    """When the stage is completed."""
+
+
+class Grow(StageModel):
+    """Change the model's shape; takes no time, and leads on through ``next`` at once."""
+
+    instant: ClassVar = True
+    structural: ClassVar = True
+    kind: Literal["grow"]
+    actions: Annotated[Actions, Field(min_length=1)]
+    """What to do, in order; at least one growth."""
+    next: Reference
+    """The stage that follows at once: a warm-up, settle or consolidate."""
+
+
+class TrialOption(Model):
+    """One of the growths that a trial tries."""
+
+    name: Name
+    """What it is called in the journal."""
+    actions: Annotated[Actions, Field(min_length=1)]
+    """What to do, in order; at least one growth."""
+
+
+class Trial(StageModel):
+    """Try several growths for a while from one state, and keep the best."""
+
+    structural: ClassVar = True
+    kind: Literal["trial"]
+    options: Annotated[Seq[TrialOption], Field(min_length=2, max_length=100)]
+    """The growths to compare."""
+    over: Duration
+    """How long each is trained before they are compared."""
+    metric: MetricName
+    """What to compare, by its goal."""
+    next: Reference
+    """The stage that follows."""
+
+
+class Warmup(TimedStage):
+    """Ease something in with ramps; completed when all of them have ended."""
+
+    kind: Literal["warmup"]
+    during: Annotated[Seq[During], Field(min_length=1, max_length=100)]
+    """Activities; at least one ramp."""
+
+
+class Settle(TimedStage):
+    """Cut every learning rate by a factor, released on the way out."""
+
+    kind: Literal["settle"]
+    lr_factor: Annotated[Factor, Field(gt=0, le=1)]
+    """The factor."""
+    duration: Duration | None = None
+    """When the stage is completed."""
+
+
+class Consolidate(TimedStage):
+    """Training under a structure lock: no change of the model's shape."""
+
+    kind: Literal["consolidate"]
+    duration: Duration | None = None
+    """When the stage is completed."""
+
+
+class Final(StageModel):
+    """The end of its region; holds nothing and is never left."""
+
+    kind: Literal["final"]
+
+
+class Use(Model):
+    """The stages of an entry of ``graphs:``, put in here under this stage's name."""
+
+    use: Name
+    """The entry."""
+    next: Reference
+    """Where its final stages lead."""
+    note: Note | None = None
+    """A remark for people."""
+
+
+def _stage_tag(value: Any) -> str | None:
+    if isinstance(value, dict):
+        kind = "use" if "use" in value else value.get("kind")
+        return kind if isinstance(kind, str) else None
+    return "use" if isinstance(value, Use) else getattr(value, "kind", None)
+
+
+Stage = Annotated[
+    Annotated[Train, Tag("train")]
+    | Annotated[Grow, Tag("grow")]
+    | Annotated[Trial, Tag("trial")]
+    | Annotated[Warmup, Tag("warmup")]
+    | Annotated[Settle, Tag("settle")]
+    | Annotated[Consolidate, Tag("consolidate")]
+    | Annotated[Final, Tag("final")]
+    | Annotated[Use, Tag("use")],
+    Discriminator(_stage_tag),
+]

@@ -1,0 +1,61 @@
+"""check: what is wrong with a graph, in itself and for a real model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from stagegraph.graph import check as graph_check
+from stagegraph.graph.compile import compile_graph
+from stagegraph.graph.findings import Finding
+from stagegraph.schema.stagegraph import StageGraph
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+__all__ = ["check"]
+
+
+def check(
+    graph: StageGraph,
+    *,
+    model: nn.Module | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] = (),
+    probe: Any = None,
+) -> list[Finding]:
+    """Everything to know about a graph before the run.
+
+    Args:
+        graph: The graph.
+        model: Also look its paths and patterns up in this model.
+        optimizer: The model's optimizer, or several.
+        probe: The batch that growth would be measured on.
+
+    Returns:
+        The findings, in the order of the document. Those of severity ``error`` keep the graph
+        from running; those that the author waived say so.
+    """
+    findings = graph_check.check(graph)
+    if model is None or any(finding.severity == "error" for finding in findings):
+        return findings
+    from stagegraph.actions.attach import inspect_model
+
+    compiled, _ = compile_graph(graph)
+    for place, pointer, message in inspect_model(compiled, model, optimizer, probe):
+        position = graph.source.position(pointer) if pointer else None
+        findings.append(
+            replace(
+                Finding(
+                    code="model-mismatch",
+                    severity="error",
+                    message=f"{place}: {message}" if place else message,
+                    remedy="change the graph, or give the model that it is about",
+                    pointer=pointer,
+                ),
+                file=graph.source.file,
+                line=None if position is None else position[0],
+            )
+        )
+    return findings

@@ -1,0 +1,368 @@
+"""Engine: one graph, running in one training loop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stagegraph.engine.core import Core
+from stagegraph.engine.explain import Explanation
+from stagegraph.engine.metrics import as_number
+from stagegraph.engine.numbers import NumbersActor
+from stagegraph.engine.ports import Actor, Record, Sink
+from stagegraph.engine.simulate import refuse_errors, resolve_costs
+from stagegraph.errors import MissingFact, RunFolderError, StageGraphError
+from stagegraph.graph.compile import compile_graph
+from stagegraph.graph.compiled import CompiledGraph
+from stagegraph.graph.needs import needs
+from stagegraph.progress import Progress
+from stagegraph.runs.folder import RunFolder
+from stagegraph.runs.journal import Journal
+from stagegraph.schema.dump import digest
+from stagegraph.schema.stagegraph import StageGraph
+from stagegraph.session.passes import Epoch
+from stagegraph.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from stagegraph.actions.actor import TorchActor
+
+__all__ = ["Engine"]
+
+T = TypeVar("T")
+
+
+class Engine:
+    """A stage graph at work.
+
+    With a model it acts on it: grows it in place, ramps, freezes, takes snapshots. Without one it
+    runs on numbers.
+
+    Example::
+
+        engine = sg.Engine(graph, model=model, optimizer=optimizer, probe=(x,), run="runs/a")
+        engine.resume()
+        for epoch in engine.epochs(loader):
+            for x, y in epoch:
+                loss = engine.loss(criterion(model(x), y))
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                engine.step(loss=loss, samples=len(x))
+                if engine.wants_evaluation:
+                    engine.observe(val_loss=evaluate(model))
+
+    Args:
+        graph: The graph, without errors.
+        model: The model; it stays the same object, and is grown in place.
+        optimizer: Its optimizer, or several.
+        scheduler: LR scheduler, or several; needed for snapshots.
+        scaler: Gradient scaler; needed for snapshots.
+        ema: Averaged weights; grown along with the model.
+        data: What knows the data's position (``state_dict``); needed for rewinding it.
+        probe: A batch as the model takes it, on which growth is measured.
+        run: A folder for the journal and the report.
+        params: Without a model: how many parameters it would have.
+        costs: Without a model: per stage that grows, how many parameters it would add.
+        seed: From which every action gets its own.
+
+    Raises:
+        GraphError: The graph has errors.
+        MissingFact: The graph reads a fact that is not given.
+        UnsupportedError: The graph asks for what this model or version cannot do.
+        RunFolderError: The run's folder holds an earlier run, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        graph: StageGraph,
+        *,
+        model: nn.Module | None = None,
+        optimizer: Optimizer | Sequence[Optimizer] = (),
+        scheduler: object = None,
+        scaler: object = None,
+        ema: object = None,
+        data: object = None,
+        probe: Any = None,
+        run: str | os.PathLike[str] | None = None,
+        params: int | None = None,
+        costs: Mapping[str, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        refuse_errors(graph)
+        self.graph = graph
+        compiled, _ = compile_graph(graph)
+        self._torch: TorchActor | None = None
+        actor: Actor
+        if model is None:
+            actor = _numbers(compiled, params, costs or {})
+        else:
+            from stagegraph.actions.attach import torch_actor
+
+            self._torch = actor = torch_actor(
+                compiled,
+                model,
+                optimizer,
+                scheduler=scheduler,
+                scaler=scaler,
+                ema=ema,
+                data=data,
+                probe=probe,
+            )
+        self._listeners: list[Sink] = []
+        self._journal: Journal | None = None
+        self._seed = seed
+        self._run = None if run is None else RunFolder(run)
+        self._core = Core(compiled, actor, clock=time.monotonic, seed=seed)
+        # One call less at every update; the method below says what it takes.
+        self.step = self._core.step  # type: ignore[method-assign]
+        if self._run is not None:
+            self._journal = self._run.create(graph)
+            self.listen(self._journal)
+            self._journal.write((self._run_record(actor),))
+        if self._torch is not None:
+            from stagegraph.actions.attach import watch_first_step
+
+            watch_first_step(optimizer, self._first_optimizer_step)
+
+    # The loop
+
+    def start(self) -> None:
+        """Enter the initial stages, if that has not happened yet.
+
+        Raises:
+            ActionError: One of their actions failed.
+        """
+        if not self._core.started:
+            self._core.start()
+            self._vitals()
+
+    def resume(self) -> bool:
+        """Go on where the run's folder says, if it says; else begin.
+
+        Returns:
+            Whether there was something to go on from.
+        """
+        self.start()
+        return False
+
+    def epochs(self, loader: Iterable[T]) -> Iterator[Epoch[T]]:
+        """Passes over a loader until the run ends.
+
+        Args:
+            loader: The batches; with a length, fractions of a pass are counted too.
+        """
+        self.start()
+        while not self.done:
+            index = int(self._core.progress.epoch)
+            yield Epoch(index, loader, self._core.passed, lambda: self.done)
+        self.finish()
+
+    def loss(self, loss: Tensor, *, outputs: Any = None, inputs: Any = None) -> Tensor:
+        """The loss to call ``backward`` on, with what active stages add to it.
+
+        Args:
+            loss: The task's own loss.
+            outputs: What the model gave, for stages that teach.
+            inputs: What the model was given, for stages that teach.
+        """
+        self.start()
+        return loss
+
+    def step(
+        self,
+        *,
+        loss: Any = None,
+        samples: int = 0,
+        tokens: int = 0,
+        flops: int = 0,
+        epoch: Fraction | float | None = None,
+        **metrics: Any,
+    ) -> None:
+        """One optimizer update is over.
+
+        Args:
+            loss: The training loss, to be shown; read as a metric if the graph declares ``loss``.
+            samples: Training samples in this update, over all ranks.
+            tokens: Training tokens in this update, over all ranks.
+            flops: Floating-point operations of this update.
+            epoch: Passes over the data so far; :meth:`epochs` counts them itself.
+            metrics: Values of declared metrics, measured with this update.
+
+        Raises:
+            ActionError: The boundary's actions failed, and the graph has no answer to it; model
+                and engine are as before.
+            MetricError: A metric is not declared, or its value is no number.
+            MissingFact: The graph reads samples, tokens, epochs or flops, and nobody counts them.
+            ProgressError: Progress goes backwards.
+        """
+        self._core.step(
+            loss=loss, samples=samples, tokens=tokens, flops=flops, epoch=epoch, **metrics
+        )
+
+    @property
+    def wants_evaluation(self) -> bool:
+        """Whether an evaluation is due; the boundary waits for :meth:`observe`."""
+        return self._core.wants_evaluation
+
+    def observe(self, **metrics: Any) -> None:
+        """Metrics of an evaluation after the last update.
+
+        Raises:
+            ActionError: As for :meth:`step`.
+            MetricError: A metric is not declared, or its value is no number.
+        """
+        self._core.observe(**metrics)
+        self._vitals()
+
+    def finish(self) -> None:
+        """Training is over: decide what still waits, and write what was counted."""
+        self._core.finish()
+
+    def send(self, event: str) -> None:
+        """An event from outside, seen by all regions at the next boundary.
+
+        Raises:
+            ProgressError: The graph does not declare it.
+        """
+        self._core.send(event)
+
+    # What can be seen
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended; calls after the end do nothing."""
+        return self._core.done
+
+    @property
+    def ended(self) -> str | None:
+        """Why the run ended: ``final``, ``stop`` or ``budget``; ``None`` while it goes on."""
+        return self._core.state.ended
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """Each region's stage."""
+        return self._core.stages
+
+    @property
+    def progress(self) -> Progress:
+        """How far training has come, on the present branch."""
+        return self._core.progress
+
+    @property
+    def params(self) -> int | None:
+        """How many parameters the model has."""
+        return self._core.state.facts.params
+
+    def explain(self) -> list[Explanation]:
+        """For each way out: its guard as a tree with the values it sees."""
+        return self._core.explain()
+
+    def waits(self) -> list[str]:
+        """In a few words per way out: what it waits for."""
+        return self._core.waits()
+
+    def listen(self, sink: Sink) -> None:
+        """Let somebody see every record as it is written."""
+        self._listeners.append(sink)
+        self._core.sink = _FanOut(self._listeners)
+
+    def report(self) -> Path:
+        """Write the run's report into its folder.
+
+        Returns:
+            The path of a self-contained HTML page.
+
+        Raises:
+            RunFolderError: The engine has no folder, or it cannot be written.
+        """
+        if self._run is None:
+            raise RunFolderError("there is no run folder to report from; give Engine(run='...')")
+        from stagegraph.drawing.report import report_html
+
+        self._core.finish()
+        return self._run.write_report(report_html(self.graph, self._run.records()))
+
+    # Resume
+
+    def state_dict(self) -> dict[str, Any]:
+        """The engine as JSON data; model and optimizer save their own tensors."""
+        return self._core.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state; no entry action runs again.
+
+        The model is rebuilt to its grown shape first. Load the weights and the optimizer's state
+        after this.
+
+        Raises:
+            SnapshotError: It belongs to another graph, version or model.
+        """
+        self._core.load_state_dict(state)
+
+    def close(self) -> None:
+        """Take all hooks off the model and close the journal."""
+        if self._torch is not None:
+            self._torch.close()
+        if self._journal is not None:
+            self._journal.close()
+
+    # Within
+
+    def _first_optimizer_step(self) -> None:
+        """The optimizer steps and nobody has begun: begin, if it is not too late."""
+        if self._core.started:
+            return
+        if self._core.begins_before_forward:
+            raise StageGraphError(
+                "the initial stage acts on the model before the first forward; call "
+                "engine.resume(), engine.start() or engine.loss() before it"
+            )
+        self.start()
+
+    def _vitals(self) -> None:
+        if self._torch is None or not self._listeners:
+            return
+        loss = None if self._core.loss is None else as_number("loss", self._core.loss)
+        self._core.write_vitals(self._torch.learning_rates(), loss)
+
+    def _run_record(self, actor: Actor) -> Record:
+        return {
+            "type": "run",
+            "step": 0,
+            "boundary": 0,
+            "progress": {},
+            "graph": self.graph.name,
+            "digest": digest(self.graph),
+            "stagegraph": __version__,
+            "seed": self._seed,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "params": actor.facts().params,
+        }
+
+
+class _FanOut:
+    """A sink that hands every record to all listeners; the first that fails fails all."""
+
+    def __init__(self, listeners: list[Sink]) -> None:
+        self._listeners = listeners
+
+    def write(self, records: tuple[Record, ...]) -> None:
+        for listener in self._listeners:
+            listener.write(records)
+
+
+def _numbers(
+    compiled: CompiledGraph, params: int | None, costs: Mapping[str, int]
+) -> NumbersActor:
+    required = needs(compiled)
+    if "params" in required.facts and params is None:
+        raise MissingFact("the graph reads 'params'; give Engine(model=...) or Engine(params=...)")
+    return NumbersActor(params, resolve_costs(compiled, required, costs))

@@ -1,0 +1,113 @@
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+
+from stagegraph.actions.growth.counts import find_count, renumber, undeclared_counts
+from stagegraph.actions.growth.layout import Place
+from stagegraph.errors import SelectorError, UnsupportedError
+from tests.actions.models import Counting, Model
+
+
+class Aliased:
+    """A config with a second name for its count."""
+
+    def __init__(self):
+        self.n_layer = 2
+
+    @property
+    def num_hidden_layers(self):
+        return self.n_layer
+
+    @num_hidden_layers.setter
+    def num_hidden_layers(self, value):
+        self.n_layer = value
+
+
+def test_a_number_and_a_list_per_block_grow_and_shrink():
+    model = Counting()
+    model.config.layer_types = ("a", "b")
+    inserted = (Place(1, 0), Place(3, 1))
+    number = find_count(model, "config.num_hidden_layers", size=2, place="p")
+    each = find_count(model, "config.layer_types", size=2, place="p")
+    number.grow(inserted)
+    each.grow(inserted)
+    assert (model.config.num_hidden_layers, model.config.layer_types) == (4, ("a", "a", "b", "b"))
+    number.shrink([1, 3])
+    each.shrink([1, 3])
+    assert (model.config.num_hidden_layers, model.config.layer_types) == (2, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "message"),
+    [
+        (
+            "config.num_layers",
+            SelectorError,
+            r"p: count 'config\.num_layers': config has no attribute "
+            r"'num_layers'; did you mean 'num_hidden_layers'\?",
+        ),
+        ("cfg.n", SelectorError, r"the model has no attribute 'cfg'"),
+        ("head", UnsupportedError, r"count 'head' is a Linear; a count is a whole number"),
+        ("config.wrong", UnsupportedError, r"'config\.wrong' tells of 3 blocks, the stack has 2"),
+        ("training", UnsupportedError, r"is a bool"),
+    ],
+)
+def test_what_is_no_count_is_said(path, kind, message):
+    model = Counting()
+    model.config.wrong = 3
+    with pytest.raises(kind, match=message):
+        find_count(model, path, size=2, place="p")
+
+
+def test_plain_counts_beside_the_stack_are_found():
+    model = nn.ModuleDict({"body": Counting()})
+    model.n_layers = 2
+    model.depth = 7
+    assert undeclared_counts(model, "body.blocks", 2, declared=()) == [
+        "n_layers",
+        "body.config.num_hidden_layers",
+        "body.config.layer_types",
+    ]
+
+
+def test_a_config_that_many_modules_share_is_looked_at_once():
+    model = nn.ModuleDict({"body": Counting()})
+    model.config = model["body"].config
+    assert undeclared_counts(model, "body.blocks", 2, declared=()) == [
+        "config.num_hidden_layers",
+        "config.layer_types",
+    ]
+
+
+@pytest.mark.parametrize("name", ["num_hidden_layers", "n_layer"])
+def test_another_name_for_a_declared_count_is_none(name):
+    model = Model()
+    model.config = Aliased()
+    declared = [find_count(model, f"config.{name}", size=2, place="p")]
+    assert undeclared_counts(model, "blocks", 2, declared=declared) == []
+    assert model.config.n_layer == 2
+
+
+def test_blocks_are_renumbered_in_order():
+    blocks = [SimpleNamespace(i=i) for i in (1, 2, 2, 2)]
+    modules = []
+    for one in blocks:
+        module = nn.Sequential(nn.Linear(1, 1))
+        module[0].layer_idx = one.i
+        modules.append(module)
+    assert renumber(modules, [2, 3], place="p") == ["layer_idx"]
+    assert [module[0].layer_idx for module in modules] == [1, 2, 3, 4]
+
+
+def test_blocks_without_numbers_are_left_alone():
+    assert renumber([nn.Linear(1, 1)], [], place="p") == []
+
+
+def test_blocks_out_of_order_are_refused():
+    model = Counting(3)
+    model.blocks[1].layer_idx = 5
+    with pytest.raises(
+        UnsupportedError, match=r"blocks' 'layer_idx' are \[\[0\], \[5\], \[2\]\], not in order"
+    ):
+        renumber(list(model.blocks), [], place="p")

@@ -1,0 +1,144 @@
+import pytest
+import torch
+from torch import nn
+from torch.optim import LBFGS, SGD, Adafactor
+
+from stagegraph.actions import TorchActor, inspect
+from stagegraph.errors import UnsupportedError
+from stagegraph.schema.actions import RollBack, Send, SnapshotAction, Widen
+from tests.actions.models import Counting, Model, activity, batch, deepen
+
+GROW = ("main:grow.actions[0]", deepen())
+
+
+def actor(optimizer=None, model=None, **options):
+    model = model or Model()
+    kind = optimizer or (lambda ps: SGD(ps, lr=0.1))
+    return TorchActor(model, kind(model.parameters()), **options)
+
+
+def test_what_can_be_had_passes():
+    actor(probe=batch()).require(
+        [
+            GROW,
+            ("p", SnapshotAction(type="snapshot", name="a")),
+            ("p", Send(type="send", event="e")),
+            ("p", RollBack(type="roll_back", to="a", data="skip")),
+            ("p", RollBack(type="roll_back", to="a", rng="fork")),
+        ],
+        [
+            ("p", activity(type="lr_factor", factor=0.5)),
+            ("p", activity(type="freeze", of="inp")),
+            ("p", activity(type="alpha_ramp", of="grown", over="10 steps")),
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (deepen(), r"^main:a: a growth is measured on a batch, and there is none; give probe="),
+        (
+            Widen(type="widen", space="mlp", add=1),
+            r"^main:a: this version cannot widen; it can deepen",
+        ),
+        (
+            RollBack(type="roll_back", to="a", lr_factor=0.5),
+            r"returns the data to its position too \(data: rewind\), and nobody gave the data; "
+            r"give data=.*or write data: skip",
+        ),
+    ],
+)
+def test_actions_that_cannot_be_had(action, message):
+    with pytest.raises(UnsupportedError, match=message):
+        actor().require([("main:a", action)])
+
+
+@pytest.mark.parametrize(
+    ("fields", "optimizer", "message"),
+    [
+        ({"type": "difficulty", "level": 1}, None, "nothing that could hold a difficulty"),
+        (
+            {"type": "lr_factor", "factor": 0.5},
+            Adafactor,
+            "Adafactor is no optimizer for learning-rate",
+        ),
+        ({"type": "lr_ramp", "end": 0, "over": "9 steps"}, Adafactor, "Adafactor is no optimizer"),
+        ({"type": "freeze", "of": "inp"}, LBFGS, "LBFGS keeps one flat history"),
+    ],
+)
+def test_activities_that_cannot_be_had(fields, optimizer, message):
+    with pytest.raises(UnsupportedError, match=rf"^main:a\.during\[0\]: .*{message}"):
+        actor(optimizer).require([], [("main:a.during[0]", activity(**fields))])
+
+
+def test_all_problems_are_said_at_once():
+    with pytest.raises(UnsupportedError) as refusal:
+        actor().require([GROW], [("p", activity(type="difficulty", level=1))])
+    assert len(str(refusal.value).splitlines()) == 2
+
+
+def test_wrapped_models_are_not_grown():
+    class DataParallel(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+    with pytest.raises(
+        UnsupportedError, match="the model is wrapped in DataParallel, which would not see"
+    ):
+        actor(model=DataParallel(Model()), probe=batch()).require([GROW])
+
+
+def test_an_ema_that_cannot_grow_along_is_refused():
+    class Ema:
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    with pytest.raises(
+        UnsupportedError, match=r"ema= is a Ema, which stagegraph cannot grow along"
+    ):
+        actor(probe=batch(), ema=Ema()).require([GROW])
+
+
+@pytest.mark.parametrize("key", ["scheduler", "scaler", "ema", "data"])
+def test_what_has_no_state_cannot_be_registered(key):
+    with pytest.raises(UnsupportedError, match=rf"{key}= takes something with state_dict\(\) and"):
+        actor(**{key: object()})
+
+
+def test_the_model_is_looked_at_before_the_run():
+    model = Model()
+    problems = inspect(
+        model,
+        actions=[GROW, ("main:b", deepen(stack="block")), ("main:c", deepen(add=None, to=2))],
+        activities=[
+            ("main:d", activity(type="freeze", of=["inp", "hed"])),
+            ("main:e", activity(type="lr_factor", factor=0.5, of=["grown", {"grown": "x"}])),
+            ("main:f", activity(type="difficulty", level=1)),
+        ],
+        optimizers=[SGD(Model().parameters(), lr=0.1)],
+    )
+    assert [problem.split(":")[1] for problem in problems[:3]] == ["b", "c", "d"]
+    assert "did you mean 'blocks'?" in problems[0]
+    assert "there are 2 already, 2 is no growth" in problems[1]
+    assert "'hed' matches no parameter and no module" in problems[2]
+    assert problems[3].startswith("optimizer: SGD trains no parameter of this model")
+    assert len(problems) == 4
+
+
+def test_an_undeclared_count_is_seen_before_the_run():
+    (problem,) = inspect(Counting(), actions=[GROW])
+    assert "write count: [config.num_hidden_layers, config.layer_types]" in problem
+
+
+def test_looking_changes_nothing():
+    model = Counting()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = torch.get_rng_state()
+    inspect(model, actions=[GROW], activities=[("p", activity(type="freeze", of="inp"))])
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state()) and model.config.num_hidden_layers == 2

@@ -1,0 +1,442 @@
+"""Hypothesis strategies for everything a document may hold.
+
+``graphs()`` is anything that is well-formed, however senseless: names that point nowhere, guards
+of any shape, strange text. ``sound_graphs()`` (in :mod:`tests.properties.sound`) is what could
+be run. ``expressions()``, ``guards()``, ``durations()`` and the rest build their parts.
+"""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from stagegraph.progress import Duration, Unit
+from stagegraph.schema import actions as act
+from stagegraph.schema import activities as during
+from stagegraph.schema import expressions as ex
+from stagegraph.schema import guards as gd
+from stagegraph.schema import stages as sg
+from stagegraph.schema import transitions as tr
+from stagegraph.schema.base import FrozenMap
+from stagegraph.schema.names import PROGRESS_NAMES, RESERVED
+from stagegraph.schema.stagegraph import Budget, Metric, Region, StageGraph, SubGraph
+from tests.properties.sound import sound_graphs
+
+__all__ = [
+    "actions",
+    "activities",
+    "durations",
+    "expressions",
+    "graphs",
+    "guards",
+    "names",
+    "numbers",
+    "sound_graphs",
+    "stages",
+    "texts",
+]
+
+_AWKWARD_NAMES = ["on", "no", "y", "null", "true", "and", "or", "not", "in", "done", "last", "kind"]
+_AWKWARD_NAMES += ["type", "use", "e3", "k", "M", "steps", "s", "If", "None", "a" * 64]
+_AWKWARD_TEXTS = ["on", "~", "null", "1e3", "0x10", "0o7", "1_0", "012", "2024-01-01", "x: y", "#"]
+_AWKWARD_TEXTS += [
+    "- a",
+    "a #b",
+    ".inf",
+    "=",
+    "<<",
+    "*a",
+    "&a",
+    "!a",
+    "%",
+    "@",
+    "`",
+    "'",
+    '"',
+    "\\",
+]
+_AWKWARD_TEXTS += [
+    " a ",
+    "a\nb",
+    "\ta",
+    "a\r\nb",
+    "\u2028",
+    "\x85",
+    "\x00",
+    "\ufeff",
+    "é😀",
+    "{a",
+    "]",
+]
+
+
+def names():
+    """Names: mostly short, at times words that mean something elsewhere."""
+    plain = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,7}", fullmatch=True)
+    return (plain | st.sampled_from(_AWKWARD_NAMES)).filter(lambda name: name not in RESERVED)
+
+
+def metric_names():
+    return names().filter(lambda name: name not in PROGRESS_NAMES)
+
+
+def references():
+    """``stage``, ``subgraph.stage``, ``region:stage``."""
+    parts = st.lists(names(), min_size=1, max_size=3).map(".".join)
+    return parts | st.builds("{}:{}".format, names(), parts)
+
+
+def targets():
+    return references() | st.sampled_from(["stop", "back"])
+
+
+def texts(min_size=0, max_size=40):
+    """Any text a document can hold, and texts that look like something else."""
+    awkward = st.sampled_from(_AWKWARD_TEXTS).filter(lambda text: len(text) >= min_size)
+    return awkward | st.text(st.characters(codec="utf-8"), min_size=min_size, max_size=max_size)
+
+
+def numbers(low=None, high=None):
+    """Numbers within the bounds of documents; at times whole, at times a hair's breadth."""
+    low, high = -1e18 if low is None else low, 1e18 if high is None else high
+    reals = st.floats(low, high).filter(lambda x: x == 0 or abs(x) >= 1e-15)
+    wholes = st.integers(max(int(low), -(10**18)), min(int(high), 10**18)).map(float)
+    return reals | wholes.filter(lambda x: low <= x <= high)
+
+
+def durations():
+    """Amounts of progress with any unit."""
+    wholes = st.integers(1, 10**15)
+    parts = st.floats(1e-9, 1e12).filter(lambda x: x > 0)
+    return st.builds(Duration, wholes, st.sampled_from(Unit)) | st.builds(
+        Duration, parts, st.sampled_from([Unit.EPOCHS, Unit.SECONDS])
+    )
+
+
+def _maybe(strategy):
+    return st.none() | strategy
+
+
+def _tuples(strategy, min_size=0, max_size=3):
+    return st.lists(strategy, min_size=min_size, max_size=max_size).map(tuple)
+
+
+def _maps(keys, values, min_size=0, max_size=3):
+    return st.dictionaries(keys, values, min_size=min_size, max_size=max_size).map(FrozenMap)
+
+
+NOTES = _maybe(texts())
+AMOUNTS = st.sampled_from(["params", "steps", "epochs", "samples", "tokens", "flops", "seconds"])
+
+
+def expressions():
+    """Expression trees: numbers, names, calls and what arithmetic makes of them."""
+    leaves = (
+        numbers()
+        | st.builds(ex.NameExpr, type=st.just("name"), name=names())
+        | st.builds(ex.Last, type=st.just("last"), metric=metric_names())
+        | st.builds(ex.Best, type=st.just("best"), metric=metric_names())
+        | st.builds(ex.Spent, type=st.just("spent"), amount=AMOUNTS)
+        | st.builds(ex.Left, type=st.just("left"), amount=AMOUNTS)
+        | st.builds(ex.Visits, type=st.just("visits"), stage=references())
+    )
+
+    def combined(inner):
+        return st.builds(
+            ex.Arithmetic,
+            type=st.just("arithmetic"),
+            op=st.sampled_from(["+", "-", "*", "/"]),
+            left=inner,
+            right=inner,
+        ) | st.builds(ex.Negative, type=st.just("negative"), of=inner)
+
+    return st.recursive(leaves, combined, max_leaves=5)
+
+
+def _shares():
+    return st.floats(1e-15, 9.99)
+
+
+def plateaus():
+    worth = st.builds(
+        gd.Plateau,
+        type=st.just("plateau"),
+        metric=metric_names(),
+        worth=_shares(),
+        over=_maybe(durations()),
+        confirm=st.integers(1, 100),
+    )
+    patience = st.builds(
+        gd.Plateau,
+        type=st.just("plateau"),
+        metric=metric_names(),
+        patience=durations(),
+        delta=numbers(0, 9.99),
+    )
+    return worth | patience
+
+
+def guards():
+    """Guard trees of every type."""
+    leaves = (
+        st.builds(
+            gd.Compare,
+            type=st.just("compare"),
+            left=expressions(),
+            op=st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+            right=expressions(),
+        )
+        | plateaus()
+        | st.builds(gd.Elapsed, type=st.just("elapsed"), duration=durations())
+        | st.builds(gd.Completed, type=st.just("completed"))
+        | st.builds(
+            gd.Regressed,
+            type=st.just("regressed"),
+            metric=metric_names(),
+            by=_shares(),
+            since=names(),
+            lasting=_maybe(durations()),
+        )
+        | st.builds(gd.InStage, type=st.just("in"), stage=references())
+        | st.builds(gd.Done, type=st.just("done"), region=names())
+        | st.builds(gd.EventSeen, type=st.just("event"), event=names())
+        | st.builds(gd.Affordable, type=st.just("affordable"), stage=references())
+    )
+
+    def combined(inner):
+        parts = st.lists(inner, min_size=2, max_size=3).map(tuple)
+        return (
+            st.builds(gd.All, type=st.just("all"), of=parts)
+            | st.builds(gd.Any_, type=st.just("any"), of=parts)
+            | st.builds(gd.Not, type=st.just("not"), of=inner)
+        )
+
+    return st.recursive(leaves, combined, max_leaves=6).filter(
+        lambda guard: gd.tree_depth(guard) <= gd.MAX_TREE_DEPTH
+    )
+
+
+def _sizes():
+    counts = st.integers(1, 2**53)
+    return st.one_of(
+        st.fixed_dictionaries({"add": counts}),
+        st.fixed_dictionaries({"to": counts}),
+        st.fixed_dictionaries({"factor": st.floats(1.001, 1000)}),
+    )
+
+
+def growths():
+    """Structural actions."""
+    deepen = st.builds(
+        lambda size, **rest: act.Deepen(type="deepen", **size, **rest),
+        size=_sizes(),
+        stack=texts(1),
+        name=_maybe(names()),
+        how=st.sampled_from(["identity", "stack"]),
+        at=st.sampled_from(["end", "spread"]),
+        zero=_tuples(texts(1)),
+        count=_tuples(texts(1)),
+        note=NOTES,
+    )
+    widen = st.builds(
+        lambda size, **rest: act.Widen(type="widen", **size, **rest),
+        size=_sizes(),
+        space=names(),
+        name=_maybe(names()),
+        how=st.sampled_from(["split", "zero_out"]),
+        note=NOTES,
+    )
+    return deepen | widen
+
+
+def actions():
+    """Actions of every type."""
+    return (
+        growths()
+        | st.builds(act.SnapshotAction, type=st.just("snapshot"), name=names(), note=NOTES)
+        | st.builds(act.Send, type=st.just("send"), event=names(), note=NOTES)
+        | st.builds(
+            act.RollBack,
+            type=st.just("roll_back"),
+            to=names(),
+            data=st.sampled_from(["rewind", "skip"]),
+            lr_factor=_maybe(st.floats(1e-9, 0.999)),
+            rng=st.sampled_from(["restore", "fork"]),
+            note=NOTES,
+        )
+    )
+
+
+def selections():
+    cohorts = st.builds(during.GrownCohort, grown=names())
+    return _tuples(texts(1) | st.sampled_from(["all", "grown"]) | cohorts, 1)
+
+
+def activities():
+    """Activities of every type."""
+    grown = _tuples(st.just("grown") | st.builds(during.GrownCohort, grown=names()), 1)
+    curves = st.sampled_from(["linear", "cosine", "exponential"])
+    factors = st.floats(0, 1000)
+    ends = st.tuples(factors, factors).filter(lambda pair: pair[0] != pair[1])
+    return (
+        st.builds(
+            during.AlphaRamp,
+            type=st.just("alpha_ramp"),
+            of=grown,
+            start=numbers(0, 1),
+            end=numbers(0, 1),
+            over=durations(),
+            curve=curves,
+            note=NOTES,
+        )
+        | st.builds(
+            lambda ends, **rest: during.LrRamp(type="lr_ramp", start=ends[0], end=ends[1], **rest),
+            ends=ends,
+            of=selections(),
+            over=durations(),
+            curve=curves,
+            note=NOTES,
+        )
+        | st.builds(
+            during.LrFactor, type=st.just("lr_factor"), of=selections(), factor=factors, note=NOTES
+        )
+        | st.builds(
+            during.Freeze,
+            type=st.just("freeze"),
+            of=selections(),
+            norms=st.sampled_from(["keep", "eval"]),
+            note=NOTES,
+        )
+        | st.builds(
+            during.Difficulty, type=st.just("difficulty"), level=st.integers(0, 10**6), note=NOTES
+        )
+    )
+
+
+def _way():
+    on_error = st.builds(tr.OnError, retry=st.integers(0, 1000), then=references())
+    return {
+        "target": targets(),
+        "when": _maybe(guards()),
+        "actions": _tuples(actions(), max_size=2),
+        "at_most": _maybe(st.integers(1, 10**6)),
+        "on_error": _maybe(on_error),
+        "note": NOTES,
+    }
+
+
+def interrupts():
+    return st.builds(tr.Interrupt, name=names(), within=_maybe(_tuples(references(), 1)), **_way())
+
+
+def _timed():
+    return {
+        "during": _tuples(names() | activities(), max_size=2),
+        "actions": _tuples(actions(), max_size=2),
+        "transitions": _tuples(st.builds(tr.Transition, **_way()), max_size=2),
+        "min_duration": _maybe(durations()),
+        "next": _maybe(references()),
+        "note": NOTES,
+    }
+
+
+def stages():
+    """Stages of every kind, and those that ``use`` an entry of ``graphs``."""
+    length = _maybe(durations())
+    option = st.builds(sg.TrialOption, name=names(), actions=_tuples(growths(), 1, 2))
+    return st.one_of(
+        st.builds(sg.Train, kind=st.just("train"), duration=length, **_timed()),
+        st.builds(
+            sg.Grow,
+            kind=st.just("grow"),
+            actions=_tuples(actions(), 1),
+            next=references(),
+            note=NOTES,
+        ),
+        st.builds(
+            sg.Trial,
+            kind=st.just("trial"),
+            options=_tuples(option, 2),
+            over=durations(),
+            metric=metric_names(),
+            next=references(),
+            note=NOTES,
+        ),
+        st.builds(
+            sg.Warmup,
+            kind=st.just("warmup"),
+            **{**_timed(), "during": _tuples(names() | activities(), 1, 2)},
+        ),
+        st.builds(
+            sg.Settle,
+            kind=st.just("settle"),
+            lr_factor=st.floats(1e-15, 1),
+            duration=length,
+            **_timed(),
+        ),
+        st.builds(sg.Consolidate, kind=st.just("consolidate"), duration=length, **_timed()),
+        st.builds(sg.Final, kind=st.just("final"), note=NOTES),
+        st.builds(sg.Use, use=names(), next=references(), note=NOTES),
+    )
+
+
+def budgets():
+    counts = _maybe(st.integers(1, 2**53))
+    return st.builds(
+        Budget,
+        params=counts,
+        steps=counts,
+        epochs=_maybe(st.floats(1e-9, 1e9)),
+        samples=counts,
+        tokens=counts,
+        flops=counts,
+        seconds=_maybe(st.floats(1e-3, 1e9)),
+    )
+
+
+def graphs():
+    """Any well-formed graph: one region or several, with everything that may stand in it."""
+    some_stages = _maps(names(), stages(), 1)
+    some_interrupts = _tuples(interrupts(), max_size=1)
+    region = st.builds(
+        Region,
+        initial=names(),
+        stages=some_stages,
+        interrupts=some_interrupts,
+        priority=st.integers(-(10**6), 10**6),
+        note=NOTES,
+    )
+    sub_graph = st.builds(
+        SubGraph,
+        initial=names(),
+        stages=_maps(names(), stages(), 1, 2),
+        activities=_maps(names(), activities(), max_size=1),
+        interrupts=some_interrupts,
+        note=NOTES,
+    )
+    metric = st.builds(
+        Metric,
+        goal=st.sampled_from(["minimize", "maximize"]),
+        every=_maybe(durations()),
+        source=_tuples(texts(1)),
+        note=NOTES,
+    )
+    form = st.fixed_dictionaries(
+        {"initial": names(), "stages": some_stages}
+    ) | st.fixed_dictionaries({"regions": _maps(names(), region, 1, 2)})
+    return st.builds(
+        lambda form, schema, **rest: StageGraph(
+            stagegraph=1, **form, **rest, **({"$schema": schema} if schema else {})
+        ),
+        form=form,
+        schema=st.none() | texts(),
+        name=texts(1),
+        note=NOTES,
+        metrics=_maps(metric_names(), metric),
+        events=_tuples(names()),
+        budget=budgets(),
+        max_overlap=st.integers(1, 100),
+        waive=_maps(texts(), texts(3), max_size=2),
+        activities=_maps(names(), activities(), max_size=2),
+        graphs=_maps(names(), sub_graph, max_size=1),
+        interrupts=some_interrupts,
+    )
