@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import StrEnum
@@ -55,6 +55,7 @@ _DURATION = re.compile(
     re.ASCII,
 )
 _MAX_EXPONENT = 15
+_LEAST, _MOST = 1e-15, 1e18
 _MAX_TEXT = 64
 
 
@@ -103,6 +104,10 @@ class Duration:
         object.__setattr__(self, "unit", Unit(self.unit))
         if not math.isfinite(self.amount) or self.amount <= 0:
             raise ValueError(f"a duration is positive and finite, got {self.amount} {self.unit}")
+        if not _LEAST <= self.amount <= _MOST:
+            raise ValueError(
+                f"a duration lies between {_LEAST:g} and {_MOST:g}, got {self.amount:g} {self.unit}"
+            )
         if self.amount == int(self.amount):
             object.__setattr__(self, "amount", int(self.amount))
         elif self.unit not in (Unit.EPOCHS, Unit.SECONDS):
@@ -136,9 +141,7 @@ class Duration:
         return f"{self.amount!r} {self.unit}"
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import core_schema
 
         return core_schema.no_info_plain_validator_function(
@@ -151,9 +154,7 @@ class Duration:
             return value
         if isinstance(value, str):
             return cls.parse(value)
-        raise ValueError(
-            f"a duration is a number with its unit, like '500 steps'; got {value!r}"
-        )
+        raise ValueError(f"a duration is a number with its unit, like '500 steps'; got {value!r}")
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -228,7 +229,7 @@ class Progress:
             raise ProgressError(f"{data!r} is not a progress: {error}") from error
 
 
-_READ: dict[Unit, Any] = {
+_READ: Mapping[Unit, Callable[[Progress], int | float | Fraction]] = {
     Unit.STEPS: lambda p: p.step,
     Unit.EPOCHS: lambda p: p.epoch,
     Unit.SAMPLES: lambda p: p.samples,

@@ -23,8 +23,8 @@ BATCH, CONTEXT = 16, 64
 GRAPH = Path(__file__).with_name("grow.yaml")
 
 
-def train(graph: sg.StageGraph, *, run: Path, seed: int = 0) -> float:
-    """Train, and return the validation loss at the end."""
+def train(graph: sg.StageGraph, *, run: Path, steps: int | None = None, seed: int = 0) -> float:
+    """Train to the graph's end, or for some steps; return the validation loss at the end."""
     torch.set_num_threads(1)  # matrices this small gain nothing from a second thread
     torch.manual_seed(seed)
     text = data.load()
@@ -34,10 +34,10 @@ def train(graph: sg.StageGraph, *, run: Path, seed: int = 0) -> float:
     engine = sg.Engine(
         graph, model=model, optimizer=optimizer, probe=(held_out[0][:4],), run=run, seed=seed
     )
-    engine.resume()
     sg.Terminal(engine)
+    engine.resume()
 
-    while not engine.done:
+    while not engine.done and engine.progress.step != steps:
         step = engine.progress.step
         loss = loss_of(model, *text.batch(seed, step, size=BATCH, context=CONTEXT))
         loss.backward()
@@ -48,6 +48,8 @@ def train(graph: sg.StageGraph, *, run: Path, seed: int = 0) -> float:
         if engine.wants_evaluation:
             engine.observe(val_loss=evaluate(model, held_out))
 
+    engine.finish()
+    print(engine.summary())
     print(f"report: {engine.report()}")
     return evaluate(model, held_out)
 
@@ -63,14 +65,6 @@ def evaluate(model: nn.Module, held_out: tuple[Tensor, Tensor]) -> float:
     return loss_of(model, *held_out).item()
 
 
-def load_graph(path: Path, *, steps: int | None = None) -> sg.StageGraph:
-    """The stage graph, with another budget of steps if one is given."""
-    graph = sg.load(path)
-    if steps is None:
-        return graph
-    return graph.model_copy(update={"budget": graph.budget.model_copy(update={"steps": steps})})
-
-
 def next_free(folder: str) -> Path:
     """The first of ``folder-1``, ``folder-2``, ... that is not there yet."""
     return next(path for n in count(1) if not (path := Path(f"{folder}-{n}")).exists())
@@ -80,12 +74,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--graph", type=Path, default=GRAPH, help="the stages (grow.yaml)")
-    parser.add_argument("--steps", type=int, help="instead of the graph's budget of steps")
+    parser.add_argument("--steps", type=int, help="stop after so many (default: the graph's end)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
     parser.add_argument("--run", type=Path, help="the run's folder; one that is there goes on")
     args = parser.parse_args(argv)
     run = args.run or next_free("runs/grow_gpt")
-    train(load_graph(args.graph, steps=args.steps), run=run, seed=args.seed)
+    train(sg.load(args.graph), run=run, steps=args.steps, seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from stagegraph.actions.growth.deepen import costs, rebuild
 from stagegraph.actions.holding import Held, hold
 from stagegraph.actions.lineage import Change, Lineage
 from stagegraph.actions.optimizers import innermost
-from stagegraph.actions.parameters import num_parameters
+from stagegraph.actions.parameters import num_parameters, uncompiled
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.randomness import RandomState
 from stagegraph.actions.returning import return_to, unwind_to
@@ -63,7 +63,7 @@ def replay(
         UnsupportedError: The model is not what it was.
     """
     several = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
-    done = Lineage()
+    done, model = Lineage(), uncompiled(model)
     for change in Lineage.from_json(lineage).changes:
         rebuild(model, change, optimizers=[innermost(one) for one in several], lineage=done)
         done.add(change)
@@ -99,11 +99,10 @@ class TorchActor:
         data: object = None,
         probe: Probe | None = None,
     ) -> None:
-        compiled = model._modules.get("_orig_mod")
         several = optimizers if isinstance(optimizers, list | tuple) else (optimizers,)
         innermost_ones = {id(one): one for one in map(innermost, several)}
         self._standing = Standing(
-            model if compiled is None else compiled,
+            uncompiled(model),
             list(innermost_ones.values()),
             Companions.of(scheduler, scaler, ema, data),
             probe,

@@ -9,8 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.actor import TorchActor
+from stagegraph.actions.companions import Companions
 from stagegraph.actions.optimizers import innermost
-from stagegraph.actions.support import inspect
+from stagegraph.actions.support import inspect, unsupported
 from stagegraph.errors import UnsupportedError
 from stagegraph.graph.compiled import CompiledGraph, PlacedAction
 from stagegraph.schema.activities import Activity
@@ -68,34 +69,44 @@ def inspect_model(
     probe: Any,
 ) -> Iterator[tuple[str, str, str]]:
     """What of a graph does not fit a model: (place, JSON pointer, what is wrong)."""
-    several = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    several = [innermost(one) for one in _several(optimizer)]
     actions = [(placed.place, placed.action) for placed in all_actions(graph)]
     activities = list(all_activities(graph))
     pointers = {placed.place: placed.pointer for placed in all_actions(graph)}
     pointers |= {h.place: h.pointer for stage in graph.stages.values() for h in stage.during}
     problems = inspect(model, actions=actions, activities=activities, optimizers=several)
-    try:
-        TorchActor(model, optimizer, probe=probe).require(actions, activities)
-    except UnsupportedError as error:
-        problems += str(error).splitlines()
+    problems += unsupported(
+        actions,
+        activities,
+        model=model,
+        optimizers=several,
+        companions=Companions.of(None, None, None, None),
+        probe=probe,
+    )
     for problem in dict.fromkeys(problems):
         place, _, message = problem.partition(": ")
         known = place in pointers
         yield (place, pointers[place], message) if known else ("", "", problem)
 
 
-def watch_first_step(
-    optimizer: Optimizer | Sequence[Optimizer], begin: Callable[[], None]
-) -> None:
+def _several(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
+    return list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+
+
+def watch_first_step(optimizer: Optimizer | Sequence[Optimizer], begin: Callable[[], None]) -> None:
     """Call ``begin`` before each optimizer's first step."""
-    several = optimizer if isinstance(optimizer, list | tuple) else (optimizer,)
-    for one in several:
+    for one in _several(optimizer):
         _watch(innermost(one), begin)
 
 
 def _watch(optimizer: Optimizer, begin: Callable[[], None]) -> None:
-    def before_step(*_: Any) -> None:
-        begin()
-        handle.remove()
+    begun = False
 
-    handle = optimizer.register_step_pre_hook(before_step)
+    def before_step(*_: Any) -> None:
+        nonlocal begun
+        if not begun:
+            begin()
+            begun = True
+
+    # The hook stays: taking it off while hooks run would break the others registered after it.
+    optimizer.register_step_pre_hook(before_step)

@@ -12,7 +12,7 @@ from stagegraph.actions.lineage import Lineage
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError, did_you_mean
 
-__all__ = ["Selection", "num_parameters", "select", "subtree_matches"]
+__all__ = ["Selection", "num_parameters", "select", "subtree_matches", "uncompiled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,11 @@ class Selection:
     everything: bool
     parameters: tuple[nn.Parameter, ...]
     modules: tuple[nn.Module, ...]
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The user's own model, where ``torch.compile(model)`` was given."""
+    return model._modules.get("_orig_mod") or model
 
 
 def num_parameters(model: nn.Module) -> int:

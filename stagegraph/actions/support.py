@@ -12,8 +12,13 @@ from torch.optim.swa_utils import AveragedModel
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.growth.deepen import plan
 from stagegraph.actions.lineage import Lineage
-from stagegraph.actions.optimizers import foreign_parameters, refuse_growth, refuse_lr_factors
-from stagegraph.actions.parameters import select
+from stagegraph.actions.optimizers import (
+    foreign_parameters,
+    innermost,
+    refuse_growth,
+    refuse_lr_factors,
+)
+from stagegraph.actions.parameters import select, uncompiled
 from stagegraph.actions.probes import Probe
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError, UnsupportedError
@@ -128,7 +133,7 @@ def inspect(
     *,
     actions: Iterable[tuple[str, Action]] = (),
     activities: Iterable[tuple[str, Activity]] = (),
-    optimizers: Sequence[Optimizer] = (),
+    optimizers: Iterable[object] = (),
 ) -> list[str]:
     """Look a graph's paths and globs up in the real model, before the run.
 
@@ -142,6 +147,7 @@ def inspect(
         What is wrong, each as ``place: sentence``; empty if all is well.
     """
     problems: list[str] = []
+    model = uncompiled(model)
     for place, action in actions:
         if isinstance(action, Deepen):
             problems += _problem(lambda a=action, at=place: plan(model, a, place=at))
@@ -151,7 +157,7 @@ def inspect(
             problems += _problem(
                 lambda s=selected, at=place: select(model, s, lineage=Lineage(), place=at)
             )
-    for optimizer in optimizers:
+    for optimizer in map(innermost, optimizers):
         own = {id(parameter) for parameter in model.parameters()}
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         if len(foreign_parameters(model, optimizer)) == len(trained) and own:

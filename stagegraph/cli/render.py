@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"the kind by its ending ({' '.join(ENDINGS)}); default: text to standard output",
     )
-    parser.add_argument("--as", dest="kind", choices=get_args(Picture), help="the kind, said outright")
+    parser.add_argument(
+        "--as", dest="kind", choices=get_args(Picture), help="the kind, said outright"
+    )
     parser.add_argument(
         "--journal", metavar="FILE", type=Path, help="a run's journal: draw the way it took"
     )

@@ -1,23 +1,14 @@
-"""``stagegraph schema``: the JSON Schema of a stage graph."""
+"""``stagegraph schema``: the JSON Schema that editors complete and check with."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from pydantic.json_schema import GenerateJsonSchema
-
 from stagegraph.cli.output import say, say_json
-from stagegraph.schema.stagegraph import StageGraph
+from stagegraph.schema.json_schema import SCHEMA_NAME, json_schema, schema_text
 
-__all__ = ["FILE_NAME", "add_arguments", "run"]
-
-FILE_NAME = "stagegraph.schema.json"
-
-
-class _Generator(GenerateJsonSchema):
-    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,21 +17,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FOLDER|FILE",
-        help=f"where to write it; in a folder it is called {FILE_NAME}; default: standard output",
+        help=f"where to write it; in a folder it is called {SCHEMA_NAME}; default: standard output",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the schema."""
-    data = StageGraph.model_json_schema(schema_generator=_Generator)
     if arguments.output is None:
-        say_json(data)
+        say_json(json_schema())
         return 0
     path = Path(arguments.output)
     if path.is_dir() or path.suffix != ".json":
-        path = path / FILE_NAME
+        path = path / SCHEMA_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8", newline="\n")
+    path.write_text(schema_text(), encoding="utf-8", newline="\n")
     say(str(path))
     return 0

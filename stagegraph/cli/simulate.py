@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from stagegraph.cli.output import say, say_json
 from stagegraph.cli.reading import GRAPH_HELP, read_graph
 from stagegraph.drawing.clean import for_terminal
 from stagegraph.engine.simulate import Simulation, simulate
+from stagegraph.errors import MissingFact
 from stagegraph.progress import parse_number
 
 __all__ = ["add_arguments", "run"]
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STAGE=N",
         action="append",
         default=[],
-        type=_pair,
+        type=_cost,
         help="parameters that a stage's growth adds: grow=400k",
     )
     parser.add_argument(
@@ -63,6 +65,11 @@ def _pair(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def _cost(text: str) -> tuple[str, int]:
+    stage, number = _pair(text)
+    return stage, _count(number)
+
+
 def _count(text: str) -> int:
     try:
         number = parse_number(text)
@@ -75,18 +82,22 @@ def _count(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Simulate the graph and say what happened."""
-    result = simulate(
-        read_graph(arguments.graph),
-        metrics=dict(arguments.formula) or arguments.metrics,
-        steps_per_epoch=arguments.steps_per_epoch,
-        samples_per_step=arguments.samples_per_step,
-        tokens_per_step=arguments.tokens_per_step,
-        seconds_per_step=arguments.seconds_per_step,
-        flops_per_step=arguments.flops_per_step,
-        params=arguments.params,
-        costs={stage: _count(cost) for stage, cost in arguments.cost},
-        max_steps=arguments.max_steps,
-    )
+    graph = read_graph(arguments.graph)
+    try:
+        result = simulate(
+            graph,
+            metrics=dict(arguments.formula) or arguments.metrics,
+            steps_per_epoch=arguments.steps_per_epoch,
+            samples_per_step=arguments.samples_per_step,
+            tokens_per_step=arguments.tokens_per_step,
+            seconds_per_step=arguments.seconds_per_step,
+            flops_per_step=arguments.flops_per_step,
+            params=arguments.params,
+            costs=dict(arguments.cost),
+            max_steps=arguments.max_steps,
+        )
+    except MissingFact as error:
+        raise MissingFact(_in_flags(str(error))) from error
     if arguments.format == "json":
         say_json(_as_json(result))
     else:
@@ -95,7 +106,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _in_flags(message: str) -> str:
+    """A message about arguments, with the words of the command line for them."""
+    message = re.sub(r"costs=\{(.*?)\}", _cost_flags, message)
+    message = message.replace("metrics=", "--metrics or --formula").replace("costs=", "--cost")
+    return re.sub(r"\b(\w+_per_\w+|params)=", _flag, message)
 
+
+def _cost_flags(costs: re.Match[str]) -> str:
+    return ", ".join(f"--cost {stage}=400k" for stage in re.findall(r"'(.+?)'", costs[1]))
+
+
+def _flag(argument: re.Match[str]) -> str:
+    return "--" + argument[1].replace("_", "-")
 
 
 def _as_json(result: Simulation) -> dict[str, Any]:

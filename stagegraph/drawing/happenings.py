@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stagegraph.drawing.certificates import read_certificate
 from stagegraph.drawing.clean import clip, shown
-from stagegraph.drawing.history import History, Move, Record, finite, mapping
+from stagegraph.drawing.history import History, Move, Record, mapping
 from stagegraph.drawing.markup import Content, Markup, element, joined
 from stagegraph.drawing.trace import trace_html
 from stagegraph.drawing.webpage import folded, section, table
@@ -38,7 +39,7 @@ def transitions(history: History) -> Markup:
 
 def _move_row(move: Move) -> Sequence[Content]:
     record = move.record
-    source = _stage(move.source, move.region) if move.source else "start"
+    source = _stage(move.source, move.region) if move.source else "(start)"
     way = " → ".join([source, *(_stage(k, move.region) for k in (*move.via, move.target))])
     visit = record.get("visit")
     remarks = [f"visit {visit}" if isinstance(visit, int) else "", move.edge or ""]
@@ -70,47 +71,28 @@ def certificates(history: History) -> Markup:
     rows: list[Sequence[Content]] = []
     undone = []
     for index, (record, point) in enumerate(history.growths[:MOST_ROWS]):
-        certificate = mapping(record.get("certificate"))
+        certificate = read_certificate(record.get("certificate"))
         if history.abandoned(point):
             undone.append(index)
+        checks = element("div", ", ".join(certificate.checks), attributes={"class": "soft"})
+        changes = ", ".join(f"{mode} {change}" for mode, change in certificate.changes)
         rows.append(
             [
                 f"{point.step:,}",
                 shown(record.get("place")),
                 shown(record.get("cohort")) + (" (undone)" if index in undone else ""),
-                f"{_count(certificate, 'params_before')} → {_count(certificate, 'params_after')}",
-                _changes(certificate),
-                shown(certificate.get("exactness")),
-                _blocks(certificate),
-                folded("certificate", _pairs(certificate)),
+                f"{_count(certificate.before)} → {_count(certificate.after)}",
+                changes or "unknown",
+                certificate.exactness,
+                joined([certificate.blocks, checks]),
+                folded("certificate", _pairs(mapping(record.get("certificate")))),
             ]
         )
     return joined([table(heads, rows, undone=undone), _more(len(history.growths))])
 
 
-def _count(certificate: Mapping[str, Any], key: str) -> str:
-    value = finite(certificate.get(key))
-    return "unknown" if value is None else f"{int(value):,}"
-
-
-def _changes(certificate: Mapping[str, Any]) -> Content:
-    words = [
-        f"{mode} {shown(certificate[key])}"
-        for mode, key in (("eval", "max_change_eval"), ("train", "max_change_train"))
-        if certificate.get(key) is not None
-    ]
-    return ", ".join(words) or "unknown"
-
-
-def _blocks(certificate: Mapping[str, Any]) -> Content:
-    blocks = certificate.get("new_blocks")
-    names = ", ".join(map(shown, blocks)) if isinstance(blocks, list | tuple) else shown(blocks)
-    facts = [
-        f"{word}: {shown(certificate[key])}"
-        for key, word in (("ran", "ran"), ("gradient", "got a gradient"))
-        if key in certificate
-    ]
-    return joined([names, element("div", ", ".join(facts), attributes={"class": "soft"})])
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
 
 
 def happenings(history: History) -> Markup:
@@ -147,7 +129,7 @@ def _told(record: Record) -> tuple[Content, Content]:
             words = element("code", shown(record.get("guard")))
             told = joined([f"{shown(record.get('verdict'))} ", words])
             evidence = mapping(record.get("evidence"))
-            return shown(record.get("scope")), (
+            return shown(record.get("scope")).removesuffix(":"), (
                 folded(told, _pairs(evidence)) if evidence else told
             )
         case _:

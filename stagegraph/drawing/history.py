@@ -240,7 +240,7 @@ class _Reader:
 
     def _growth(self, record: Record, step: int) -> None:
         history = self.history
-        after = finite(mapping(record.get("certificate")).get("params_after"))
+        after = _params_after(mapping(record.get("certificate")))
         point = Point(step, after, len(history.returns), acted=True)
         history.growths.append((record, point))
         if after is not None:
@@ -254,8 +254,8 @@ class _Reader:
     def _vitals(self, record: Record, step: int) -> None:
         history, branch = self.history, len(self.history.returns)
         self._point(history.params, step, record.get("params"))
-        if "loss" in record:
-            history.losses.append(Point(step, finite(record["loss"]), branch))
+        if finite(record.get("loss")) is not None or "raw" in record:
+            history.losses.append(Point(step, finite(record.get("loss")), branch))
         rates = record.get("lr")
         for group, rate in enumerate(rates if isinstance(rates, list | tuple) else (rates,)):
             if rate is not None:
@@ -333,8 +333,13 @@ class _Reader:
             stay = self.open[region]
             end = max(stay.start, history.last_step)
             history.stays.append(replace(stay, end=end, open=running and stay.stage != "stop"))
-        history.stays.sort(key=lambda stay: (stay.region, stay.start, not stay.abandoned))
+        history.stays.sort(key=lambda stay: (stay.region, stay.start, stay.abandoned))
         return history
+
+
+def _params_after(certificate: Mapping[str, Any]) -> float | None:
+    counts = mapping(certificate.get("params"))
+    return finite(certificate.get("params_after", counts.get("after")))
 
 
 def _destination(record: Record, start: int) -> tuple[int, str]:

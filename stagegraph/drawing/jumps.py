@@ -9,7 +9,6 @@ from stagegraph.drawing.layers import layers_of, turned_round
 
 __all__ = ["with_jumps"]
 
-FEW = 60
 FAR = 16
 BENDS = 5000
 
@@ -19,7 +18,7 @@ def with_jumps(region: ChartRegion) -> ChartRegion:
 
     A way that is cut leads to a small mark with its target's name.
     """
-    if len(region.nodes) <= FEW:
+    if len(region.links) * len(region.nodes) <= BENDS:
         return region
     names = [node.key for node in region.nodes]
     arcs = [(link.id, link.source, link.target) for link in region.links]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stagegraph.drawing.cards import Card, chip_card, node_card
 from stagegraph.drawing.chart import Chart, ChartRegion, Link
+from stagegraph.drawing.clean import clip
 from stagegraph.drawing.jumps import with_jumps
 from stagegraph.drawing.lettering import sans_width, wrap
 from stagegraph.drawing.level import Stop
@@ -245,7 +246,7 @@ def _boxes(region: ChartRegion, plan: Plan) -> list[Markup]:
     for path, at in sorted(plan.boxes.items(), key=lambda item: len(item[0])):
         use = region.uses.get(path)
         name = path[-1] + (f" uses {use}" if use else "")
-        shown = wrap(name, max(4, int(at.width / 7)), 1)[0]
+        shown = clip(name, max(4, int(at.width / 7)))
         x = _free(plan, at, sans_width(shown, 11.5, bold=True))
         parts.append(
             group(
@@ -297,13 +298,13 @@ def _side_by_side(drawn: Sequence[_Drawn]) -> tuple[list[tuple[float, float]], f
 def _head(chart: Chart, width: float) -> tuple[list[Markup], float]:
     """The title and the facts, and where they end."""
     columns = int((width - 2 * MARGIN) / 6.6)
-    parts = [text(wrap(chart.title, int(columns * 0.62), 1)[0], MARGIN, 38, "title")]
+    parts = [text(clip(chart.title, int(columns * 0.62)), MARGIN, 38, "title")]
     y = 58.0
     for row in wrap(" · ".join(chart.facts), columns, 3):
         parts.append(text(row, MARGIN, y, "soft"))
         y += 16
     for problem in chart.problems[:8]:
-        parts.append(text(wrap(problem, columns, 1)[0], MARGIN, y, "k-interrupt"))
+        parts.append(text(clip(problem, columns), MARGIN, y, "k-interrupt"))
         y += 16
     return parts, y + 8
 

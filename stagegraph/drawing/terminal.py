@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from stagegraph.drawing.certificates import read_certificate
 from stagegraph.drawing.clean import cells, clip, for_terminal, shown
 from stagegraph.drawing.history import Record, finite, mapping, read_history, sequence
 from stagegraph.drawing.summing import FINISHED, outcome_of
@@ -80,10 +81,16 @@ def _stages(status: Mapping[str, Any]) -> str:
 
 def moved(record: Record, *, colour: bool = False) -> str:
     """A transition with what its guard saw, in a few lines; another happening in one."""
+    if record.get("type") == "end":
+        return ended(record, colour=colour)
     if record.get("type", "move") != "move":
         return _happened(record, colour=colour)
     region = shown(record.get("region"))
-    stations = [record.get("source") or "start", *sequence(record.get("via")), record.get("target")]
+    stations = [
+        record.get("source") or "(start)",
+        *sequence(record.get("via")),
+        record.get("target"),
+    ]
     way = " → ".join(shown(station).removeprefix(f"{region}:") for station in stations)
     kind = shown(record.get("kind"))
     visit = record.get("visit")
@@ -111,13 +118,7 @@ def _happened(record: Record, *, colour: bool) -> str:
     paint = {"error": "red", "roll_back": "red", "blocked": "yellow", "growth": "green"}
     match kind:
         case "growth":
-            certificate = mapping(record.get("certificate"))
-            before, after = (finite(certificate.get(f"params_{w}")) for w in ("before", "after"))
-            told = shown(record.get("cohort"))
-            if before is not None and after is not None:
-                told += f", {rough_number(before)} → {rough_number(after)} params"
-            if "exactness" in certificate:
-                told += f", {shown(certificate['exactness'])}"
+            told = _grown(record)
         case "roll_back":
             to, boundary = record.get("to"), record.get("boundary")
             place = f"{shown(to)}, step {shown(boundary)}" if isinstance(to, str) else shown(to)
@@ -130,6 +131,16 @@ def _happened(record: Record, *, colour: bool) -> str:
             told += f": {shown(record['reason'])}" if record.get("reason") is not None else ""
     name = _painted(for_terminal(kind.replace("_", " ")), paint.get(kind, "faint"), colour=colour)
     return f"{_at(record)}  {name}  {for_terminal(told)}"
+
+
+def _grown(record: Record) -> str:
+    certificate = read_certificate(record.get("certificate"))
+    told = shown(record.get("cohort"))
+    if certificate.before is not None and certificate.after is not None:
+        before, after = rough_number(certificate.before), rough_number(certificate.after)
+        told += f", {before} → {after} params"
+    known = "exactness" in mapping(record.get("certificate"))
+    return told + (f", {certificate.exactness}" if known else "")
 
 
 def ended(record: Record, *, colour: bool = False) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from stagegraph.drawing.axis import Axis, axis_for, steps_axis
-from stagegraph.drawing.clean import shown
+from stagegraph.drawing.clean import clip, shown
 from stagegraph.drawing.curves import curve_path, runs_of
 from stagegraph.drawing.history import History, Move, Point, Record, read_history
 from stagegraph.drawing.lanes import Lanes, stage_kinds
-from stagegraph.drawing.lettering import sans_width, wrap
+from stagegraph.drawing.lettering import sans_width
 from stagegraph.drawing.markup import Markup, element, number
 from stagegraph.drawing.palette import CURVES, kind_class
 from stagegraph.drawing.sheet import group, page, rectangle, text
@@ -100,7 +100,7 @@ class _Timeline:
             parts += self._panel(name, [curve], height)
         if len(names) > MOST_METRICS:
             more = ", ".join(names[MOST_METRICS:])
-            words = wrap(f"not shown: {more}", 150, 1)[0]
+            words = clip(f"not shown: {more}", 150)
             parts.append(text(words, LEFT, self.y - 4, "small soft"))
             self.y += 16
         if any(point.value is not None for point in self.history.losses):
@@ -179,7 +179,7 @@ class _Timeline:
         for curve in curves:
             if x > WIDTH - RIGHT - 120:
                 break
-            name = wrap(curve.name, 24, 1)[0]
+            name = clip(curve.name, 24)
             path = f"M{number(x)},{number(y - 4)}h14"
             classes = f"curve c{curve.index % len(CURVES)}"
             parts.append(
@@ -329,7 +329,7 @@ def _entered(move: Move) -> str:
 
 
 def _told(move: Move) -> str:
-    way = " → ".join([move.source or "start", *move.via, move.target])
+    way = " → ".join([move.source or "(start)", *move.via, move.target])
     guard = move.record.get("guard")
     undone = "\nundone by a roll-back" if move.abandoned else ""
     return (

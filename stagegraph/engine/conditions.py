@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stagegraph.engine.slots import Slot, moves_with_time
-from stagegraph.schema.base import Model
-from stagegraph.schema.expressions import (
-    Arithmetic,
-    Best,
-    Last,
-    Left,
-    NameExpr,
-    Negative,
-    Spent,
-    Visits,
+from stagegraph.engine.values import (
+    Frame,
+    SlotTable,
+    Test,
+    Value,
+    between,
+    compile_number,
+    fold,
+    number_slot,
+    slots_of,
 )
+from stagegraph.schema.base import Model
+from stagegraph.schema.expressions import Arithmetic
 from stagegraph.schema.guard_text import format_guard
 from stagegraph.schema.guards import (
     Affordable,
@@ -39,17 +42,11 @@ from stagegraph.schema.guards import (
     Plateau,
     Regressed,
 )
-from stagegraph.schema.names import PROGRESS_NAMES
 
-__all__ = ["Condition", "Frame", "Interval", "SlotTable", "compile_guard", "compile_number",
-           "leaf_slot", "memory_key"]
-
-Frame = Sequence[float]
-Test = Callable[[Frame], bool]
-Value = Callable[[Frame], float]
+__all__ = ["Condition", "Interval", "compile_guard", "leaf_slot", "memory_key"]
 
 INF = math.inf
-NAN = math.nan
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +77,6 @@ class Condition:
     single: Interval | None = None
 
 
-@dataclass(slots=True)
-class SlotTable:
-    """The slots of one frame, numbered as they are asked for."""
-
-    slots: dict[Slot, int] = field(default_factory=dict)
-
-    def index(self, slot: Slot) -> int:
-        """The slot's number."""
-        return self.slots.setdefault(slot, len(self.slots))
-
-
 def memory_key(scope: str, leaf: Model) -> str:
     """The key of a remembering leaf's memory: equal leaves of one scope share it (rule S7)."""
     return f"{scope}|{format_guard(leaf)}"
@@ -113,24 +99,6 @@ def leaf_slot(leaf: Model, scope: str) -> Slot | None:
             return Slot("event", leaf.event)
         case Affordable():
             return Slot("affordable", leaf.stage)
-    return None
-
-
-def number_slot(node: Model) -> Slot | None:
-    """The slot of a number that is looked up, not computed."""
-    match node:
-        case NameExpr():
-            return Slot("fact" if node.name in PROGRESS_NAMES else "metric", node.name)
-        case Last():
-            return Slot("last", node.metric)
-        case Best():
-            return Slot("best", node.metric)
-        case Spent():
-            return Slot("spent", node.amount)
-        case Left():
-            return Slot("left", node.amount)
-        case Visits():
-            return Slot("visits", node.stage)
     return None
 
 
@@ -178,161 +146,112 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 def _compare(guard: Compare, table: SlotTable, *, positive: bool) -> Condition:
     op: str = guard.op if positive else _OPPOSITE[guard.op]
-    left, right = _fold(guard.left), _fold(guard.right)
+    left, right = fold(guard.left), fold(guard.right)
     if isinstance(left, float) and isinstance(right, Model):
         left, right, op = right, left, _MIRRORED[op]
     slot = number_slot(left) if isinstance(left, Model) else None
     if slot is not None and isinstance(right, float) and math.isfinite(right):
         return _against_constant(table.index(slot), op, right)
-    test = _linear_test(left, op, right, table)
-    first, second = compile_number(left, table), compile_number(right, table)
-    read = _slots_of(left, table) | _slots_of(right, table)
+    read = slots_of(left, table) | slots_of(right, table)
     restless = any(moves_with_time(slot) for slot, index in table.slots.items() if index in read)
+    test = _against_number(left, op, right, table) or _against_slot(left, op, right, table)
+    return Condition(test or _general(left, op, right, table), (), frozenset(read), restless)
+
+
+def _general(left: Model | float, op: str, right: Model | float, table: SlotTable) -> Test:
+    first, second = compile_number(left, table), compile_number(right, table)
     compare = _COMPARE[op]
 
     def general(frame: Frame) -> bool:
         a, b = first(frame), second(frame)
         return -INF < a < INF and -INF < b < INF and compare(a, b)
 
-    return Condition(test or general, slots=frozenset(read), restless=restless)
+    return general
 
 
-def _linear_test(
-    left: Model | float, op: str, right: Model | float, table: SlotTable
-) -> Test | None:
-    """``x < k * y`` as one closure; ``None`` for other shapes. A slot's number is finite or NaN,
-    so only the product can run over, and then the answer is unknown."""
-    if not isinstance(left, Model) or not isinstance(right, Model):
-        return None
-    slot, scaled = number_slot(left), _scaled_slot(right)
-    if slot is None or scaled is None:
-        return None
-    i, (other, k) = table.index(slot), scaled
-    j = table.index(other)
+def _bounds(op: str, constant: float) -> tuple[float, float] | None:
+    """The interval in which a number compares so with a constant; ``None`` if it is not one."""
     match op:
         case "<":
-            return lambda frame: frame[i] < k * frame[j] < INF
+            return -INF, math.nextafter(constant, -INF)
         case "<=":
-            return lambda frame: frame[i] <= k * frame[j] < INF
+            return -INF, constant
         case ">":
-            return lambda frame: frame[i] > k * frame[j] > -INF
+            return math.nextafter(constant, INF), INF
         case ">=":
-            return lambda frame: frame[i] >= k * frame[j] > -INF
-    return None
-
-
-def _scaled_slot(node: Model) -> tuple[Slot, float] | None:
-    """``y`` or ``k * y`` as its slot and factor."""
-    slot = number_slot(node)
-    if slot is not None:
-        return slot, 1.0
-    if isinstance(node, Arithmetic) and node.op == "*":
-        for factor, inner in ((_fold(node.left), node.right), (_fold(node.right), node.left)):
-            if isinstance(factor, float) and isinstance(inner, Model):
-                slot = number_slot(inner)
-                return None if slot is None else (slot, factor)
+            return constant, INF
+        case "==":
+            return constant, constant
     return None
 
 
 def _against_constant(index: int, op: str, constant: float) -> Condition:
-    below, above = math.nextafter(constant, -INF), math.nextafter(constant, INF)
+    bounds = _bounds(op, constant)
+    if bounds is not None:
+        return _interval(Interval(index, *bounds))
+    outside = [_bounds("<", constant), _bounds(">", constant)]
+    return _join([_interval(Interval(index, *side)) for side in outside if side], every=False)
+
+
+def _against_number(
+    left: Model | float, op: str, right: Model | float, table: SlotTable
+) -> Test | None:
+    """``x + y < 3`` as one closure; ``None`` for other shapes."""
+    if not isinstance(left, Arithmetic) or not isinstance(right, float):
+        return None
+    bounds = _bounds(op, right) if math.isfinite(right) else None
+    if bounds is None:
+        return None
+    low, high = max(bounds[0], -LARGEST), min(bounds[1], LARGEST)
+    return between(left, low, high, table)
+
+
+def _against_slot(
+    left: Model | float, op: str, right: Model | float, table: SlotTable
+) -> Test | None:
+    """``x < y``, ``x < k * y`` and ``x + 1 < y`` as one closure; ``None`` for other shapes.
+
+    A slot's number is finite or NaN, so only what is computed can run over, and then the answer
+    is unknown.
+    """
+    if not isinstance(left, Model) or not isinstance(right, Model):
+        return None
+    slot, other = number_slot(left), number_slot(right)
+    if slot is not None and other is not None:
+        return _slots_test(table.index(slot), op, table.index(other))
+    if slot is not None:
+        return _value_test(compile_number(right, table), _MIRRORED[op], table.index(slot))
+    if other is not None:
+        return _value_test(compile_number(left, table), op, table.index(other))
+    return None
+
+
+def _slots_test(i: int, op: str, j: int) -> Test | None:
     match op:
         case "<":
-            return _interval(Interval(index, -INF, below))
+            return lambda frame: frame[i] < frame[j]
         case "<=":
-            return _interval(Interval(index, -INF, constant))
+            return lambda frame: frame[i] <= frame[j]
         case ">":
-            return _interval(Interval(index, above, INF))
+            return lambda frame: frame[i] > frame[j]
         case ">=":
-            return _interval(Interval(index, constant, INF))
+            return lambda frame: frame[i] >= frame[j]
         case "==":
-            return _interval(Interval(index, constant, constant))
-    outside = [Interval(index, -INF, below), Interval(index, above, INF)]
-    return _join([_interval(interval) for interval in outside], every=False)
+            return lambda frame: frame[i] == frame[j]
+    return None
 
 
-# Numbers
-
-
-def _fold(node: Model | float) -> Model | float:
-    """A number without variables, computed."""
-    match node:
-        case Negative():
-            inner = _fold(node.of)
-            return -inner if isinstance(inner, float) else node
-        case Arithmetic():
-            left, right = _fold(node.left), _fold(node.right)
-            if isinstance(left, float) and isinstance(right, float):
-                return _ARITHMETIC[node.op](left, right)
-    return node
-
-
-def _divide(a: float, b: float) -> float:
-    return a / b if b else NAN
-
-
-_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": _divide,
-}
-
-
-def compile_number(node: Model | float, table: SlotTable) -> Value:
-    """An expression tree as a closure; unknown is NaN."""
-    node = _fold(node)
-    if isinstance(node, float):
-        constant = node
-        return lambda frame: constant
-    slot = number_slot(node)
-    if slot is not None:
-        return operator.itemgetter(table.index(slot))
-    if isinstance(node, Negative):
-        inner = compile_number(node.of, table)
-        return lambda frame: -inner(frame)
-    assert isinstance(node, Arithmetic), f"no number {node!r}"
-    return _arithmetic(node.op, _fold(node.left), _fold(node.right), table)
-
-
-def _arithmetic(
-    op: str, left: Model | float, right: Model | float, table: SlotTable
-) -> Value:
-    if op == "*" and isinstance(left, float):
-        left, right = right, left
-    first = compile_number(left, table)
-    if isinstance(right, float) and op != "/":
-        constant = right
-        match op:
-            case "+":
-                return lambda frame: first(frame) + constant
-            case "-":
-                return lambda frame: first(frame) - constant
-            case "*":
-                return lambda frame: first(frame) * constant
-    second = compile_number(right, table)
+def _value_test(value: Value, op: str, j: int) -> Test | None:
     match op:
-        case "+":
-            return lambda frame: first(frame) + second(frame)
-        case "-":
-            return lambda frame: first(frame) - second(frame)
-        case "*":
-            return lambda frame: first(frame) * second(frame)
-    return lambda frame: _divide(first(frame), second(frame))
-
-
-def _slots_of(node: Model | float, table: SlotTable) -> set[int]:
-    if isinstance(node, float):
-        return set()
-    slot = number_slot(node)
-    if slot is not None:
-        return {table.index(slot)}
-    match node:
-        case Negative():
-            return _slots_of(node.of, table)
-        case Arithmetic():
-            return _slots_of(node.left, table) | _slots_of(node.right, table)
-    return set()
+        case "<":
+            return lambda frame: -INF < value(frame) < frame[j]
+        case "<=":
+            return lambda frame: -INF < value(frame) <= frame[j]
+        case ">":
+            return lambda frame: frame[j] < value(frame) < INF
+        case ">=":
+            return lambda frame: frame[j] <= value(frame) < INF
+    return None
 
 
 # Shapes
@@ -362,35 +281,37 @@ def _join(parts: Sequence[Condition], *, every: bool) -> Condition:
 
 
 def _joined_test(parts: Sequence[Condition], *, every: bool) -> Test:
-    if len(parts) == 2:
-        fused = _fuse(parts[0], parts[1], every=every)
-        if fused is not None:
-            return fused
-        first, second = parts[0].test, parts[1].test
-        if every:
+    tests: list[Test] = []
+    rest = list(parts)
+    while rest:
+        fused = _fuse(rest[0], rest[1], every=every) if len(rest) > 1 else None
+        tests.append(rest[0].test if fused is None else fused)
+        del rest[: 1 if fused is None else 2]
+    return _all_of(tests) if every else _any_of(tests)
+
+
+def _all_of(tests: Sequence[Test]) -> Test:
+    match tests:
+        case [only]:
+            return only
+        case [first, second]:
             return lambda frame: first(frame) and second(frame)
-        return lambda frame: first(frame) or second(frame)
-    if len(parts) == 3:
-        head = _joined_test(parts[:2], every=every)
-        tail = parts[2].test
-        if every:
-            return lambda frame: head(frame) and tail(frame)
-        return lambda frame: head(frame) or tail(frame)
-    tests = tuple(part.test for part in parts)
+        case [first, second, third]:
+            return lambda frame: first(frame) and second(frame) and third(frame)
+    half = len(tests) // 2
+    return _all_of([_all_of(tests[:half]), _all_of(tests[half:])])
 
-    def test_every(frame: Frame) -> bool:
-        for test in tests:
-            if not test(frame):
-                return False
-        return True
 
-    def test_some(frame: Frame) -> bool:
-        for test in tests:
-            if test(frame):
-                return True
-        return False
-
-    return test_every if every else test_some
+def _any_of(tests: Sequence[Test]) -> Test:
+    match tests:
+        case [only]:
+            return only
+        case [first, second]:
+            return lambda frame: first(frame) or second(frame)
+        case [first, second, third]:
+            return lambda frame: first(frame) or second(frame) or third(frame)
+    half = len(tests) // 2
+    return _any_of([_any_of(tests[:half]), _any_of(tests[half:])])
 
 
 def _fuse(first: Condition, second: Condition, *, every: bool) -> Test | None:

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from stagegraph.engine.absorb import Observation, absorb
-from stagegraph.engine.decide import Decision, decide, initial_moves, why_it_ends
+from stagegraph.engine.decide import Decision, Move, decide, initial_moves, why_it_ends
 from stagegraph.engine.due import due, evaluations
 from stagegraph.engine.explain import Explanation, explain, waiting_for
 from stagegraph.engine.holding import alphas, effects, moving, values
@@ -34,7 +34,14 @@ from stagegraph.engine.records import (
     vitals_record,
 )
 from stagegraph.engine.state import PendingEvent, State
-from stagegraph.errors import ActionError, MetricError, MissingFact, ProgressError, did_you_mean
+from stagegraph.errors import (
+    ActionError,
+    MetricError,
+    MissingFact,
+    ProgressError,
+    SnapshotError,
+    did_you_mean,
+)
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.needs import needs
 from stagegraph.progress import Progress, Unit
@@ -93,10 +100,12 @@ class Core:
         self._tokens = 0
         self._flops = 0
         self._seconds = 0.0
-        self._epoch: Fraction | None = None
+        self._reading = self._counted_to = Fraction(0)
+        self._coming: Fraction | None = None
         self._arrivals: list[tuple[int, str, float]] = []
         self._look: float = 0
         self._others: dict[Unit, float] = {}
+        self._told = self._ahead = self._shift = 0.0
         self._watch: dict[str, list[tuple[list[float], int, tuple[Any, ...]]]] = {}
         self._remembered: frozenset[str] = frozenset()
         self._read_at = 0.0 if clock is None else clock()
@@ -122,7 +131,12 @@ class Core:
     @property
     def progress(self) -> Progress:
         """The clock, updates since the last look included."""
-        return self.state.clock + self._since_look()
+        return self.state.clock + self._since_look(self._now())
+
+    @property
+    def reading(self) -> Fraction:
+        """The last reading of the passes over the data; a rollback does not take it back."""
+        return self._reading
 
     @property
     def metric_names(self) -> frozenset[str]:
@@ -157,13 +171,15 @@ class Core:
         """Decide boundary 0, once: enter the initial stages."""
         if self.started:
             return
+        self._forget_pending(self._now())
         self.state = replace(self.state, facts=self._actor.facts())
         moves = initial_moves(self.graph)
-        ends = why_it_ends(self.graph, self.state, moves)
+        ends = why_it_ends(self.graph, self.state, moves, {})
         self._carry_out(Decision(moves, {}, ends))
 
     def step(
         self,
+        /,
         *,
         samples: int = 0,
         tokens: int = 0,
@@ -180,7 +196,8 @@ class Core:
             tokens: Training tokens in it, over all ranks.
             flops: Floating-point operations of it.
             seconds: Wall time of it, if the engine has no clock of its own.
-            epoch: Passes over the data so far, with the fraction of the running one.
+            epoch: The host's reading of passes over the data, with the fraction of the running
+                one. Differences count, so it need not go back at a rollback.
             loss: The training loss, to be shown; a metric too if the graph declares it.
             metrics: Values of declared metrics, measured with this update.
 
@@ -190,21 +207,20 @@ class Core:
             MissingFact: The graph reads samples, tokens, epochs or flops, and nobody counts them.
             ProgressError: Progress goes backwards.
         """
-        if self._look == 0 and not self.started:
-            self.start()
+        if self._look <= 0 and self._over():
+            return
         if self._undecided:
             self._decide()
+            if self.state.ended is not None:
+                return
         self._pending += 1
-        if samples:
-            self._samples += samples
-        if tokens:
-            self._tokens += tokens
-        if flops:
-            self._flops += flops
-        if seconds:
-            self._seconds += seconds
+        if samples or tokens or flops or seconds:
+            self._count(samples, tokens, flops, seconds)
         if epoch is not None:
             self.passed(epoch)
+        elif self._coming is not None:
+            self.passed(self._coming)
+            self._coming = None
         if loss is not None:
             self.loss = loss
             if self._reads_loss:
@@ -216,20 +232,23 @@ class Core:
         elif self._moving:
             self._tune()
 
-    def observe(self, **metrics: Any) -> None:
+    def observe(self, /, **metrics: Any) -> None:
         """Metrics of an evaluation after the last update; decides the boundary if it waited.
+
+        If it did not wait, they are seen at the next boundary.
 
         Raises:
             ActionError: As for :meth:`step`.
             MetricError: As for :meth:`step`.
         """
-        self.start()
-        found = self._names.read(metrics)
+        if self._over():
+            return
+        arrivals = [(0, name, value) for name, value in self._names.read(metrics)]
         self._flush()
-        self._absorb(Progress(), [(0, name, value) for name, value in found])
+        self._absorb(Progress(), arrivals, late=not self._undecided)
         if self._undecided:
             self._decide()
-        elif not self.done:
+        else:
             self._look = 1
 
     def finish(self) -> None:
@@ -239,19 +258,21 @@ class Core:
         self._flush()
 
     def send(self, event: str) -> None:
-        """An event from outside, delivered at the next boundary.
+        """An event from outside, delivered at the next boundary at which guards are asked.
 
         Raises:
-            MetricError: Never.
             ProgressError: The event is not declared.
         """
         if event not in self.graph.graph.events:
             known = did_you_mean(event, self.graph.graph.events)
             raise ProgressError(f"event {event!r} is not declared in 'events'{known}")
+        if self.done:
+            return
         self._flush()
         self.state = replace(self.state, events=(*self.state.events, PendingEvent(event)))
         self._write((record("event", self.state, name=event, status="sent"),))
-        self._look = 1
+        if self.started:
+            self._look = 1
 
     # Resume
 
@@ -261,6 +282,7 @@ class Core:
         return {
             "engine": self.state.to_json(self._digest),
             "undecided": self._undecided,
+            "reading": str(self._reading),
             "actor": self._actor.state_dict(),
         }
 
@@ -270,27 +292,31 @@ class Core:
         Raises:
             SnapshotError: It belongs to another graph or version, or is damaged.
         """
-        loaded = State.from_json(state["engine"], self._digest)
-        self._actor.load_state_dict(state["actor"])
+        try:
+            engine, actor = state["engine"], state["actor"]
+            undecided, reading = bool(state["undecided"]), Fraction(state["reading"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"this is no saved state of an engine: {error!r}") from error
+        loaded = State.from_json(engine, self._digest)
+        self._actor.load_state_dict(actor)
         self.state = loaded
-        self._undecided = self.wants_evaluation = bool(state["undecided"])
-        self._forget_pending()
+        self._undecided = self.wants_evaluation = undecided
+        self._reading, self._coming = reading, None
+        self._forget_pending(self._now())
         if loaded.regions:
             self._machines.set(loaded.stages)
             held, alpha = effects(self.graph, loaded), alphas(self.graph, loaded)
             self._actor.transact(
-                Boundary(loaded.clock.step, None, (), held, alpha), lambda outcome: None
+                Boundary(loaded.clock.step, None, (), held, alpha, (), loaded.spent.step),
+                lambda outcome: None,
             )
-        self._arm()
+        self._arm(soon=True)
 
     # Looking
 
     def _boundary(self) -> None:
         """A look is due: ask for an evaluation, or decide."""
         self._flush()
-        if self.done:
-            self._look = math.inf
-            return
         counts = evaluations(self.graph, self.state)
         if any(count > self.state.wanted.get(name, 0) for name, count in counts.items()):
             self._undecided = self.wants_evaluation = True
@@ -305,8 +331,7 @@ class Core:
         counts = evaluations(self.graph, self.state)
         if counts != self.state.wanted:
             self.state = replace(self.state, wanted=counts)
-        if not self.done:
-            self._carry_out(decide(self._plans, self.state))
+        self._carry_out(decide(self._plans, self.state))
 
     def _carry_out(self, decision: Decision) -> None:
         """Act on a decision; the state moves only if the boundary's transaction holds."""
@@ -316,16 +341,18 @@ class Core:
             if step.boundary is None:
                 self._write(tuple(quiet_records(before, step)))
                 self.state = step.state
+                self._tune()
             else:
                 self.state = self._transact(before, decision, step, step.boundary)
         except ActionError as error:
             self._failed(decision, error)
-            return
-        self._arm()
+        except BaseException:
+            self._arm(soon=True)
+            raise
+        else:
+            self._arm(soon=bool(decision.moves))
 
-    def _transact(
-        self, before: State, decision: Decision, step: Step, boundary: Boundary
-    ) -> State:
+    def _transact(self, before: State, decision: Decision, step: Step, boundary: Boundary) -> State:
         def confirm(outcome: Outcome) -> None:
             after = replace(step.state, facts=outcome.facts)
             records = boundary_records(before, decision, step, outcome)
@@ -342,36 +369,36 @@ class Core:
 
     def _failed(self, decision: Decision, error: ActionError) -> None:
         """Count the error; go on if the author said how, else hand it on."""
-        moves = decision.moves
-        move = next(
-            (m for m in moves if any(a.place == error.action for a in m.actions)),
-            moves[0] if moves else None,
-        )
+        move = _blamed(decision, error)
         edge = move.edge if move is not None else None
         attempt = 1
         if edge is not None:
             attempt += self.state.errors.get(edge.id, 0)
             self.state = replace(self.state, errors={**self.state.errors, edge.id: attempt})
+        self._arm(soon=True)
         self._write((error_record(self.state, edge.id if edge else None, error, attempt),))
-        self._arm()
-        self._look = 1
         if edge is None or edge.fallback is None or (move is not None and move.fallback):
             raise error
 
-    def _arm(self) -> None:
-        """Work out when to look next, and what to look at when a metric arrives."""
+    def _arm(self, *, soon: bool) -> None:
+        """Work out when to look next, and what to look at when a metric arrives.
+
+        Args:
+            soon: Look at the next boundary in any case. After a move, guards that no metric and
+                no time will change may be true: of a stage, of visits, or none at all.
+        """
         state = self.state
-        self._forget_pending()
         self._watch = {}
         self._others = {}
         self._moving = False
         if state.ended is not None or not state.regions:
-            self._look = math.inf if state.ended is not None else 0
+            self._look = 0
             return
+        self._align()
         next_looks = due(self._plans, state)
         self._look = max(1.0, next_looks.pop(Unit.STEPS, math.inf) - state.clock.step)
         self._others = next_looks
-        if state.events or self._eager:
+        if soon or state.events or self._eager:
             self._look = 1
         remembered: frozenset[str] = frozenset()
         for key in state.stages.values():
@@ -380,7 +407,8 @@ class Core:
             frame = plan.frame(self.graph, state)
             for name, (index, tests) in plan.watched.items():
                 self._watch.setdefault(name, []).append((frame, index, tests))
-        self._remembered = remembered
+        # A metric may also make a blocked edge's guard false, and that is told.
+        self._remembered = remembered | self._watch.keys() if state.blocked else remembered
         self._moving = bool(moving(self.graph, state))
 
     def _tune(self) -> None:
@@ -390,15 +418,28 @@ class Core:
             self._actor.tune(values(self.graph, state))
 
     def _others_due(self) -> bool:
-        progress = self.progress
         if self._counted:
-            self._require_counts(progress)
-        return any(float(progress.of(unit)) >= at for unit, at in self._others.items())
+            self._require_counts(self.progress)
+        clock = self.state.clock
+        for unit, at in self._others.items():
+            match unit:
+                case Unit.EPOCHS:
+                    now: float = self._ahead
+                case Unit.SAMPLES:
+                    now = clock.samples + self._samples
+                case Unit.TOKENS:
+                    now = clock.tokens + self._tokens
+                case _:
+                    now = clock.seconds + self._seconds_since(self._now())
+            if now >= at:
+                return True
+        return False
 
     def _require_counts(self, progress: Progress) -> None:
         """Refuse to wait for something that nobody counts."""
         missing = sorted(
-            fact for fact in self._counted
+            fact
+            for fact in self._counted
             if not (progress.flops if fact == "flops" else progress.of(Unit(fact)))
         )
         if missing and progress.step:
@@ -436,54 +477,96 @@ class Core:
     def passed(self, epoch: Fraction | float) -> None:
         """So many passes over the data are over, with the fraction of the running one.
 
-        Raises:
-            ProgressError: They go backwards.
-        """
-        exact = epoch if isinstance(epoch, Fraction) else Fraction(epoch).limit_denominator(10**9)
-        if exact < (self._epoch if self._epoch is not None else self.state.clock.epoch):
-            raise ProgressError(
-                f"epoch goes backwards: {float(exact):g} after {float(self.progress.epoch):g}"
-            )
-        self._epoch = exact
+        This is a reading; what is counted are its differences. After a rollback the host may go
+        on from its last reading, or from the clock that was restored.
 
-    def _since_look(self) -> Progress:
+        Raises:
+            ProgressError: They go backwards, or are no number of passes.
+        """
+        if self._counted:
+            self.counts("epochs")
+        exact = epoch if type(epoch) is Fraction else _exact(epoch)
+        now = exact.numerator / exact.denominator
+        if now <= self._told and exact < self._reading:
+            if exact < self.state.clock.epoch:
+                raise ProgressError(
+                    f"epoch goes backwards: {float(exact):g} after {float(self._reading):g}"
+                )
+            self._counted_to = self.state.clock.epoch
+            self._shift = 0.0
+        self._reading, self._told = exact, now
+        self._ahead = now + self._shift
+
+    def fetched(self, epoch: Fraction) -> None:
+        """A batch is in hand; once its update is over, so many passes are."""
+        self._coming = epoch
+
+    def counts(self, fact: str) -> None:
+        """Somebody counts a fact, though it may stay at zero for a while."""
+        self._counted -= {fact}
+
+    def _count(self, samples: int, tokens: int, flops: int, seconds: float) -> None:
+        if samples < 0 or tokens < 0 or flops < 0 or seconds < 0:
+            raise ProgressError(
+                "progress goes backwards: "
+                f"step(samples={samples}, tokens={tokens}, flops={flops}, seconds={seconds})"
+            )
+        self._samples += samples
+        self._tokens += tokens
+        self._flops += flops
+        self._seconds += seconds
+
+    def _now(self) -> float:
+        return 0.0 if self._clock is None else self._clock()
+
+    def _seconds_since(self, now: float) -> float:
+        return self._seconds + max(0.0, now - self._read_at)
+
+    def _since_look(self, now: float) -> Progress:
         """What was added since the last look."""
-        passed = Fraction(0) if self._epoch is None else self._epoch - self.state.clock.epoch
-        seconds = self._seconds
-        if self._clock is not None:
-            seconds += max(0.0, self._clock() - self._read_at)
-        return Progress(
-            self._pending, passed, self._samples, self._tokens, seconds, self._flops
-        )
+        if self.done:
+            return Progress()
+        passed = self._reading - self._counted_to
+        seconds = self._seconds_since(now)
+        return Progress(self._pending, passed, self._samples, self._tokens, seconds, self._flops)
 
     def _flush(self) -> None:
         """Absorb what was summed up since the last look; nothing is decided."""
-        if not self.started:
+        if not self.started or self.done:
             return
-        added, arrivals = self._since_look(), self._arrivals
         if self._counted and self._pending:
             self._require_counts(self.progress)
+        now = self._now()
+        added, arrivals = self._since_look(now), self._arrivals
         pending = self._pending
-        self._forget_pending()
+        self._forget_pending(now)
         if pending or arrivals or added != Progress():
             self._absorb(added, arrivals)
-        if math.isfinite(self._look):
-            self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
+        self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
 
-    def _forget_pending(self) -> None:
+    def _forget_pending(self, now: float) -> None:
         self._pending = self._samples = self._tokens = self._flops = 0
-        self._seconds, self._epoch, self._arrivals = 0.0, None, []
-        if self._clock is not None:
-            self._read_at = self._clock()
+        self._seconds, self._arrivals = 0.0, []
+        self._read_at, self._counted_to = now, self._reading
 
-    def _absorb(self, added: Progress, arrivals: list[tuple[int, str, float]]) -> None:
+    def _align(self) -> None:
+        """Where the clock's epochs lie from the host's reading."""
+        self._ahead = float(self.state.clock.epoch)
+        self._told = float(self._reading)
+        self._shift = self._ahead - self._told
+
+    def _absorb(
+        self, added: Progress, arrivals: list[tuple[int, str, float]], *, late: bool = False
+    ) -> None:
         before = self.state
         metrics = tuple((name, value) for _, name, value in arrivals)
         self.state = absorb(self._plans, before, Observation(added, metrics))
         if self.sink is not None and arrivals:
             behind = added.step
             records = [
-                metric_record(self.state, name, value, updates_ago=behind - at if at else 0)
+                metric_record(
+                    self.state, name, value, updates_ago=behind - at if at else 0, late=late
+                )
                 for at, name, value in arrivals
             ]
             self._write((*records, *verdict_records(self._plans, before, self.state)))
@@ -492,4 +575,22 @@ class Core:
         if self.sink is not None and records:
             self.sink.write(records)
 
+    def _over(self) -> bool:
+        """Begin, if nobody has; whether the run has ended."""
+        self.start()
+        return self.state.ended is not None
 
+
+def _blamed(decision: Decision, error: ActionError) -> Move | None:
+    """The move whose action failed; if that cannot be told, the first of its region, or of all."""
+    moves = decision.moves
+    by_action = (m for m in moves if any(a.place == error.action for a in m.actions))
+    by_region = (m for m in moves if error.action.startswith(f"{m.region}:"))
+    return next(iter((*by_action, *by_region, *moves)), None)
+
+
+def _exact(epoch: float) -> Fraction:
+    try:
+        return Fraction(epoch).limit_denominator(10**9)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ProgressError(f"{epoch!r} is no number of passes over the data") from error

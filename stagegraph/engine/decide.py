@@ -112,10 +112,30 @@ def decide(plans: Plans, state: State) -> Decision:
         moves.append(move)
         if structural is None and _is_structural(graph, move):
             structural = region.name
+    stages = state.stages
     rolling = next((move for move in moves if move.roll_back is not None), None)
     if rolling is not None:
-        moves = [rolling]
-    return Decision(tuple(moves), blocked, why_it_ends(graph, state, moves))
+        stages, moves = _returning(graph, state, rolling)
+    return Decision(tuple(moves), blocked, why_it_ends(graph, state, moves, stages))
+
+
+def _returning(
+    graph: CompiledGraph, state: State, rolling: Move
+) -> tuple[dict[str, str], list[Move]]:
+    """The configuration that a rollback returns to, and the moves from there.
+
+    It cancels all others. Before boundary 0 there is no configuration: the other regions begin
+    again.
+    """
+    placed = rolling.roll_back
+    assert placed is not None and isinstance(placed.action, RollBack)
+    snapshot = state.snapshot(placed.action.to)
+    stages = state.stages if snapshot is None else snapshot.state.stages
+    if stages:
+        return stages, [rolling]
+    begun = (move for move in initial_moves(graph) if move.region != rolling.region)
+    order = [region.name for region in graph.regions]
+    return stages, sorted((rolling, *begun), key=lambda move: order.index(move.region))
 
 
 def _first(
@@ -158,9 +178,7 @@ def _move(plans: Plans, state: State, stage: CompiledStage, edge: Edge) -> Move:
     own = () if failed else edge.actions
     evidence = explain_edge(plans, state, plans[stage.key], edge)
     if wanted == STOP:
-        return Move(
-            stage.region, edge, stage.key, (), STOP, own, failed, False, evidence
-        )
+        return Move(stage.region, edge, stage.key, (), STOP, own, failed, False, evidence)
     if wanted == BACK:
         slot = state.regions[stage.region].back
         target = slot.stage if slot is not None else ""
@@ -195,8 +213,6 @@ def _held_back(
     graph: CompiledGraph, state: State, stage: CompiledStage, move: Move, structural: str | None
 ) -> str | None:
     """Why a move must wait, or ``None`` (rule S11)."""
-    if move.back and not move.target:
-        return "there is nothing to go back to: no interrupt has left this region's stage"
     if not _is_structural(graph, move):
         return None
     if structural is not None:
@@ -223,12 +239,19 @@ def _held_back(
 
 
 def why_it_ends(
-    graph: CompiledGraph, state: State, moves: Sequence[Move]
+    graph: CompiledGraph, state: State, moves: Sequence[Move], stages: Mapping[str, str]
 ) -> str | None:
-    """Why the run ends after the moves (rules S15, S16); a rollback ends nothing by itself."""
+    """Why the run ends after the moves (rules S15, S16).
+
+    Args:
+        graph: The graph.
+        state: The state, with what was spent.
+        moves: The moves.
+        stages: The configuration that they start from; at a rollback the one restored.
+    """
     if any(move.target == STOP for move in moves):
         return "stop"
-    stages = state.stages | {move.region: move.target for move in moves}
+    stages = {**stages, **{move.region: move.target for move in moves if move.target}}
     ending = [region for region in graph.regions if region.has_final]
     if ending and all(graph.stages[stages[region.name]].final for region in ending):
         return "final"

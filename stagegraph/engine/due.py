@@ -98,9 +98,7 @@ def _conditions(
             _put(found, Unit.STEPS, state.clock.step + 1)
 
 
-def _crossings(
-    found: Due, moving: TimeSlot, low: float, high: float, clock: Progress
-) -> None:
+def _crossings(found: Due, moving: TimeSlot, low: float, high: float, clock: Progress) -> None:
     """The clock's reading at which ``base + sign * clock`` next enters or leaves an interval."""
     now = float(clock.of(moving.unit))
     for bound in (low, high):

@@ -92,30 +92,47 @@ def trace_lines(node: Trace, indent: str = "") -> list[str]:
 
 
 def waiting_for(plans: Plans, state: State) -> list[str]:
-    """In a few words per way out: what is not true yet."""
-    waits = []
+    """In a few words per way out, what is not true yet; interrupts, the exceptions, last."""
+    waits: list[tuple[bool, str]] = []
     for explanation in explain(plans, state):
         if explanation.value is not True:
-            leaves = "; ".join(_open_leaves(explanation.guard))
-            waits.append(f"{explanation.target.partition(':')[2] or explanation.target}: {leaves}")
-    return waits
+            interrupt = plans.graph.edges[explanation.edge].kind == "interrupt"
+            target = explanation.target.partition(":")[2] or explanation.target
+            leaves = ", ".join(_open_leaves(explanation.guard))
+            waits.append((interrupt, f"{target}: {leaves}"))
+    return [text for _, text in sorted(waits, key=lambda wait: wait[0])]
 
 
 def _open_leaves(node: Trace) -> list[str]:
-    if "of" in node and not node["guard"].startswith("not "):
-        return [text for part in node["of"] if part["value"] is not True
-                for text in _open_leaves(part)]
+    """The parts of a guard that are not true, each in a few words."""
+    guard = str(node["guard"])
+    if "of" in node and not guard.startswith("not "):
+        parts = [part for part in node["of"] if part["value"] is not True]
+        return [text for part in parts for text in _open_leaves(part)]
     sees = node.get("sees", {})
     if "of" in sees and "elapsed" in sees:
         amount, _, unit = str(sees["of"]).partition(" ")
         return [f"{_short(sees['elapsed'])}/{_short(float(amount))} {unit}"]
-    name = str(node["guard"]).partition("(")[0]
-    if "verdict" in sees:
-        return [f"{name} {sees['verdict']}"]
-    if sees:
-        shown = ", ".join(f"{key}={_short(value)}" for key, value in sees.items())
-        return [f"{node['guard']} ({shown})"]
-    return [str(node["guard"])]
+    name = guard.partition(",")[0].partition("(")[0]
+    if name == "plateau":
+        return [_plateau(guard, sees)]
+    if name == "regressed":
+        return [f"{guard.partition(',')[0]})"]
+    shown = [f"{key} is {_short(value)}" for key, value in sees.items() if key not in guard]
+    if not shown and len(sees) == 1:
+        shown = [_short(value) for value in sees.values()]
+    return [guard + (f" ({', '.join(shown)})" if shown else "")]
+
+
+def _plateau(guard: str, sees: dict[str, Any]) -> str:
+    """How far a plateau is from being told."""
+    metric = guard.partition(",")[0]
+    words = f"{metric}) {sees.get('verdict', 'waiting')}"
+    upper, worth = sees.get("upper"), sees.get("worth")
+    if upper is not None and worth is not None:
+        words += f", up to {upper:.1%} to come of {worth:.1%}"
+        words += f", {sees['confirmed']}/{sees['confirm']} confirmed"
+    return words
 
 
 def _short(value: Any) -> str:

@@ -7,6 +7,7 @@ disturbance, the others do not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,9 @@ __all__ = [
     "remember",
     "truth",
 ]
+
+_SLACK = 1e-9
+"""A third of an epoch counted in floats may fall short of a third by its last bit."""
 
 WINDOW = 8
 """How many declared evaluations the window of a plateau holds at the least."""
@@ -166,14 +170,16 @@ def _regressed(
     if reference is None:
         return memory
     excess = leaf.worse * (value - reference)
-    share = excess / abs(reference) if reference else None
+    share = excess / abs(reference) if reference else math.inf
+    worse_by = share if math.isfinite(share) else None
     if excess <= guard.by * abs(reference):
-        return RegressedMemory(None, 0, False, share)
+        return RegressedMemory(None, 0, False, worse_by)
     since = at if memory.since is None else memory.since
     count = memory.count + 1
     if guard.lasting is None:
-        return RegressedMemory(since, count, True, share)
-    return RegressedMemory(since, count, count >= 2 and at - since >= guard.lasting.amount, share)
+        return RegressedMemory(since, count, True, worse_by)
+    lasted = at - since >= guard.lasting.amount * (1 - _SLACK)
+    return RegressedMemory(since, count, count >= 2 and lasted, worse_by)
 
 
 def memory_to_json(memory: Memory) -> dict[str, Any]:

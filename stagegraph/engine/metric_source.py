@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stagegraph.engine.conditions import SlotTable, compile_number
+from stagegraph.engine.values import SlotTable, compile_number
 from stagegraph.errors import Defect, DocumentError, MissingFact, did_you_mean
 from stagegraph.schema.guard_text import GuardTextError, parse_expression
 from stagegraph.schema.stagegraph import Metric
@@ -33,21 +33,27 @@ class MetricSource:
         rows: Per step the values logged there, in order. Of a journal: per boundary.
         formulas: Metrics that are computed.
         by_boundary: Whether rows go by updates ever made (a journal) or by the clock (a file).
+        late: Of a journal: per boundary the values that came after it was decided.
         facts: Of a journal: per boundary what was known of the model.
         events: Of a journal: per boundary the events sent from outside.
-        last: The last row.
+        end: Of a journal: its last boundary.
+        last: Where the file ends.
     """
 
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
     formulas: dict[str, Callable[[int], float]] = field(default_factory=dict)
     by_boundary: bool = False
+    late: dict[int, dict[str, float]] = field(default_factory=dict)
     facts: dict[int, dict[str, Any]] = field(default_factory=dict)
     events: dict[int, list[str]] = field(default_factory=dict)
+    end: int = 0
 
     @property
     def last(self) -> int | None:
-        """The last row's step; ``None`` if metrics are computed."""
-        return None if self.formulas else max(self.rows, default=0)
+        """The last row's step, or boundary; ``None`` if there is no file."""
+        if self.formulas:
+            return None
+        return self.end or max((*self.rows, *self.late), default=None)
 
     def at(self, step: int, boundary: int) -> dict[str, float]:
         """The values logged at a step."""
@@ -97,8 +103,10 @@ def _formulas(metrics: Mapping[str, Formula], names: Mapping[str, str]) -> Metri
     source = MetricSource()
     for given, formula in metrics.items():
         if given not in names:
-            raise MissingFact(f"metrics= has {given!r}, which the graph does not declare"
-                              f"{did_you_mean(given, names)}")
+            raise MissingFact(
+                f"metrics= has {given!r}, which the graph does not declare"
+                f"{did_you_mean(given, names)}"
+            )
         source.formulas[names[given]] = _formula(given, formula)
     return source
 
@@ -117,7 +125,9 @@ def _formula(name: str, formula: Formula) -> Callable[[int], float]:
     value = compile_number(tree, table)
     others = [slot.name for slot in table.slots if slot.name != "step"]
     if others:
-        raise MissingFact(f"the formula of {name!r} reads {others[0]!r}; only 'step' is known there")
+        raise MissingFact(
+            f"the formula of {name!r} reads {others[0]!r}; only 'step' is known there"
+        )
     return lambda step: value([float(step)])
 
 
@@ -136,8 +146,9 @@ def _read_csv(path: Path, text: str, names: Mapping[str, str]) -> tuple[MetricSo
     columns = set(reader.fieldnames or ())
     if "step" not in columns:
         known = did_you_mean("step", columns)
-        raise DocumentError(str(path), [Defect(f"there is no column 'step'{known}", line=1,
-                                               column=1)])
+        raise DocumentError(
+            str(path), [Defect(f"there is no column 'step'{known}", line=1, column=1)]
+        )
     source = MetricSource()
     for line, row in enumerate(reader, start=2):
         _add(source, path, line, row, names)
@@ -156,7 +167,8 @@ def _add(
         }
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DocumentError(
-            str(path), [Defect(f"this row is not a step with numbers: {error}", line=line, column=1)]
+            str(path),
+            [Defect(f"this row is not a step with numbers: {error}", line=line, column=1)],
         ) from error
     if values:
         source.rows.setdefault(step, {}).update(values)
@@ -190,11 +202,13 @@ def _add_record(
     source: MetricSource, path: Path, line: int, row: Mapping[str, Any], names: Mapping[str, str]
 ) -> None:
     boundary = int(row["boundary"])
+    source.end = max(source.end, boundary)
     match row["type"]:
         case "metric" if row.get("name") in names:
             value = row.get("value")
             number = float(row.get("raw", "nan") if value is None else value)
-            source.rows.setdefault(boundary, {})[names[row["name"]]] = number
+            rows = source.late if row.get("late") else source.rows
+            rows.setdefault(boundary, {})[names[row["name"]]] = number
         case "facts":
             source.facts[boundary] = dict(row)
         case "event" if row.get("status") == "sent":

@@ -58,7 +58,7 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
         ActionError: A rollback has no snapshot to return to, or a selection nothing to select.
     """
     graph = plans.graph
-    restored, restore, forget = _restore(state, decision)
+    restored, restore, forget = _restore(graph, state, decision)
     after = restored
     deeds: list[Deed] = []
     cohorts: dict[str, str] = {}
@@ -84,7 +84,7 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
             if deed.snapshot is not None:
                 assert isinstance(placed.action, SnapshotAction)
                 kept = SnapshotState(
-                    placed.action.name, deed.snapshot, state.without_snapshots()
+                    placed.action.name, deed.snapshot, restored.without_snapshots()
                 )
                 after = replace(after, snapshots=(*after.snapshots, kept))
         if grown:
@@ -95,7 +95,7 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     structural = bool(cohorts) or restore is not None
     disturbed = structural or bending(graph, state) != bending(graph, after)
     if disturbed:
-        after = replace(after, disturbed=after.observations)
+        after = _disturb(after)
     after = replace(after, memories=_memories(plans, after, decision, disturbed=disturbed))
     held = effects(graph, after)
     changed = decision.moves or decision.ends
@@ -103,9 +103,7 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     if changed:
         alpha = alphas(graph, after)
         number = state.spent.step
-        boundary = Boundary(
-            state.clock.step, restore, tuple(deeds), held, alpha, forget, number
-        )
+        boundary = Boundary(state.clock.step, restore, tuple(deeds), held, alpha, forget, number)
     return Step(after, boundary, cohorts, heard, ignored, disturbed)
 
 
@@ -113,9 +111,12 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
 
 
 def _restore(
-    state: State, decision: Decision
+    graph: CompiledGraph, state: State, decision: Decision
 ) -> tuple[State, Restore | None, tuple[str, ...]]:
-    """The state to go on from: this one, or the snapshot's with what does not come back."""
+    """The state to go on from: this one, or the snapshot's with what does not come back.
+
+    The snapshot itself stays, to be returned to again; those taken after it go.
+    """
     for move in decision.moves:
         placed = move.roll_back
         if placed is None:
@@ -126,7 +127,7 @@ def _restore(
         if snapshot is None:
             raise ActionError(placed.place, f"there is no snapshot {action.to!r} to return to")
         at = next(n for n, kept in enumerate(state.snapshots) if kept.id == snapshot.id)
-        earlier, dropped = state.snapshots[:at], state.snapshots[at:]
+        earlier, dropped = state.snapshots[: at + 1], state.snapshots[at + 1 :]
         restored = replace(
             snapshot.state,
             snapshots=earlier,
@@ -137,11 +138,10 @@ def _restore(
             events=state.events,
             observations=state.observations,
             regions={
-                name: replace(region, back=None)
-                for name, region in snapshot.state.regions.items()
+                name: replace(region, back=None) for name, region in snapshot.state.regions.items()
             },
         )
-        attempt = state.fired.get(move.edge.id, 0) + 1
+        attempt = 1 + _rollbacks(graph, state)
         restore = Restore(
             placed.place,
             snapshot.id,
@@ -153,16 +153,24 @@ def _restore(
     return state, None, ()
 
 
+def _rollbacks(graph: CompiledGraph, state: State) -> int:
+    """How many rollbacks there were in the whole run."""
+    return sum(
+        count
+        for edge, count in state.fired.items()
+        if any(isinstance(placed.action, RollBack) for placed in graph.edges[edge].actions)
+    )
+
+
 # Exits and entries
 
 
 def _leave(graph: CompiledGraph, after: State, move: Move, *, keep_time: bool) -> State:
     """Alpha keeps its value; an interrupt remembers what it leaves (rules S9, S17)."""
-    if move.source is None:
+    region = after.regions.get(move.region)
+    if region is None:
         return after
-    kept = alphas(graph, after)
-    after = replace(after, alphas=kept)
-    region = after.regions[move.region]
+    after = replace(after, alphas=alphas(graph, after))
     interrupt = move.edge is not None and move.edge.kind == "interrupt"
     if not interrupt or move.back or region.by_interrupt or not keep_time:
         return after
@@ -180,9 +188,7 @@ def _leave(graph: CompiledGraph, after: State, move: Move, *, keep_time: bool) -
     return replace(after, regions=regions)
 
 
-def _enter(
-    graph: CompiledGraph, after: State, before: State, move: Move, *, fresh: bool
-) -> State:
+def _enter(graph: CompiledGraph, after: State, before: State, move: Move, *, fresh: bool) -> State:
     edge = move.edge
     fired = dict(after.fired)
     errors = dict(after.errors)
@@ -194,7 +200,10 @@ def _enter(
         return after
     old = after.regions.get(move.region)
     if move.back:
-        assert old is not None and old.back is not None
+        if edge is None or old is None or old.back is None:
+            place = edge.id if edge is not None else move.region
+            reason = "there is nothing to go back to: no interrupt has left this region's stage"
+            raise ActionError(place, reason)
         return _enter_back(after, move.region, old, old.back)
     visits = dict(after.visits)
     for key in (*move.via, move.target):
@@ -277,6 +286,8 @@ def _events(
     graph: CompiledGraph, state: State, decision: Decision
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[PendingEvent, ...]]:
     """Events heard, events ignored, and those kept because a lock held a listener back."""
+    if not state.regions:
+        return (), (), state.events
     heard: list[str] = []
     ignored: list[str] = []
     kept: list[PendingEvent] = []
@@ -290,6 +301,21 @@ def _events(
         else:
             ignored.append(event.name)
     return tuple(heard), tuple(ignored), tuple(kept)
+
+
+def _disturb(after: State) -> State:
+    """The curves are bent: what interrupts remember of trends is worth nothing either."""
+    regions = {
+        name: region
+        if region.back is None
+        else replace(region, back=replace(region.back, memories=_without_trends(region.back)))
+        for name, region in after.regions.items()
+    }
+    return replace(after, disturbed=after.observations, regions=regions)
+
+
+def _without_trends(slot: BackSlot) -> Mapping[str, Memory]:
+    return {key: memory for key, memory in slot.memories.items() if not is_trend(memory)}
 
 
 def _memories(

@@ -34,11 +34,12 @@ class NumbersActor:
             params = snapshots[boundary.restore.snapshot]
         for forgotten in boundary.forget:
             snapshots.pop(forgotten, None)
+        at_start = params
         evidence: dict[str, dict[str, Any]] = {}
         grown: set[str] = set()
         for deed in boundary.deeds:
             if deed.snapshot is not None:
-                snapshots[deed.snapshot] = self._params
+                snapshots[deed.snapshot] = at_start
             stage = deed.place.partition(".actions")[0]
             if deed.cohort is None or stage in grown:
                 continue

@@ -9,17 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from stagegraph.engine.conditions import (
-    Condition,
-    Frame,
-    SlotTable,
-    Test,
-    compile_guard,
-    memory_key,
-)
+from stagegraph.engine.conditions import Condition, compile_guard, memory_key
 from stagegraph.engine.memories import MemoryLeaf, memory_leaf
 from stagegraph.engine.slots import Slot, read
 from stagegraph.engine.state import State
+from stagegraph.engine.values import SlotTable, Test
 from stagegraph.graph.compiled import CompiledGraph, CompiledStage, Edge
 from stagegraph.schema.base import Model
 from stagegraph.schema.guards import All, Any_, Not, Plateau, Regressed
@@ -46,10 +40,6 @@ class StagePlan:
     def frame(self, graph: CompiledGraph, state: State) -> list[float]:
         """The numbers that this stage's guards see in a state."""
         return [read(slot, graph, state, self.stage) for slot in self.slots]
-
-    def fires(self, frame: Frame) -> bool:
-        """Whether some edge's guard is true, whatever else may hold it back."""
-        return any(condition.test(frame) for _, condition in self.ways)
 
     @cached_property
     def restless(self) -> bool:

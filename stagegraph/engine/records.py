@@ -45,11 +45,23 @@ def record(kind: str, state: State, /, **values: Any) -> Record:
     }
 
 
-def metric_record(state: State, name: str, value: float, *, updates_ago: int = 0) -> Record:
-    """A metric's value; one that is not finite is told in words."""
+def metric_record(
+    state: State, name: str, value: float, *, updates_ago: int = 0, late: bool = False
+) -> Record:
+    """A metric's value; one that is not finite is told in words.
+
+    Args:
+        state: The state after it.
+        name: The metric.
+        value: The value.
+        updates_ago: How many updates before the state's clock it came.
+        late: Whether its boundary had been decided already, so that the next one sees it.
+    """
     values: dict[str, Any] = {"name": name, "value": value}
     if not math.isfinite(value):
         values.update(value=None, raw=str(value))
+    if late:
+        values["late"] = True
     if updates_ago:
         step, boundary = state.clock.step - updates_ago, state.spent.step - updates_ago
         values.update(step=step, boundary=boundary, progress={"step": step})
@@ -173,14 +185,18 @@ def error_record(state: State, edge: str | None, error: ActionError, attempt: in
 
 def end_record(state: State) -> Record:
     """The end of the run."""
-    return record("end", state, reason=state.ended, stages=dict(state.stages),
-                  spent=state.spent.to_json())
+    return record(
+        "end", state, reason=state.ended, stages=dict(state.stages), spent=state.spent.to_json()
+    )
 
 
 def vitals_record(
     state: State, alphas: Mapping[str, float], lr: list[float], loss: float | None
 ) -> Record:
     """How the model is trained from here on."""
+    values: dict[str, Any] = {} if loss is None else {"loss": loss}
+    if loss is not None and not math.isfinite(loss):
+        values = {"loss": None, "raw": str(loss)}
     return record(
         "vitals",
         state,
@@ -188,5 +204,5 @@ def vitals_record(
         params=state.facts.params,
         lr=lr,
         alphas=dict(alphas),
-        loss=loss if loss is None or math.isfinite(loss) else None,
+        **values,
     )

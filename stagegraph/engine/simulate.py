@@ -231,20 +231,23 @@ def _run(
     core.start()
     spent = 0
     limit = max_steps if max_steps is not None else MAX_STEPS
-    ends_with_file = max_steps is None and core.graph.graph.budget == type(core.graph.graph.budget)()
+    ends_with_file = (
+        max_steps is None and core.graph.graph.budget == type(core.graph.graph.budget)()
+    )
     last = source.last if ends_with_file else None
     while not core.done and spent < limit and (last is None or spent < last):
+        late = source.late.get(spent)
+        if late:
+            core.observe(**late)
         for event in source.events.get(spent, ()):
             core.send(event)
         spent += 1
         step = core.progress.step + 1
-        epoch = None if steps_per_epoch is None else Fraction(step, steps_per_epoch)
-        core.step(epoch=epoch, **amounts)
-        found = source.at(step, spent)
+        epoch = None if steps_per_epoch is None else Fraction(spent, steps_per_epoch)
+        given: dict[str, Any] = {**amounts, **source.at(step, spent)}
+        core.step(epoch=epoch, **given)
         if core.wants_evaluation:
-            found = source.computed(step) | found
-        if found and not core.done:
-            core.observe(**found)
+            core.observe(**source.computed(step))
     core.finish()
 
 

@@ -15,8 +15,15 @@ from stagegraph.engine.ports import Facts
 from stagegraph.errors import ProgressError, SnapshotError
 from stagegraph.progress import Progress
 
-__all__ = ["VERSION", "BackSlot", "MetricState", "PendingEvent", "RegionState", "SnapshotState",
-           "State"]
+__all__ = [
+    "VERSION",
+    "BackSlot",
+    "MetricState",
+    "PendingEvent",
+    "RegionState",
+    "SnapshotState",
+    "State",
+]
 
 VERSION = 1
 """The version of the JSON form."""

@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stagegraph.engine.conditions import leaf_slot, number_slot
+from stagegraph.engine.conditions import leaf_slot
 from stagegraph.engine.memories import Memory, RegressedMemory
 from stagegraph.engine.plateau import PatienceMemory, PatienceSpec, PlateauMemory, PlateauSpec
 from stagegraph.engine.slots import Slot
+from stagegraph.engine.values import number_slot
 from stagegraph.schema.base import Model
 from stagegraph.schema.expressions import Arithmetic, Negative
 from stagegraph.schema.guard_text import format_guard

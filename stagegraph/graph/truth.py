@@ -9,7 +9,7 @@ told counts as possible.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -86,6 +86,7 @@ class Truth:
         self.compiled = compiled
         self.limits = Limits(compiled)
         self._cases: dict[tuple[str, str, bool], tuple[Case, ...] | None] = {}
+        self._covers: dict[tuple[str, str, str, str], bool] = {}
 
     def cases(
         self, edge: Edge, stage: CompiledStage, *, positive: bool = True
@@ -133,6 +134,12 @@ class Truth:
 
     def covers(self, earlier: Edge, later: Edge, stage: CompiledStage) -> bool:
         """Whether an edge is true whenever a later one is, so that the later is never taken."""
+        key = (earlier.id, earlier.pointer, later.id, stage.key)
+        if key not in self._covers:
+            self._covers[key] = self._compare(earlier, later, stage)
+        return self._covers[key]
+
+    def _compare(self, earlier: Edge, later: Edge, stage: CompiledStage) -> bool:
         if earlier.at_most is not None or self._may_be_blocked(earlier):
             return False
         wanted, given = self.cases(later, stage), self.cases(earlier, stage)
@@ -141,6 +148,11 @@ class Truth:
             return False
         if len(wanted) * max(len(given), len(missed)) > MAX_CASES * 4:
             return False
+        if not _topics(wanted) & _topics((*given, *missed)):
+            # Nothing in common: then one of the two is certain by itself, or neither follows.
+            return self.always(earlier, stage, limited=False) or bool(
+                self.never(later, stage, limited=False)
+            )
         return all(
             any(all(self._entails(case, part, later, stage) for part in one) for one in given)
             or self._excludes(case, missed, later, stage)
@@ -255,9 +267,9 @@ class Truth:
         self, form: Any, interval: Interval, edge: Edge, stage: CompiledStage, *, limited: bool
     ) -> str | None:
         whole = is_whole(form)
-        asked = describe(form, interval)
         if interval.is_empty(whole=whole):
-            return f"it asks for {asked}"
+            return f"it asks for {describe(form, interval)}"
+        asked = replace(interval)
         low, high = self.limits.range(form, edge, stage, limited=limited)
         if low is not None:
             interval.narrow(">=", low)
@@ -265,7 +277,7 @@ class Truth:
             interval.narrow("<=", high)
         if interval.is_empty(whole=whole):
             reach = describe(form, Interval(low, high))
-            return f"it asks for {asked}, but here {reach}"
+            return f"it asks for {describe(form, asked)}, but here {reach}"
         return None
 
     def _clash(self, conditions: list[Condition]) -> str | None:
@@ -316,13 +328,26 @@ def _union(parts: list[tuple[Case, ...] | None]) -> tuple[Case, ...] | None:
     return tuple(found) if len(found) <= MAX_CASES else None
 
 
+def _topics(cases: tuple[Case, ...]) -> frozenset[object]:
+    """What cases are about; only what is about the same can contradict."""
+    found: set[object] = set()
+    for literal in (literal for case in cases for literal in case):
+        if isinstance(literal, Constraint):
+            found.add(literal.form)
+        elif isinstance(literal, Condition):
+            node = literal.node
+            placed = isinstance(node, InStage | Done)
+            found.add(InStage if placed else literal.text)
+    return frozenset(found)
+
+
 def _unsure(case: Case) -> frozenset[str]:
     """What a case reads that may be unknown."""
     found: set[str] = set()
     for literal in case:
         if isinstance(literal, Constraint | Impossible):
             found |= literal.doubtful
-        elif isinstance(literal, Condition) and not literal.known:
+        elif not literal.known:
             found.add(literal.text)
     return frozenset(found)
 

@@ -43,11 +43,11 @@ class RunFolder:
         Raises:
             RunFolderError: It holds a run already, or cannot be written.
         """
-        if self.journal.exists():
-            raise RunFolderError(
-                f"{self.path} holds an earlier run already; choose another folder"
-            )
         try:
+            if self.journal.exists():
+                raise RunFolderError(
+                    f"{self.path} holds an earlier run already; choose another folder"
+                )
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / NORMALISED).write_text(dump(graph, "json"), encoding="utf-8")
             if graph.source.text:

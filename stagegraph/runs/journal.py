@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,7 +36,9 @@ class Journal:
     def __init__(self, path: Path, *, resume: bool = False) -> None:
         self.path = path
         try:
-            self._file = path.open("ab" if resume else "xb")
+            # Unbuffered: what could not be written must not come back with the next record.
+            self._file = path.open("r+b" if resume else "xb", buffering=0)
+            self._end = _whole_lines(self._file)
         except FileExistsError as error:
             raise RunFolderError(
                 f"{path} holds the journal of an earlier run; choose another folder"
@@ -48,23 +53,22 @@ class Journal:
             RunFolderError: They could not be written; none of them counts.
         """
         lines = b"".join(_line(record) for record in records)
-        start = self._file.tell()
         try:
-            self._file.write(lines)
-            self._file.flush()
+            self._file.seek(self._end)
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[self._file.write(rest) :]
             if any(record["type"] in _DURABLE for record in records):
                 os.fsync(self._file.fileno())
         except OSError as error:
-            self._take_back(start)
+            self._take_back()
             raise RunFolderError(f"{self.path} cannot be written: {error}") from error
+        self._end += len(lines)
 
-    def _take_back(self, start: int) -> None:
-        """Cut a half-written tail off; a reader ignores what cannot even be cut."""
-        try:
-            os.ftruncate(self._file.fileno(), start)
-            self._file.seek(start)
-        except OSError:
-            return
+    def _take_back(self) -> None:
+        """Cut off what was half written; what cannot be cut now, the next record overwrites."""
+        with contextlib.suppress(OSError):
+            self._file.truncate(self._end)
 
     def close(self) -> None:
         """Close the file."""
@@ -82,9 +86,37 @@ class Journal:
         self.close()
 
 
+def _whole_lines(file: FileIO) -> int:
+    """Where the last whole line ends; what a crash has left after it is cut off."""
+    content = file.readall() if file.readable() else b""
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        file.truncate(end)
+    return end
+
+
 def _line(record: Record) -> bytes:
-    text = json.dumps(record, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return text.encode() + b"\n"
+    try:
+        text = _to_json(record)
+    except ValueError:
+        text = _to_json(_finite(record))
+    return text.encode(errors="backslashreplace") + b"\n"
+
+
+def _to_json(record: Record) -> str:
+    return json.dumps(record, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _finite(value: Any) -> Any:
+    """The same data with null for every number that JSON does not know."""
+    match value:
+        case Mapping():
+            return {key: _finite(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_finite(inner) for inner in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

@@ -127,6 +127,4 @@ class Widen(GrowthAction):
     """Where the new units come from."""
 
 
-Action = Annotated[
-    SnapshotAction | RollBack | Send | Deepen | Widen, Field(discriminator="type")
-]
+Action = Annotated[SnapshotAction | RollBack | Send | Deepen | Widen, Field(discriminator="type")]

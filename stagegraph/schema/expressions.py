@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Discriminator, Tag
 
 from stagegraph.schema.amounts import Number
 from stagegraph.schema.base import Model
-from stagegraph.schema.names import MetricName, Name, Reference
+from stagegraph.schema.names import MetricName, ReadName, Reference
 
 __all__ = [
     "Amount",
@@ -36,7 +36,7 @@ class NameExpr(Model):
     """A metric, or one of ``step epoch samples tokens seconds params flops``."""
 
     type: Literal["name"]
-    name: Name
+    name: ReadName
     """The metric as declared, or the fact."""
 
 

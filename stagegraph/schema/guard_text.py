@@ -36,6 +36,7 @@ from stagegraph.schema.guards import (
     Not,
     tree_depth,
 )
+from stagegraph.schema.names import GRAMMAR_WORDS
 
 __all__ = ["GuardTextError", "format_guard", "parse_expression", "parse_guard"]
 
@@ -54,7 +55,6 @@ _TOKEN = re.compile(
     re.ASCII,
 )
 _COMPARISONS = frozenset({"<", "<=", ">", ">=", "==", "!="})
-_WORDS = frozenset({"and", "or", "not"})
 _CALLS = {**GUARD_CALLS, **EXPRESSION_CALLS}
 _GUARDS: tuple[type[Model], ...] = (Compare, All, Any_, Not, *GUARD_CALLS.values())
 
@@ -226,7 +226,7 @@ class _Parser:
             return inner_node
         if token.kind == "number":
             return self._number()
-        if token.kind == "name" and token.text not in _WORDS:
+        if token.kind == "name" and token.text not in GRAMMAR_WORDS:
             return self._name()
         found = repr(token.text) if token.text else "the end"
         raise GuardTextError(

@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 
+_CONFIRM: Final = 3
+
+
 class Compare(Model):
     """A comparison of two numbers; unknown if one of them is."""
 
@@ -101,7 +104,7 @@ class Plateau(Model):
     """The improvement over one window below which going on is not worth it, such as ``0.5%``."""
     over: Duration | None = None
     """The window, a span of progress; default: eight of the metric's ``every`` intervals."""
-    confirm: Annotated[int, Field(ge=1, le=100)] = 3
+    confirm: Annotated[int, Field(ge=1, le=100)] = _CONFIRM
     """How many times in a row the test must hold, spaced by an eighth of the window."""
     patience: Duration | None = None
     """Instead of ``worth``: how long without a new best."""
@@ -115,11 +118,9 @@ class Plateau(Model):
                 "a plateau is told either by 'worth' (an equivalence test) or by 'patience'; "
                 "give exactly one of them"
             )
-        if self.patience is not None and (
-            self.over is not None or "confirm" in self.model_fields_set
-        ):
+        if self.patience is not None and (self.over is not None or self.confirm != _CONFIRM):
             raise ValueError("'over' and 'confirm' belong to 'worth', not to 'patience'")
-        if self.worth is not None and "delta" in self.model_fields_set:
+        if self.worth is not None and self.delta != 0:
             raise ValueError("'delta' belongs to 'patience', not to 'worth'")
         return self
 

@@ -43,7 +43,7 @@ def load(source: str | os.PathLike[str] | Mapping[str, Any]) -> StageGraph:
     >>> graph.stages["train"].duration.amount
     100
     >>> graph.source.position("/stages/done")
-    (7, 9)
+    (7, 3)
 
     Args:
         source: A path, a text, or plain data.

@@ -9,12 +9,14 @@ from pydantic import AfterValidator, StringConstraints
 from stagegraph.schema.base import Seq
 
 __all__ = [
+    "GRAMMAR_WORDS",
     "MAIN",
     "PROGRESS_NAMES",
     "RESERVED",
     "Glob",
     "MetricName",
     "Name",
+    "ReadName",
     "Reference",
     "Target",
     "split_reference",
@@ -29,6 +31,9 @@ RESERVED: Final = frozenset({"back", "stop", "all", "grown"})
 PROGRESS_NAMES: Final = ("step", "epoch", "samples", "tokens", "seconds", "params", "flops")
 """Facts that a guard reads by name; no metric may take their names."""
 
+GRAMMAR_WORDS: Final = frozenset({"and", "or", "not"})
+"""Words of guard strings; no metric may take them."""
+
 _NAME = r"[A-Za-z][A-Za-z0-9_]{0,63}"
 
 
@@ -38,18 +43,25 @@ def _not_reserved(name: str) -> str:
     return name
 
 
+def _not_grammar(name: str) -> str:
+    if name in GRAMMAR_WORDS:
+        raise ValueError(f"{name!r} is a word of guard strings; call the metric something else")
+    return name
+
+
 def _not_progress(name: str) -> str:
     if name in PROGRESS_NAMES:
         raise ValueError(f"{name!r} is progress, not a metric; call the metric something else")
     return name
 
 
-Name = Annotated[
-    str, StringConstraints(pattern=rf"^{_NAME}\z"), AfterValidator(_not_reserved)
-]
+Name = Annotated[str, StringConstraints(pattern=rf"^{_NAME}\z"), AfterValidator(_not_reserved)]
 """A letter, then letters, digits and underscores; 64 at most."""
 
-MetricName = Annotated[Name, AfterValidator(_not_progress)]
+ReadName = Annotated[Name, AfterValidator(_not_grammar)]
+"""What a guard reads by name: a metric or progress."""
+
+MetricName = Annotated[ReadName, AfterValidator(_not_progress)]
 
 Reference = Annotated[
     str,

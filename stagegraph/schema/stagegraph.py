@@ -113,9 +113,9 @@ class StageGraph(Model):
     """Limits."""
     max_overlap: Annotated[int, Field(ge=1, le=100)] = 1
     """How many regions may be between a growth and the end of its consolidation at once."""
-    waive: FrozenMap[
-        str, Annotated[str, StringConstraints(min_length=3, max_length=500)]
-    ] = FrozenMap()
+    waive: FrozenMap[str, Annotated[str, StringConstraints(min_length=3, max_length=500)]] = (
+        FrozenMap()
+    )
     """Findings to let pass: the finding's name, and the reason."""
     activities: FrozenMap[Name, Activity] = FrozenMap()
     """Named activities: one goes on without a break while consecutive stages list it."""

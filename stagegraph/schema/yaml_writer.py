@@ -64,8 +64,16 @@ class _Dumper(yaml.SafeDumper):
         short = _is_short(list(mapping.values())) and _is_short(list(mapping))
         return super().represent_mapping(tag, mapping, short)
 
+    def represent_text(self, data: str) -> yaml.ScalarNode:
+        # other styles fold the line breaks of Unicode, and not every reader unfolds them
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
     def represent_real(self, data: float) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:float", repr(data))
+        text = repr(data)
+        if "." not in text:  # in YAML 1.1 a number with an exponent has a point
+            text = text.replace("e", ".0e")
+        return self.represent_scalar("tag:yaml.org,2002:float", text)
 
 
 def _is_short(items: Any) -> bool:
@@ -73,5 +81,6 @@ def _is_short(items: Any) -> bool:
     return plain and sum(len(str(item)) + 2 for item in items) < _WIDTH
 
 
+_Dumper.add_representer(str, _Dumper.represent_text)
 _Dumper.add_representer(float, _Dumper.represent_real)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", CORE_NUMBER, list("-+0123456789."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -123,10 +124,9 @@ class Engine:
         self._core = Core(compiled, actor, clock=time.monotonic, seed=seed)
         # One call less at every update; the method below says what it takes.
         self.step = self._core.step  # type: ignore[method-assign]
+        self._closed = False
         if self._run is not None:
-            self._journal = self._run.create(graph)
-            self.listen(self._journal)
-            self._journal.write((self._run_record(actor),))
+            self._begin_journal(self._run, actor)
         if self._torch is not None:
             from stagegraph.actions.attach import watch_first_step
 
@@ -162,7 +162,7 @@ class Engine:
         self.start()
         while not self.done:
             index = int(self._core.progress.epoch)
-            yield Epoch(index, loader, self._core.passed, lambda: self.done)
+            yield Epoch(index, loader, self._core)
         self.finish()
 
     def loss(self, loss: Tensor, *, outputs: Any = None, inputs: Any = None) -> Tensor:
@@ -212,19 +212,23 @@ class Engine:
         """Whether an evaluation is due; the boundary waits for :meth:`observe`."""
         return self._core.wants_evaluation
 
-    def observe(self, **metrics: Any) -> None:
+    def observe(self, /, **metrics: Any) -> None:
         """Metrics of an evaluation after the last update.
 
         Raises:
             ActionError: As for :meth:`step`.
             MetricError: A metric is not declared, or its value is no number.
         """
+        if self.done:
+            return
         self._core.observe(**metrics)
         self._vitals()
 
     def finish(self) -> None:
         """Training is over: decide what still waits, and write what was counted."""
-        self._core.finish()
+        if not self.done:
+            self._core.finish()
+            self._vitals()
 
     def send(self, event: str) -> None:
         """An event from outside, seen by all regions at the next boundary.
@@ -274,6 +278,16 @@ class Engine:
         self._listeners.append(sink)
         self._core.sink = _FanOut(self._listeners)
 
+    def summary(self) -> str:
+        """What the run has come to, in a few lines.
+
+        Raises:
+            RunFolderError: The engine has no folder to look back into.
+        """
+        from stagegraph.drawing.terminal import summary
+
+        return summary(self._folder().records(), graph=self.graph)
+
     def report(self) -> Path:
         """Write the run's report into its folder.
 
@@ -283,12 +297,13 @@ class Engine:
         Raises:
             RunFolderError: The engine has no folder, or it cannot be written.
         """
-        if self._run is None:
-            raise RunFolderError("there is no run folder to report from; give Engine(run='...')")
         from stagegraph.drawing.report import report_html
+        from stagegraph.graph.check import check
 
+        folder = self._folder()
         self._core.finish()
-        return self._run.write_report(report_html(self.graph, self._run.records()))
+        html = report_html(self.graph, folder.records(), findings=check(self.graph))
+        return folder.write_report(html)
 
     # Resume
 
@@ -309,6 +324,7 @@ class Engine:
 
     def close(self) -> None:
         """Take all hooks off the model and close the journal."""
+        self._closed = True
         if self._torch is not None:
             self._torch.close()
         if self._journal is not None:
@@ -316,9 +332,24 @@ class Engine:
 
     # Within
 
+    def _folder(self) -> RunFolder:
+        if self._run is None:
+            raise RunFolderError("nothing of this run is kept; give Engine(run='...') a folder")
+        return self._run
+
+    def _begin_journal(self, run: RunFolder, actor: Actor) -> None:
+        try:
+            self._journal = run.create(self.graph)
+            self._journal.write((self._run_record(actor),))
+        except RunFolderError:
+            self.close()  # no hook stays on a model whose engine never came to be
+            raise
+        weakref.finalize(self, self._journal.close)
+        self.listen(self._journal)
+
     def _first_optimizer_step(self) -> None:
         """The optimizer steps and nobody has begun: begin, if it is not too late."""
-        if self._core.started:
+        if self._core.started or self._closed:
             return
         if self._core.begins_before_forward:
             raise StageGraphError(
@@ -330,8 +361,12 @@ class Engine:
     def _vitals(self) -> None:
         if self._torch is None or not self._listeners:
             return
-        loss = None if self._core.loss is None else as_number("loss", self._core.loss)
-        self._core.write_vitals(self._torch.learning_rates(), loss)
+        from torch import Tensor
+
+        given = self._core.loss
+        loss = given.detach() if isinstance(given, Tensor) else given
+        number = None if loss is None else as_number("loss", loss)
+        self._core.write_vitals(self._torch.learning_rates(), number)
 
     def _run_record(self, actor: Actor) -> Record:
         return {
@@ -359,9 +394,7 @@ class _FanOut:
             listener.write(records)
 
 
-def _numbers(
-    compiled: CompiledGraph, params: int | None, costs: Mapping[str, int]
-) -> NumbersActor:
+def _numbers(compiled: CompiledGraph, params: int | None, costs: Mapping[str, int]) -> NumbersActor:
     required = needs(compiled)
     if "params" in required.facts and params is None:
         raise MissingFact("the graph reads 'params'; give Engine(model=...) or Engine(params=...)")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Generic, TypeVar
+
+from stagegraph.engine.core import Core
+from stagegraph.errors import ProgressError
 
 __all__ = ["Epoch"]
 
@@ -17,28 +20,46 @@ class Epoch(Generic[T]):
     Args:
         index: Which pass, from 0.
         loader: The batches.
-        moved: Told the passes so far, the running one's fraction included, at each batch.
-        done: Whether the run has ended.
+        core: Told of each batch, and reads passes over the data from there.
     """
 
     def __init__(
         self,
         index: int,
         loader: Iterable[T],
-        moved: Callable[[Fraction], None],
-        done: Callable[[], bool],
+        core: Core,
     ) -> None:
         self.index = index
         self._loader = loader
-        self._moved = moved
-        self._done = done
+        self._core = core
 
     def __iter__(self) -> Iterator[T]:
-        size = len(self._loader) if isinstance(self._loader, Sized) else 0
+        """The batches.
+
+        Raises:
+            ProgressError: There is none; training would wait for ever.
+        """
+        core, start, number = self._core, self._core.reading, 0
+        core.counts("epochs")
+        size = _length(self._loader)
         for number, batch in enumerate(self._loader, start=1):
-            if self._done():
+            if core.done:
                 return
             if size:
-                self._moved(self.index + Fraction(min(number, size), size))
+                core.fetched(start + Fraction(min(number, size), size))
             yield batch
-        self._moved(Fraction(self.index + 1))
+        if not number:
+            raise ProgressError(
+                f"pass {self.index} over the loader gave no batch; if it is an iterator that can "
+                "be read once only, give something that can be read again"
+            )
+        if not size:
+            core.passed(start + 1)
+
+
+def _length(loader: Iterable[object]) -> int:
+    """How many batches; 0 if nobody knows. A ``DataLoader`` of a stream only seems to know."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return 0

@@ -12,6 +12,9 @@ from stagegraph.session.engine import Engine
 
 __all__ = ["Terminal"]
 
+CLEAR = "\x1b[K"
+"""Clears a terminal's line from the cursor on."""
+
 
 class Terminal:
     """Shows a run while it goes on: its state at each evaluation, its moves, its end.
@@ -28,7 +31,7 @@ class Terminal:
         self._out = out if out is not None else sys.stdout
         self._live = self._out.isatty()
         self._metrics: dict[str, float | None] = {}
-        self._shown = 0
+        self._shown = False
         engine.listen(self)
 
     def write(self, records: tuple[Record, ...]) -> None:
@@ -37,11 +40,9 @@ class Terminal:
             match record["type"]:
                 case "metric":
                     self._metrics[record["name"]] = record["value"]
-                case "vitals":
+                case "vitals" if not self._engine.done:
                     self._status(record)
-                case "move" | "roll_back" | "error" | "blocked" | "growth":
-                    self._line(words.moved(record, colour=self._live))
-                case "end":
+                case "move" | "roll_back" | "error" | "blocked" | "growth" | "end":
                     self._line(words.moved(record, colour=self._live))
 
     def _status(self, vitals: Record) -> None:
@@ -61,17 +62,17 @@ class Terminal:
             "seconds": progress.seconds,
         }
         width = shutil.get_terminal_size((140, 24)).columns if self._live else 200
-        line = words.status_line(status, width)
+        line = words.status_line(status, width, colour=self._live)
         if not self._live:
             self._line(line)
             return
-        self._out.write("\r" + line.ljust(self._shown)[:width])
+        self._out.write(f"\r{CLEAR}{line}")
         self._out.flush()
-        self._shown = len(line)
+        self._shown = True
 
     def _line(self, text: str) -> None:
-        if self._live and self._shown:
-            self._out.write("\r" + " " * self._shown + "\r")
-            self._shown = 0
+        if self._shown:
+            self._out.write(f"\r{CLEAR}")
+            self._shown = False
         self._out.write(text + "\n")
         self._out.flush()

@@ -194,9 +194,7 @@ def test_logging_five_times_as_often_moves_no_decision_by_more_than_a_window() -
 
 
 @pytest.mark.parametrize(("worth", "span"), [(0.08, 400), (0.06, 200), (0.05, 200), (0.04, 200)])
-def test_with_a_declared_rate_denser_logging_moves_no_decision(
-    worth: float, span: float
-) -> None:
+def test_with_a_declared_rate_denser_logging_moves_no_decision(worth: float, span: float) -> None:
     detect = equivalence(worth=worth, span=span, spacing=25)
     for path in CURVES:
         for phase in range(5):

@@ -17,7 +17,7 @@ from stagegraph.schema import guards as gd
 from stagegraph.schema import stages as sg
 from stagegraph.schema import transitions as tr
 from stagegraph.schema.base import FrozenMap
-from stagegraph.schema.names import PROGRESS_NAMES, RESERVED
+from stagegraph.schema.names import GRAMMAR_WORDS, PROGRESS_NAMES, RESERVED
 from stagegraph.schema.stagegraph import Budget, Metric, Region, StageGraph, SubGraph
 from tests.properties.sound import sound_graphs
 
@@ -35,37 +35,14 @@ __all__ = [
     "texts",
 ]
 
-_AWKWARD_NAMES = ["on", "no", "y", "null", "true", "and", "or", "not", "in", "done", "last", "kind"]
-_AWKWARD_NAMES += ["type", "use", "e3", "k", "M", "steps", "s", "If", "None", "a" * 64]
-_AWKWARD_TEXTS = ["on", "~", "null", "1e3", "0x10", "0o7", "1_0", "012", "2024-01-01", "x: y", "#"]
-_AWKWARD_TEXTS += [
-    "- a",
-    "a #b",
-    ".inf",
-    "=",
-    "<<",
-    "*a",
-    "&a",
-    "!a",
-    "%",
-    "@",
-    "`",
-    "'",
-    '"',
-    "\\",
+_AWKWARD_NAMES = [
+    *("on", "no", "y", "null", "true", "and", "or", "not", "in", "done", "last", "kind", "type"),
+    *("use", "e3", "k", "M", "steps", "s", "If", "None", "a" * 64),
 ]
-_AWKWARD_TEXTS += [
-    " a ",
-    "a\nb",
-    "\ta",
-    "a\r\nb",
-    "\u2028",
-    "\x85",
-    "\x00",
-    "\ufeff",
-    "é😀",
-    "{a",
-    "]",
+_AWKWARD_TEXTS = [
+    *("on", "~", "null", "1e3", "0x10", "0o7", "1_0", "012", "2024-01-01", "x: y", "#", "- a"),
+    *("a #b", ".inf", "=", "<<", "*a", "&a", "!a", "%", "@", "`", "'", '"', "\\", "{a", "]", " a "),
+    *("a\nb", "\ta", "a\r\nb", "\u2028", "\x85", "\x00", "\ufeff", "é😀"),
 ]
 
 
@@ -76,7 +53,12 @@ def names():
 
 
 def metric_names():
-    return names().filter(lambda name: name not in PROGRESS_NAMES)
+    return read_names().filter(lambda name: name not in PROGRESS_NAMES)
+
+
+def read_names():
+    """What a guard may read by name."""
+    return names().filter(lambda name: name not in GRAMMAR_WORDS)
 
 
 def references():
@@ -132,7 +114,7 @@ def expressions():
     """Expression trees: numbers, names, calls and what arithmetic makes of them."""
     leaves = (
         numbers()
-        | st.builds(ex.NameExpr, type=st.just("name"), name=names())
+        | st.builds(ex.NameExpr, type=st.just("name"), name=read_names())
         | st.builds(ex.Last, type=st.just("last"), metric=metric_names())
         | st.builds(ex.Best, type=st.just("best"), metric=metric_names())
         | st.builds(ex.Spent, type=st.just("spent"), amount=AMOUNTS)

@@ -6,35 +6,37 @@ import json
 import random
 
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from stagegraph.schema.dump import canonical, digest, dump
 from stagegraph.schema.guard_text import format_guard, parse_expression, parse_guard
+from stagegraph.schema.guards import GUARD_CALLS
 from stagegraph.schema.load import load
 from tests.properties.strategies import durations, expressions, graphs, guards, sound_graphs
 
-slow_data = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+few = settings(
+    max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
-@slow_data
+@few
 @given(graphs())
-def test_yaml_is_lossless(graph):
-    again = load(dump(graph, "yaml"))
-    assert again == graph
-    assert hash(again) == hash(graph)
-    assert canonical(again) == canonical(graph)
+def test_yaml_json_and_python_are_lossless(graph):
+    for again in (load(dump(graph, "yaml")), load(dump(graph, "json")), made_by_python(graph)):
+        assert again == graph
+        assert hash(again) == hash(graph)
+        assert canonical(again) == canonical(graph)
 
 
-@slow_data
-@given(graphs())
-def test_json_is_lossless(graph):
-    again = load(dump(graph, "json"))
-    assert again == graph
-    assert canonical(again) == canonical(graph)
+def made_by_python(graph):
+    names: dict[str, object] = {}
+    source = dump(graph, "python").removeprefix("import stagegraph as sg\n")
+    exec(source.replace("sg.load", "load"), {"load": load}, names)
+    return names["graph"]
 
 
-@slow_data
+@few
 @given(graphs())
 def test_canonical_form_is_lossless_and_stable(graph):
     text = canonical(graph)
@@ -44,24 +46,14 @@ def test_canonical_form_is_lossless_and_stable(graph):
     assert again.model_copy(update={"schema_": graph.schema_}) == graph
 
 
-@slow_data
-@given(graphs())
-def test_python_is_lossless(graph):
-    names: dict[str, object] = {}
-    source = dump(graph, "python").replace("import stagegraph as sg", "import types")
-    exec(source.replace("sg.load", "load"), {"load": load}, names)
-    assert names["graph"] == graph
-
-
-@slow_data
+@few
 @given(graphs())
 def test_models_dump_what_loads(graph):
     assert load(graph.model_dump(by_alias=True)) == graph
     assert load(graph.model_dump(mode="json", by_alias=True, exclude_defaults=True)) == graph
-    assert load(json.loads(graph.model_dump_json(by_alias=True))) == graph
 
 
-@slow_data
+@few
 @given(graphs(), st.randoms(use_true_random=False))
 def test_order_of_keys_means_nothing(graph, rng):
     assert digest(load(shuffled(json.loads(dump(graph, "json")), rng))) == digest(graph)
@@ -75,43 +67,37 @@ def shuffled(data, rng: random.Random):
     return [shuffled(value, rng) for value in data] if isinstance(data, list) else data
 
 
-@slow_data
+@few
 @given(graphs())
 def test_other_yaml_readers_read_the_same(graph):
     text = dump(graph, "yaml")
     assert yaml.safe_load(text) == json.loads(dump(graph, "json"))
 
 
-@slow_data
-@given(graphs())
-def test_everything_in_a_dump_has_its_place(graph):
-    again = load(dump(graph, "yaml"))
-    for name in again.metrics:
-        line, column = again.source.position(f"/metrics/{name}") or (0, 0)
-        assert line > 1
-        assert column >= 1
+WORDS_OF_GUARDS = {"and", "or", "not", *GUARD_CALLS}
+"""Nothing forbids to call a stage so, but a string with such a name reads as something else."""
 
 
 @given(guards())
 def test_guard_strings_read_back_as_their_tree(guard):
     text = format_guard(guard)
-    words = {"and", "or", "not"}
-    try:
-        again = parse_guard(text)
-    except ValueError:
-        assert len(text) > 2000 or words & set(text.replace("(", " ").split()) or "(" in text
-    else:
-        assert again == guard or words & set(text.split())
+    assume(len(text) <= 2000 and not texts_in(guard.model_dump()) & WORDS_OF_GUARDS)
+    assert parse_guard(text) == guard
 
 
 @given(expressions())
 def test_expressions_read_back_as_their_tree(expression):
-    text = format_guard(expression)
-    if not {"and", "or", "not"} & set(text.replace("(", " ").replace(")", " ").split()):
-        try:
-            assert parse_expression(text) == expression
-        except ValueError as error:
-            assert "with parentheses" in str(error)  # a metric that has the name of a call
+    named = texts_in(expression if isinstance(expression, float) else expression.model_dump())
+    assume(not named & WORDS_OF_GUARDS)
+    assert parse_expression(format_guard(expression)) == expression
+
+
+def texts_in(data):
+    if isinstance(data, dict):
+        return {word for key, value in data.items() if key != "type" for word in texts_in(value)}
+    if isinstance(data, list | tuple):
+        return {word for value in data for word in texts_in(value)}
+    return set(data.replace(":", ".").split(".")) if isinstance(data, str) else set()
 
 
 @given(durations())
@@ -119,7 +105,7 @@ def test_durations_read_back(duration):
     assert type(duration).parse(str(duration)) == duration
 
 
-@slow_data
+@few
 @given(sound_graphs())
 def test_sound_graphs_resolve_their_targets(graph):
     for region in graph.all_regions.values():
@@ -132,7 +118,7 @@ def test_sound_graphs_resolve_their_targets(graph):
     assert load(dump(graph)) == graph
 
 
-@slow_data
+@few
 @given(sound_graphs())
 def test_sound_graphs_lead_from_start_to_end_through_every_stage(graph):
     for region in graph.all_regions.values():

@@ -63,7 +63,7 @@ def _needs(plateau: Plateau, every: Duration | None) -> tuple[Fraction, Unit] | 
     first = every.exact if every is not None and every.unit is span.unit else Fraction(0)
     if plateau.patience is not None:
         return first + span.exact, span.unit
-    eighth = span.exact / OBSERVATIONS
+    eighth = max(span.exact / OBSERVATIONS, first)
     return first + eighth * (OBSERVATIONS - 1 + plateau.confirm - 1), span.unit
 
 
@@ -71,8 +71,9 @@ def _needs(plateau: Plateau, every: Duration | None) -> tuple[Fraction, Unit] | 
 def narrow_window(context: Context) -> Iterator[Found]:
     """A plateau whose window holds fewer than eight values.
 
-    With `worth` the window must hold eight values, or the answer is "cannot tell". At the rate
-    that `every` declares there are fewer; only a metric that comes more often will do.
+    With `worth` the window must hold eight values, or the answer is "cannot tell". Where `over`
+    holds fewer at the declared rate, the window that is looked at is widened to eight; `worth`
+    still speaks of `over`.
 
     Example: `plateau(val_loss, worth=1%, over=1k steps)` with `every: 200 steps`.
     """
@@ -86,9 +87,9 @@ def narrow_window(context: Context) -> Iterator[Found]:
             yield Found(
                 f"the window of plateau({plateau.metric}, over={over}) holds "
                 f"{over.exact // every.exact} values at {every} each, and needs {OBSERVATIONS}; "
-                "it is only told if the metric comes more often than declared",
-                f"widen 'over' to {least}, or lower the metric's 'every' to "
-                f"{float(over.exact / OBSERVATIONS):g} {over.unit}",
+                f"the last {least} are looked at instead",
+                f"evaluate every {float(over.exact / OBSERVATIONS):g} {over.unit} for an answer "
+                f"within 'over', or write 'over={least}' and what is worth it over that long",
                 f"{edge.pointer}/when",
             )
 

@@ -43,18 +43,18 @@ def test_what_blocks_share_costs_once():
         (
             {"stack": "blks"},
             SelectorError,
-            r"^p: there is no .*'blks' in the model; did you mean 'blocks'",
+            r"^p: there is no .*'blks' .*did you mean 'blocks'",
         ),
         (
             {"add": None, "to": 2},
             UnsupportedError,
-            r"^p: stack 'blocks': there are 2 already, 2 is no",
+            r"'blocks': there are 2 already, 2 is no",
         ),
         ({"add": None, "factor": 1.3}, UnsupportedError, "2 times 1.3 is not a whole number"),
         (
             {"count": ("depth",)},
             SelectorError,
-            r"^p: count 'depth': the model has no attribute 'depth'",
+            r"^p: .*the model has no attribute 'depth'",
         ),
     ],
 )
@@ -89,9 +89,7 @@ def test_weights_that_would_be_zeroed_may_not_be_shared():
     shared = nn.Linear(8, 8)
     for block in model.blocks:
         block.o = shared
-    with pytest.raises(
-        UnsupportedError, match=r"^p: o\.weight, o\.bias of a block would be zeroed, but"
-    ):
+    with pytest.raises(UnsupportedError, match=r"o\.weight, o\.bias of a block would be zeroed"):
         prepared(model, deepen(zero=("o", "fc2")))
 
 
@@ -100,16 +98,14 @@ def test_a_template_that_does_not_run_is_said():
         def forward(self, x):
             return self.head(self.blocks[0](self.inp(x)).mean(1))
 
-    with pytest.raises(
-        UnsupportedError, match=r"block 'blocks\.1', which would be copied, did not run"
-    ):
+    with pytest.raises(UnsupportedError, match=r"'blocks\.1', which would be copied, did not run"):
         prepared(Skipping(), deepen())
 
 
 def test_what_is_declared_and_is_no_identity_is_refused():
     with pytest.raises(
         UnsupportedError,
-        match=r"^p: a copy of block 'blocks\.1' with fc2\.weight, fc2\.bias zeroed is no identity: in eval",
+        match=r"^p: a copy of block 'blocks\.1' with fc2\.weight, fc2\.bias zeroed is no identity",
     ):
         prepared(Model(), deepen(zero=("fc2",)))
 

@@ -130,6 +130,30 @@ def rate_at(step: int, stage: str, start: int) -> float:
     return round(host, 9)
 
 
+def write_vitals(
+    journal: Journal,
+    step: int,
+    stage: str,
+    start: int,
+    params: int,
+    cohorts: list[str],
+    share: float,
+) -> None:
+    rate = rate_at(step, stage, start)
+    alphas = dict.fromkeys(cohorts, 1.0)
+    if cohorts:
+        alphas[cohorts[-1]] = round(0.5 - 0.5 * math.cos(math.pi * share), 6)
+    journal.write(
+        "vitals",
+        step,
+        stages={"main": f"main:{stage}"},
+        params=params,
+        lr=[rate, round(rate * 0.5, 9)],
+        alphas=alphas,
+        factors=[1.0, 1.0],
+    )
+
+
 def grow_on_plateau(*, until: int | None = None) -> list[str]:
     noise = random.Random(7)
     journal = Journal()
@@ -177,22 +201,8 @@ def grow_on_plateau(*, until: int | None = None) -> list[str]:
                     reason="out of memory while preparing blocks.6",
                     attempt=1,
                 )
-            rate = rate_at(step, stage, start)
-            alpha = {}
-            if grown:
-                alpha = {name: 1.0 for name in cohorts}
-            if stage == "warmup":
-                share = (step - start) / 500
-                alpha[cohorts[-1]] = round(0.5 - 0.5 * math.cos(math.pi * share), 6)
-            journal.write(
-                "vitals",
-                step,
-                stages={"main": f"main:{stage}"},
-                params=params,
-                lr=[rate, round(rate * 0.5, 9)],
-                alphas=alpha,
-                factors=[1.0, 1.0],
-            )
+            share = (step - start) / 500 if stage == "warmup" else 1.0
+            write_vitals(journal, step, stage, start, params, cohorts, share)
         if stage == "train" and index == 0:
             journal.write(
                 "verdict",

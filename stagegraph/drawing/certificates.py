@@ -1,0 +1,89 @@
+"""Certificates of growth, as far as they can be read.
+
+Those of a simulation know parameter counts alone; those measured on a model say much more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stagegraph.drawing.clean import shown
+from stagegraph.drawing.history import finite, mapping, sequence
+
+__all__ = ["Certificate", "read_certificate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a growth's certificate says, each part unknown if it does not say it.
+
+    Attributes:
+        before: Parameters before.
+        after: Parameters after.
+        changes: Largest change of the output, by mode.
+        exactness: What that amounts to, in words.
+        blocks: The new blocks, in words.
+        checks: Whether they ran and got a gradient, in words.
+    """
+
+    before: int | None
+    after: int | None
+    changes: tuple[tuple[str, str], ...]
+    exactness: str
+    blocks: str
+    checks: tuple[str, ...]
+
+
+def read_certificate(value: Any) -> Certificate:
+    """Read a record's ``certificate``.
+
+    >>> read_certificate({"params": {"before": 10, "after": 14}}).after
+    14
+    """
+    data = mapping(value)
+    counts, change = mapping(data.get("params")), mapping(data.get("change"))
+    return Certificate(
+        before=_count(data.get("params_before", counts.get("before"))),
+        after=_count(data.get("params_after", counts.get("after"))),
+        changes=tuple(
+            (name, shown(found))
+            for name, key in (("eval", "eval"), ("train", "train"), ("α at 1", "alpha_1"))
+            if (found := data.get(f"max_change_{key}", change.get(key))) is not None
+        ),
+        exactness=shown(data.get("exactness")),
+        blocks=_blocks(data),
+        checks=tuple(_checks(data)),
+    )
+
+
+def _count(value: Any) -> int | None:
+    number = finite(value)
+    return None if number is None else int(number)
+
+
+def _blocks(data: Mapping[str, Any]) -> str:
+    named = sequence(data.get("new_blocks"))
+    if named:
+        return ", ".join(map(shown, named))
+    counts = mapping(data.get("blocks"))
+    if not counts:
+        return shown(data.get("new_blocks"))
+    stack = f"{shown(data['stack'])}: " if "stack" in data else ""
+    places = [shown(mapping(block).get("at")) for block in sequence(data.get("inserted"))]
+    where = f", new at {', '.join(places)}" if places else ""
+    return f"{stack}{shown(counts.get('before'))} → {shown(counts.get('after'))} blocks{where}"
+
+
+def _checks(data: Mapping[str, Any]) -> list[str]:
+    ran = data.get("ran", data.get("executed"))
+    checks = [] if ran is None else [f"ran: {shown(ran)}"]
+    gradient = data.get("gradient")
+    reached = mapping(gradient)
+    if reached:
+        told = f"{shown(reached.get('reached'))} of {shown(reached.get('of'))} parameters"
+        checks.append(f"gradient reached {told}")
+    elif gradient is not None:
+        checks.append(f"got a gradient: {shown(gradient)}")
+    return checks

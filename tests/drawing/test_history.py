@@ -1,0 +1,118 @@
+"""Reading records: roll-backs in either spelling, and anything at all."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stagegraph.drawing.history import read_history
+from tests.drawing.graphs import journal
+
+
+def move(step, source, target, *, via=(), kind="transition", edge="e"):
+    return {
+        "type": "move", "step": step, "region": "main", "edge": edge, "kind": kind,
+        "source": source, "via": list(via), "target": target, "visit": 1,
+    }  # fmt: skip
+
+
+def metric(step, value):
+    return {"type": "metric", "step": step, "name": "loss", "value": value}
+
+
+RUN = [
+    move(0, None, "main:a", kind="initial", edge=None),
+    metric(50, 2.0),
+    move(100, "main:a", "main:b", via=["main:g"]),
+    {"type": "growth", "step": 100, "certificate": {"params_before": 1, "params_after": 2}},
+    metric(150, 3.0),
+]
+BACK = move(200, "main:b", "main:a", kind="interrupt", edge="main:interrupts.undo")
+AFTER = [metric(150, 1.0), {"type": "end", "step": 180, "reason": "final"}]
+SPELLINGS = {
+    "name and boundary": {"to": "before", "boundary": 100, "snapshot": "before-1"},
+    "step and name": {"to": 100, "boundary": 200, "snapshot": "before"},
+}
+
+
+def stays(history):
+    return [(s.stage, s.start, s.end, s.abandoned) for s in history.stays if s.start != s.end]
+
+
+def test_a_roll_back_undoes_what_came_after_the_snapshot():
+    for spelling in SPELLINGS.values():
+        back = {"type": "roll_back", "step": 200, **spelling}
+        history = read_history([*RUN, BACK, back, *AFTER])
+        assert stays(history) == [
+            ("main:a", 0, 100, False),
+            ("main:a", 100, 180, False),
+            ("main:b", 100, 200, True),
+        ]
+        assert [p.value for p in history.kept(history.metrics["loss"])] == [2.0, 1.0]
+        assert [m.abandoned for m in history.moves] == [False, True, False]
+        assert history.abandoned(history.growths[0][1])
+        assert (history.returns[0].start, history.returns[0].to) == (200, 100)
+        assert history.returns[0].name == "before"
+        assert history.current == {"main": "main:a"}
+
+
+def test_the_move_may_come_after_the_roll_back():
+    back = {"type": "roll_back", "step": 200, "to": 100, "snapshot": "before"}
+    late = {**BACK, "step": 100}
+    history = read_history([*RUN, back, late, *AFTER])
+    assert stays(history) == [
+        ("main:a", 0, 100, False),
+        ("main:a", 100, 180, False),
+        ("main:b", 100, 200, True),
+    ]
+
+
+def test_other_regions_return_to_where_they_were():
+    other = {**move(0, None, "data:x", kind="initial", edge=None), "region": "data"}
+    later = {**move(120, "data:x", "data:y"), "region": "data"}
+    back = {"type": "roll_back", "step": 200, "to": 100, "snapshot": "before"}
+    history = read_history([RUN[0], other, *RUN[1:], later, BACK, back, *AFTER])
+    assert history.current["data"] == "data:x"
+    data = [(s.stage, s.start, s.end, s.abandoned) for s in history.stays if s.region == "data"]
+    assert ("data:y", 120, 200, True) in data
+    assert ("data:x", 100, 180, False) in data
+
+
+def test_counts_of_visits_steps_and_ways():
+    history = read_history(RUN)
+    assert history.visits() == {"main:a": 1, "main:b": 1, "main:g": 1}
+    assert history.steps_in()["main:a"] == 100
+    assert history.taken()["main:g.next", "next"] == 1
+    assert history.taken()["main:initial", "initial"] == 1
+
+
+def test_the_running_fixture_is_open():
+    history = read_history(journal("grow-on-plateau-running"))
+    assert [stay.stage for stay in history.stays if stay.open] == ["main:settle"]
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=8,
+)
+TYPES = st.sampled_from(
+    ["run", "move", "growth", "metric", "vitals", "verdict", "blocked", "event", "error",
+     "roll_back", "facts", "end", "new", None]
+)  # fmt: skip
+KEYS = st.sampled_from(
+    ["step", "region", "edge", "kind", "source", "via", "target", "visit", "guard", "evidence",
+     "actions", "certificate", "name", "value", "lr", "params", "alphas", "to", "boundary",
+     "snapshot", "stages", "reason", "loss", "cohort"]
+)  # fmt: skip
+
+
+@st.composite
+def wild_records(draw):
+    records = draw(st.lists(st.dictionaries(KEYS, ANYTHING), max_size=8))
+    return [{**record, "type": draw(TYPES)} for record in records]
+
+
+@settings(max_examples=200, deadline=None)
+@given(wild_records())
+def test_any_records_can_be_read(records):
+    history = read_history(records)
+    assert all(stay.start <= stay.end for stay in history.stays)

@@ -1,0 +1,214 @@
+"""The documents of the examples: read, checked, and simulated to their end."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import stagegraph as sg
+from examples.grow_gpt import train
+
+FOLDER = Path(__file__).parents[2] / "examples" / "graphs"
+DOCUMENTS = [*sorted(FOLDER.glob("*.yaml")), train.GRAPH]
+
+
+def by_name(name):
+    return sg.load(FOLDER / f"{name}.yaml")
+
+
+def stays(simulation):
+    return [(i.stage, i.start, i.end) for i in simulation.schedule]
+
+
+def test_there_are_four_documents_and_the_readme_tells_of_each():
+    readme = (FOLDER.parent / "README.md").read_text("utf-8")
+    names = [path.name for path in sorted(FOLDER.glob("*.yaml"))]
+    assert len(names) == 4
+    assert all(f"`{name}`" in readme for name in names)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_each_is_checked_without_error_or_unwaived_warning(path):
+    findings = sg.check(sg.load(path))
+    assert [str(f) for f in findings if f.severity != "note" and f.waived is None] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_each_names_its_schema(path):
+    first = path.read_text("utf-8").partition("\n")[0]
+    assert first.startswith("# yaml-language-server: $schema=")
+    assert first.endswith("/schemas/stagegraph.schema.json")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("kind", ["text", "mermaid", "dot", "svg", "html"])
+def test_each_can_be_drawn(path, kind):
+    assert "train" in sg.render(sg.load(path), kind) or "head" in sg.render(sg.load(path), kind)
+
+
+# The two with one region, to their end
+
+GROWING = [
+    ("train", 0, 7400),
+    ("warmup", 7400, 7900),
+    ("settle", 7900, 8000),
+    ("consolidate", 8000, 8400),
+    ("train", 8400, 10400),
+    ("warmup", 10400, 10900),
+    ("settle", 10900, 11000),
+    ("consolidate", 11000, 11400),
+    ("train", 11400, 13400),
+    ("warmup", 13400, 13900),
+    ("settle", 13900, 14000),
+    ("consolidate", 14000, 14400),
+    ("train", 14400, 16400),
+    ("anneal", 16400, 18400),
+    ("done", 18400, 18400),
+]
+
+
+def loss(step):
+    return 2 + 300 / (step + 100)
+
+
+def as_csv(path, name, values):
+    rows = "".join(f"{step},{value!r}\n" for step, value in values)
+    path.write_text(f"step,{name}\n{rows}")
+
+
+def as_jsonl(path, name, values):
+    path.write_text("".join(json.dumps({"step": s, name: v}) + "\n" for s, v in values))
+
+
+@pytest.fixture(params=["a formula", "a function", "csv", "jsonl"])
+def source(request, tmp_path):
+    """The same numbers from each kind of source."""
+
+    def give(name, formula, function, every, last):
+        values = [(step, function(step)) for step in range(every, last + 1, every)]
+        match request.param:
+            case "a formula":
+                return {name: formula}
+            case "a function":
+                return {name: function}
+            case "csv":
+                as_csv(tmp_path / "curve.csv", name, values)
+                return tmp_path / "curve.csv"
+        as_jsonl(tmp_path / "curve.jsonl", name, values)
+        return tmp_path / "curve.jsonl"
+
+    return give
+
+
+def test_grow_on_plateau_grows_three_times_and_ends(source):
+    plan = sg.simulate(
+        by_name("grow-on-plateau"),
+        metrics=source("val_loss", "2 + 300 / (step + 100)", loss, 200, 20_000),
+        steps_per_epoch=100,
+        params=1_200_000,
+        costs={"grow": 400_000},
+    )
+    assert plan.ended == "final"
+    assert stays(plan) == GROWING
+    assert [r["params"] for r in plan.records if r["type"] == "facts"] == [
+        1_200_000,
+        1_600_000,
+        2_000_000,
+        2_400_000,
+    ]
+
+
+def test_a_metric_is_known_by_what_hosts_call_it(tmp_path):
+    as_csv(tmp_path / "log.csv", "val/loss", [(s, loss(s)) for s in range(200, 20_001, 200)])
+    plan = sg.simulate(
+        by_name("grow-on-plateau"),
+        metrics=tmp_path / "log.csv",
+        steps_per_epoch=100,
+        params=1_200_000,
+        costs={"grow": 400_000},
+    )
+    assert stays(plan) == GROWING
+
+
+def test_a_growth_that_makes_it_worse_is_undone(tmp_path):
+    def worse(step):
+        return loss(step) + (0.5 if 7900 < step <= 8400 else 0.0)
+
+    plan = sg.simulate(
+        by_name("grow-on-plateau"),
+        metrics={"val_loss": worse},
+        steps_per_epoch=100,
+        params=1_200_000,
+        costs={"grow": 400_000},
+    )
+    (back,) = [r for r in plan.records if r["type"] == "roll_back"][:1]
+    assert (back["to"], back["step"]) == (7400, 8400)
+    assert plan.ended == "final"
+
+
+def test_no_room_for_parameters_means_no_growth():
+    plan = sg.simulate(
+        by_name("grow-on-plateau"),
+        metrics={"val_loss": loss},
+        steps_per_epoch=100,
+        params=2_900_000,
+        costs={"grow": 400_000},
+    )
+    assert [stage for stage, _, _ in stays(plan)] == ["train", "anneal", "done"]
+
+
+def test_gradual_unfreezing_goes_from_the_top_down(source):
+    def accuracy(step):
+        return 0.9 - 30 / (step + 100)
+
+    plan = sg.simulate(
+        by_name("gradual-unfreezing"),
+        metrics=source("val_acc", "0.9 - 30 / (step + 100)", accuracy, 100, 1300),
+        steps_per_epoch=100,
+    )
+    assert plan.ended == "final"
+    assert stays(plan) == [
+        ("head", 0, 200),
+        ("top", 200, 300),
+        ("upper", 300, 800),
+        ("full", 800, 1200),
+        ("done", 1200, 1200),
+    ]
+
+
+def test_gradual_unfreezing_goes_on_sooner_when_nothing_gets_better():
+    plan = sg.simulate(by_name("gradual-unfreezing"), metrics={"val_acc": 0.5}, steps_per_epoch=100)
+    assert plan.ended == "final"
+    assert [stage for stage, _, _ in stays(plan)] == ["head", "top", "upper", "full", "done"]
+    assert plan.steps < 1200
+
+
+# The two with regions
+
+
+def regions(name, **more):
+    plan = sg.simulate(by_name(name), metrics={"val_loss": loss}, **more)
+    assert plan.ended == "final"
+    return {
+        region: [(i.stage, i.start, i.end) for i in plan.schedule if i.region == region]
+        for region in sg.load(FOLDER / f"{name}.yaml").regions
+    }
+
+
+def test_the_second_growth_starts_while_the_first_still_consolidates():
+    found = regions(
+        "depth-overlapped-by-width",
+        params=1_000_000,
+        costs={"depth:grow": 400_000, "width:grow": 500_000},
+    )
+    depth, width = (dict((s, (a, b)) for s, a, b in found[r]) for r in ("depth", "width"))
+    assert depth["consolidate"][0] < width["warmup"][0] < depth["consolidate"][1]
+    assert (depth["done"][1], width["done"][1]) == (14_300, 14_300)
+
+
+def test_the_data_gets_harder_and_easier_again_at_each_growth():
+    found = regions("combined-curriculum", params=1_200_000, costs={"grow": 400_000})
+    assert [stage for stage, _, _ in found["data"]] == ["easy", "medium", "hard"] * 4
+    growths = [start for stage, start, _ in found["arch"] if stage == "warmup"]
+    easier = [start for stage, start, _ in found["data"] if stage == "easy"][1:]
+    assert easier == [step + 1 for step in growths]

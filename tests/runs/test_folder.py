@@ -1,0 +1,93 @@
+"""A run's folder: one run, its graph as it was written, and clear refusals."""
+
+import pytest
+
+from stagegraph.errors import DocumentError, RunFolderError
+from stagegraph.runs.folder import RunFolder
+from stagegraph.schema.load import load
+
+TEXT = """\
+# the author's own words
+stagegraph: 1
+name: short
+initial: a
+stages:
+  a: {kind: train, duration: 10 steps, next: b}
+  b: {kind: final}
+"""
+
+
+def test_folder_keeps_the_graph_that_ran_and_its_authors_bytes(tmp_path):
+    graph = load(TEXT)
+    folder = RunFolder(tmp_path / "deep" / "run")
+    folder.create(graph).close()
+    assert folder.graph() == graph
+    assert (folder.path / "author.yaml").read_text() == TEXT
+    assert folder.records() == []
+
+
+def test_graph_that_was_no_text_has_no_authors_bytes(tmp_path):
+    graph = load({"stagegraph": 1, "name": "x", "initial": "a", "stages": {"a": {"kind": "final"}}})
+    folder = RunFolder(tmp_path)
+    folder.create(graph).close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.json", "journal.jsonl"]
+
+
+def test_json_graph_keeps_its_ending(tmp_path):
+    source = tmp_path / "g.json"
+    text = '{"stagegraph": 1, "name": "x", "initial": "a", "stages": {"a": {"kind": "final"}}}'
+    source.write_text(text)
+    folder = RunFolder(tmp_path / "run")
+    folder.create(load(source)).close()
+    assert (folder.path / "author.json").read_text() == text
+
+
+def test_folder_of_an_earlier_run_is_refused_and_left_alone(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.create(load(TEXT)).close()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    other = load(TEXT.replace("short", "other"))
+    with pytest.raises(RunFolderError, match="holds an earlier run already; choose another"):
+        RunFolder(tmp_path).create(other)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    for path in (tmp_path / "run", tmp_path / "run" / "below"):
+        with pytest.raises(RunFolderError, match="cannot be written"):
+            RunFolder(path).create(load(TEXT))
+
+
+def test_folder_in_place_of_a_file_is_refused(tmp_path):
+    (tmp_path / "graph.json").mkdir()
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        RunFolder(tmp_path).create(load(TEXT))
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(RunFolderError, match=r"report\.html cannot be written"):
+        RunFolder(tmp_path).write_report("<html>")
+
+
+def test_path_that_no_system_takes_is_refused(tmp_path):
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        RunFolder(tmp_path / ("x" * 300)).create(load(TEXT))
+
+
+def test_folder_without_a_run_says_what_is_missing(tmp_path):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RunFolderError, match=r"holds no run: there is no graph\.json in it"):
+        folder.graph()
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        folder.records()
+
+
+def test_damaged_graph_is_refused(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.create(load(TEXT)).close()
+    (tmp_path / "graph.json").write_text("{")
+    with pytest.raises(DocumentError):
+        folder.graph()
+
+
+def test_report_is_written(tmp_path):
+    assert RunFolder(tmp_path).write_report("<p>ö").read_text(encoding="utf-8") == "<p>ö"
