@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from time import perf_counter_ns
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,10 @@ STEPS = 4
 CYCLES = 600
 
 
-def trainer() -> Callable[[], float]:
+Update = Callable[[], torch.Tensor]
+
+
+def trainer() -> Update:
     """A model and its loop body."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -24,7 +28,7 @@ def trainer() -> Callable[[], float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     x, y = torch.randn(32, 64), torch.randint(0, 10, (32,))
 
-    def update() -> float:
+    def update() -> torch.Tensor:
         loss = nn.functional.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
@@ -34,18 +38,12 @@ def trainer() -> Callable[[], float]:
     return update
 
 
-def plain() -> Callable[[], None]:
-    update = trainer()
-
-    def step() -> None:
-        update()
-
-    return step
+def plain(update: Update) -> Callable[[], object]:
+    return update
 
 
-def ten_ifs() -> Callable[[], None]:
-    update = trainer()
-    state = {"step": 0, "v": None, "w": None}
+def ten_ifs(update: Update) -> Callable[[], object]:
+    state: dict[str, Any] = {"step": 0, "v": None}
 
     def step() -> None:
         update()
@@ -61,8 +59,7 @@ def ten_ifs() -> Callable[[], None]:
     return step
 
 
-def with_engine() -> Callable[[], None]:
-    update = trainer()
+def with_engine(update: Update) -> Callable[[], object]:
     engine = engine_of(WAITING, every="100 steps", **BUDGET)
 
     def step() -> None:
@@ -76,12 +73,20 @@ def with_engine() -> Callable[[], None]:
 
 def test_training_loop(show):
     torch.set_num_threads(1)
-    variants = {"plain loop": plain(), "ten ifs": ten_ifs(), "engine, ten guards": with_engine()}
+    update = trainer()
+    variants = {
+        "plain loop": plain(update),
+        "ten ifs": ten_ifs(update),
+        "engine, ten guards": with_engine(update),
+    }
+    order = list(variants)
     added: dict[str, list[float]] = {name: [] for name in variants}
     base = []
     for _ in range(CYCLES):
         taken = {}
-        for name, step in variants.items():
+        order.append(order.pop(0))
+        for name in order:
+            step = variants[name]
             begin = perf_counter_ns()
             for _ in range(STEPS):
                 step()

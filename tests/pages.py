@@ -157,7 +157,7 @@ def _pattern(shown: str, *, approximate: bool) -> re.Pattern[str]:
             continue
         words = _NUMBER.split(line) if approximate else [line]
         escaped = (re.escape(word).replace("…", ".*") for word in words)
-        line = _NUMBER.pattern.join(escaped)
-        parts.append((re.sub(r"(\\ )+", " +", line) if approximate else line) + r"\n")
-    pattern = "".join(parts)
-    return re.compile(pattern.removesuffix(r"\n") if pattern.endswith(r"\n") else pattern + ".*")
+        pattern = _NUMBER.pattern.join(escaped)
+        parts.append((re.sub(r"(\\ )+", " +", pattern) if approximate else pattern) + r"\n")
+    whole = "".join(parts)
+    return re.compile(whole.removesuffix(r"\n") if whole.endswith(r"\n") else whole + ".*")

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--graph", type=Path, default=GRAPH, help="the stages (grow.yaml)")
     parser.add_argument("--steps", type=int, help="stop after so many (default: the graph's end)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
-    parser.add_argument("--run", type=Path, help="the run's folder; one that is there goes on")
+    parser.add_argument("--run", type=Path, help="a new folder (runs/grow_gpt-1, …)")
     args = parser.parse_args(argv)
     run = args.run or next_free("runs/grow_gpt")
     train(sg.load(args.graph), run=run, steps=args.steps, seed=args.seed)

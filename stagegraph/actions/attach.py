@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from stagegraph.actions.actor import TorchActor
 from stagegraph.actions.companions import Companions
@@ -16,7 +18,14 @@ from stagegraph.errors import UnsupportedError
 from stagegraph.graph.compiled import CompiledGraph, PlacedAction
 from stagegraph.schema.activities import Activity
 
-__all__ = ["all_actions", "all_activities", "inspect_model", "torch_actor", "watch_first_step"]
+__all__ = [
+    "Misfit",
+    "all_actions",
+    "all_activities",
+    "inspect_model",
+    "torch_actor",
+    "watch_first_step",
+]
 
 
 def torch_actor(
@@ -28,20 +37,14 @@ def torch_actor(
     """An actor for a model, after refusing what the graph asks for and cannot have here.
 
     Raises:
-        UnsupportedError: All that cannot be had, each with its place.
+        UnsupportedError: All that does not fit the model or cannot be had, each with its place.
     """
-    trials = [key for key, stage in graph.stages.items() if stage.kind == "trial"]
-    if trials:
-        raise UnsupportedError(
-            f"{', '.join(trials)}: this version checks and draws trial stages, and cannot run them"
-        )
+    misfits = inspect_model(graph, model, optimizer, **companions)
+    refused = [f"{misfit.place}: {misfit.message}" for misfit in misfits if not misfit.may_come]
+    if refused:
+        raise UnsupportedError("\n".join(refused))
     growths = {key: stage.growths for key, stage in graph.stages.items() if stage.growths}
-    actor = TorchActor(model, optimizer, growths, **companions)
-    actor.require(
-        [(placed.place, placed.action) for placed in all_actions(graph)],
-        list(all_activities(graph)),
-    )
-    return actor
+    return TorchActor(model, optimizer, growths, **companions)
 
 
 def all_actions(graph: CompiledGraph) -> Iterator[PlacedAction]:
@@ -62,44 +65,75 @@ def all_activities(graph: CompiledGraph) -> Iterator[tuple[str, Activity]]:
                 yield held.place, held.activity
 
 
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Something in a graph that does not fit a model.
+
+    Attributes:
+        place: Where it is written, as the journal names it.
+        pointer: JSON pointer into the document; empty if it is about no one place.
+        message: What is wrong.
+        may_come: Whether a growth of the graph may still bring what is missing.
+    """
+
+    place: str
+    pointer: str
+    message: str
+    may_come: bool = False
+
+
 def inspect_model(
     graph: CompiledGraph,
     model: nn.Module,
     optimizer: Optimizer | Sequence[Optimizer],
-    probe: Any,
-) -> Iterator[tuple[str, str, str]]:
-    """What of a graph does not fit a model: (place, JSON pointer, what is wrong)."""
+    *,
+    scheduler: object = None,
+    scaler: object = None,
+    ema: object = None,
+    data: object = None,
+    probe: Any = None,
+) -> list[Misfit]:
+    """What of a graph does not fit a model, or cannot be had with what is given."""
     several = [innermost(one) for one in _several(optimizer)]
     actions = [(placed.place, placed.action) for placed in all_actions(graph)]
     activities = list(all_activities(graph))
-    pointers = {placed.place: placed.pointer for placed in all_actions(graph)}
-    pointers |= {h.place: h.pointer for stage in graph.stages.values() for h in stage.during}
-    problems = inspect(model, actions=actions, activities=activities, optimizers=several)
-    problems += unsupported(
+    companions = Companions.of(scheduler, scaler, ema, data)
+    fixed = inspect(model, actions=actions, optimizers=several)
+    fixed += unsupported(
         actions,
         activities,
         model=model,
         optimizers=several,
-        companions=Companions.of(None, None, None, None),
+        companions=companions,
         probe=probe,
     )
-    for problem in dict.fromkeys(problems):
-        place, _, message = problem.partition(": ")
-        known = place in pointers
-        yield (place, pointers[place], message) if known else ("", "", problem)
+    grows = any(stage.growths for stage in graph.stages.values())
+    pointers = {placed.place: placed.pointer for placed in all_actions(graph)}
+    pointers |= {h.place: h.pointer for stage in graph.stages.values() for h in stage.during}
+    found = [_misfit(problem, pointers, may_come=False) for problem in dict.fromkeys(fixed)]
+    patterns = inspect(model, activities=activities)
+    return found + [_misfit(problem, pointers, may_come=grows) for problem in patterns]
+
+
+def _misfit(problem: str, pointers: Mapping[str, str], *, may_come: bool) -> Misfit:
+    place, _, message = problem.partition(": ")
+    if place not in pointers:
+        return Misfit("model", "", problem, may_come)
+    return Misfit(place, pointers[place], message, may_come)
 
 
 def _several(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
     return list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
 
 
-def watch_first_step(optimizer: Optimizer | Sequence[Optimizer], begin: Callable[[], None]) -> None:
-    """Call ``begin`` before each optimizer's first step."""
-    for one in _several(optimizer):
-        _watch(innermost(one), begin)
+def watch_first_step(
+    optimizer: Optimizer | Sequence[Optimizer], begin: Callable[[], None]
+) -> list[RemovableHandle]:
+    """Call ``begin`` before each optimizer's first step; the hooks to take off at the end."""
+    return [_watch(innermost(one), begin) for one in _several(optimizer)]
 
 
-def _watch(optimizer: Optimizer, begin: Callable[[], None]) -> None:
+def _watch(optimizer: Optimizer, begin: Callable[[], None]) -> RemovableHandle:
     begun = False
 
     def before_step(*_: Any) -> None:
@@ -109,4 +143,4 @@ def _watch(optimizer: Optimizer, begin: Callable[[], None]) -> None:
             begun = True
 
     # The hook stays: taking it off while hooks run would break the others registered after it.
-    optimizer.register_step_pre_hook(before_step)
+    return optimizer.register_step_pre_hook(before_step)

@@ -96,7 +96,8 @@ def _hold_alphas(
     standing: Standing, effects: Sequence[Effect], alphas: Mapping[str, float]
 ) -> dict[str, list[str]]:
     wanted: dict[str, float] = {}
-    for cohort, alpha in alphas.items():
+    whole = dict.fromkeys(standing.lineage.cohorts(), 1.0)  # a gate that nobody holds is folded
+    for cohort, alpha in (whole | dict(alphas)).items():
         blocks = standing.blocks_of(standing.lineage.cohort(cohort))
         if not blocks and alpha != 1.0:
             near = did_you_mean(cohort, standing.lineage.cohorts())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +124,16 @@ def _flag(argument: re.Match[str]) -> str:
 def _as_json(result: Simulation) -> dict[str, Any]:
     return {
         "steps": result.steps,
+        "made": result.made,
         "ended": result.ended,
         "schedule": [
-            {"region": i.region, "stage": i.stage, "start": i.start, "end": i.end}
+            {
+                "region": i.region,
+                "stage": i.stage,
+                "start": i.start,
+                "end": i.end,
+                "undone": i.undone,
+            }
             for i in result.schedule
         ],
         "records": list(result.records),
@@ -137,12 +144,31 @@ def _lines(result: Simulation) -> Iterable[str]:
     several = len({interval.region for interval in result.schedule}) > 1
     for interval in result.schedule:
         name = f"{interval.region}:{interval.stage}" if several else interval.stage
-        yield f"{interval.start:>9,} – {interval.end:>9,}  {name}"
+        undone = "  (undone)" if interval.undone else ""
+        yield f"{interval.start:>9,} – {interval.end:>9,}  {name}{undone}"
     yield ""
-    for move in result.moves:
-        if move["edge"] is not None:
-            why = f"  {move['guard']}" if move["guard"] else ""
-            yield f"{move['step']:>9,}  {move['source']} -> {move['target']}{why}"
+    for record in result.records:
+        happened = _happened(record)
+        if happened is not None:
+            yield f"{record['step']:>9,}  {happened}"
+    yield ""
     ended = result.ended or "it did not come to an end"
-    yield ""
-    yield f"{result.steps:,} steps; {ended}"
+    made = "" if result.made == result.steps else f" ({result.made:,} made)"
+    yield f"{result.steps:,} steps{made}; {ended}"
+
+
+def _happened(record: Mapping[str, Any]) -> str | None:
+    """A record in a line; ``None`` for those that tell of values alone."""
+    match record["type"]:
+        case "move" if record["edge"] is not None:
+            why = f"  {record['guard']}" if record["guard"] else ""
+            return f"{record['source']} -> {record['target']}{why}"
+        case "roll_back":
+            return f"back to step {record['to']:,} ({record['snapshot']})"
+        case "blocked":
+            return f"{record['edge']} is held back: {record['reason']}"
+        case "unblocked":
+            return f"{record['edge']} is not held back any more"
+        case "error":
+            return f"{record['action']} failed: {record['reason']}"
+    return None

@@ -37,26 +37,48 @@ def absorb(plans: Plans, state: State, observation: Observation) -> State:
     state = replace(state, clock=clock, spent=state.spent + observation.progress)
     if not observation.metrics:
         return state
-    metrics = dict(state.metrics)
+    newest = {name: _Newest(metric) for name, metric in state.metrics.items()}
     memories = dict(state.memories)
     listening = _listening(plans, state)
     seen = state.observations
     for name, value in observation.metrics:
         seen += 1
-        before = metrics.get(name)
+        metric = newest.get(name)
+        if metric is None:
+            metric = newest[name] = _Newest(MetricState(None, None, None, 0))
+        metric.seen = seen
         if not isfinite(value):
-            last, best = (None, None) if before is None else (before.last, before.best)
-            metrics[name] = MetricState(None, last, best, seen)
+            metric.value = None
             continue
-        best = value if before is None or before.best is None else before.best
-        better = value < best if plans.minimizes[name] else value > best
-        metrics[name] = MetricState(value, value, value if better else best, seen)
+        metric.value = metric.last = value
+        if metric.best is None or (
+            value < metric.best if plans.minimizes[name] else value > metric.best
+        ):
+            metric.best = value
         for key, leaf in listening.get(name, ()):
             reference = _reference(leaf.guard, state) if isinstance(leaf.guard, Regressed) else None
             memory = remember(memories.get(key), leaf, clock, value, reference)
             if memory is not None:
                 memories[key] = memory
+    metrics = {name: metric.state() for name, metric in newest.items()}
     return replace(state, metrics=metrics, memories=memories, observations=seen)
+
+
+class _Newest:
+    """A metric's state while a thousand values of it may come in."""
+
+    __slots__ = ("best", "last", "seen", "value")
+
+    def __init__(self, metric: MetricState) -> None:
+        self.value, self.last, self.best, self.seen = (
+            metric.value,
+            metric.last,
+            metric.best,
+            metric.seen,
+        )
+
+    def state(self) -> MetricState:
+        return MetricState(self.value, self.last, self.best, self.seen)
 
 
 def _listening(plans: Plans, state: State) -> dict[str, list[tuple[str, MemoryLeaf]]]:

@@ -23,6 +23,7 @@ from stagegraph.engine.values import (
     compile_number,
     fold,
     number_slot,
+    scaled_slot,
     slots_of,
 )
 from stagegraph.schema.base import Model
@@ -219,6 +220,9 @@ def _against_slot(
     slot, other = number_slot(left), number_slot(right)
     if slot is not None and other is not None:
         return _slots_test(table.index(slot), op, table.index(other))
+    scaled = scaled_slot(right, table)
+    if slot is not None and scaled is not None:
+        return _scaled_test(table.index(slot), op, *scaled)
     if slot is not None:
         return _value_test(compile_number(right, table), _MIRRORED[op], table.index(slot))
     if other is not None:
@@ -238,6 +242,19 @@ def _slots_test(i: int, op: str, j: int) -> Test | None:
             return lambda frame: frame[i] >= frame[j]
         case "==":
             return lambda frame: frame[i] == frame[j]
+    return None
+
+
+def _scaled_test(i: int, op: str, j: int, k: float) -> Test | None:
+    match op:
+        case "<":
+            return lambda frame: frame[i] < frame[j] * k < INF
+        case "<=":
+            return lambda frame: frame[i] <= frame[j] * k < INF
+        case ">":
+            return lambda frame: frame[i] > frame[j] * k > -INF
+        case ">=":
+            return lambda frame: frame[i] >= frame[j] * k > -INF
     return None
 
 

@@ -17,12 +17,12 @@ from stagegraph.engine.absorb import Observation, absorb
 from stagegraph.engine.decide import Decision, Move, decide, initial_moves, why_it_ends
 from stagegraph.engine.due import due, evaluations
 from stagegraph.engine.explain import Explanation, explain, waiting_for
-from stagegraph.engine.holding import alphas, effects, moving, values
+from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
 from stagegraph.engine.machine import Machines
 from stagegraph.engine.metrics import MetricNames, as_number
 from stagegraph.engine.moves import Step, work_out
 from stagegraph.engine.plans import Plans
-from stagegraph.engine.ports import Actor, Boundary, Facts, Outcome, Record, Sink
+from stagegraph.engine.ports import Actor, Boundary, Outcome, Record, Sink
 from stagegraph.engine.records import (
     boundary_records,
     end_record,
@@ -207,20 +207,13 @@ class Core:
             MissingFact: The graph reads samples, tokens, epochs or flops, and nobody counts them.
             ProgressError: Progress goes backwards.
         """
-        if self._look <= 0 and self._over():
+        if self._look <= 0 and self._settled():
             return
-        if self._undecided:
-            self._decide()
-            if self.state.ended is not None:
-                return
         self._pending += 1
         if samples or tokens or flops or seconds:
             self._count(samples, tokens, flops, seconds)
-        if epoch is not None:
-            self.passed(epoch)
-        elif self._coming is not None:
-            self.passed(self._coming)
-            self._coming = None
+        if epoch is not None or self._coming is not None:
+            self._pass(epoch)
         if loss is not None:
             self.loss = loss
             if self._reads_loss:
@@ -271,7 +264,7 @@ class Core:
         self._flush()
         self.state = replace(self.state, events=(*self.state.events, PendingEvent(event)))
         self._write((record("event", self.state, name=event, status="sent"),))
-        if self.started:
+        if self.started and not self._undecided:
             self._look = 1
 
     # Resume
@@ -305,7 +298,7 @@ class Core:
         self._forget_pending(self._now())
         if loaded.regions:
             self._machines.set(loaded.stages)
-            held, alpha = effects(self.graph, loaded), alphas(self.graph, loaded)
+            held, alpha = effects(self.graph, loaded), all_alphas(self.graph, loaded)
             self._actor.transact(
                 Boundary(loaded.clock.step, None, (), held, alpha, (), loaded.spent.step),
                 lambda outcome: None,
@@ -320,7 +313,7 @@ class Core:
         counts = evaluations(self.graph, self.state)
         if any(count > self.state.wanted.get(name, 0) for name, count in counts.items()):
             self._undecided = self.wants_evaluation = True
-            self._look = math.inf
+            self._look = 0
             self._tune()
             return
         self._decide()
@@ -400,6 +393,8 @@ class Core:
         self._others = next_looks
         if soon or state.events or self._eager:
             self._look = 1
+        if self._undecided:
+            self._look = 0
         remembered: frozenset[str] = frozenset()
         for key in state.stages.values():
             plan = self._plans[key]
@@ -454,12 +449,11 @@ class Core:
         """Take metrics that came with an update; whether some guard may be true now."""
         urgent = False
         names = self._names.by_source
-        for source, value in metrics.items():
+        for source, given in metrics.items():
             name = names.get(source)
             if name is None:
                 raise MetricError(self._names.unknown(source))
-            if type(value) is not float:
-                value = as_number(source, value)
+            value = given if type(given) is float else as_number(source, given)
             self._arrivals.append((self._pending, name, value))
             if name in self._remembered:
                 urgent = True
@@ -485,7 +479,7 @@ class Core:
         """
         if self._counted:
             self.counts("epochs")
-        exact = epoch if type(epoch) is Fraction else _exact(epoch)
+        exact = epoch if isinstance(epoch, Fraction) else _exact(epoch)
         now = exact.numerator / exact.denominator
         if now <= self._told and exact < self._reading:
             if exact < self.state.clock.epoch:
@@ -496,6 +490,12 @@ class Core:
             self._shift = 0.0
         self._reading, self._told = exact, now
         self._ahead = now + self._shift
+
+    def _pass(self, epoch: Fraction | float | None) -> None:
+        reading = self._coming if epoch is None else epoch
+        self._coming = None
+        if reading is not None:
+            self.passed(reading)
 
     def fetched(self, epoch: Fraction) -> None:
         """A batch is in hand; once its update is over, so many passes are."""
@@ -574,6 +574,13 @@ class Core:
     def _write(self, records: tuple[Record, ...]) -> None:
         if self.sink is not None and records:
             self.sink.write(records)
+
+    def _settled(self) -> bool:
+        """Decide what has been put off, and say whether the run has ended."""
+        self.start()
+        if self._undecided:
+            self._decide()
+        return self.state.ended is not None
 
     def _over(self) -> bool:
         """Begin, if nobody has; whether the run has ended."""

@@ -12,6 +12,9 @@ from stagegraph.engine.trace import Trace
 
 __all__ = ["Explanation", "explain", "trace_lines", "waiting_for"]
 
+USED_UP = "it has fired"
+"""How the reason begins why an edge cannot be taken again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -74,7 +77,7 @@ def _held_back(plans: Plans, state: State, region: str, edge_id: str) -> str | N
     edge = plans.graph.edges[edge_id]
     fired = state.fired.get(edge_id, 0)
     if edge.at_most is not None and fired >= edge.at_most:
-        return f"it has fired {fired} of at most {edge.at_most} times"
+        return f"{USED_UP} {fired} of at most {edge.at_most} times"
     stay = stage.min_duration
     if edge.kind != "interrupt" and stay and not state.clock.reached(stay, here.entered):
         return f"min_duration of {stay} is not over"
@@ -95,7 +98,8 @@ def waiting_for(plans: Plans, state: State) -> list[str]:
     """In a few words per way out, what is not true yet; interrupts, the exceptions, last."""
     waits: list[tuple[bool, str]] = []
     for explanation in explain(plans, state):
-        if explanation.value is not True:
+        spent = (explanation.held_back or "").startswith(USED_UP)
+        if explanation.value is not True and not spent:
             interrupt = plans.graph.edges[explanation.edge].kind == "interrupt"
             target = explanation.target.partition(":")[2] or explanation.target
             leaves = ", ".join(_open_leaves(explanation.guard))

@@ -18,7 +18,7 @@ from stagegraph.graph.compiled import CompiledGraph, HeldActivity
 from stagegraph.progress import Duration, Progress
 from stagegraph.schema.activities import AlphaRamp, GrownCohort, LrFactor, LrRamp, Ramp
 
-__all__ = ["alphas", "bending", "effects", "held_after", "moving", "values"]
+__all__ = ["all_alphas", "alphas", "bending", "effects", "held_after", "moving", "values"]
 
 
 def held_after(
@@ -124,6 +124,11 @@ def alphas(graph: CompiledGraph, state: State) -> dict[str, float]:
             for cohort in _selected(held, region, state.cohorts).cohorts:
                 found[cohort] = value
     return {cohort: value for cohort, value in found.items() if value != 1.0}
+
+
+def all_alphas(graph: CompiledGraph, state: State) -> dict[str, float]:
+    """Alpha of every cohort on the branch; whoever has gates closes those that are at 1."""
+    return dict.fromkeys(state.cohorts, 1.0) | alphas(graph, state)
 
 
 def bending(graph: CompiledGraph, state: State) -> Counter[Any]:

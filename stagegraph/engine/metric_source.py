@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,9 @@ class MetricSource:
         """The values logged at a step."""
         return self.rows.get(boundary if self.by_boundary else step, {})
 
-    def computed(self, step: int) -> dict[str, float]:
-        """The computed values at a step."""
-        return {name: float(formula(step)) for name, formula in self.formulas.items()}
+    def computed(self, step: int, names: Collection[str]) -> dict[str, float]:
+        """The computed values of some metrics at a step."""
+        return {name: float(self.formulas[name](step)) for name in names if name in self.formulas}
 
 
 def open_source(

@@ -54,8 +54,9 @@ def as_number(name: str, value: Any) -> float:
         raise MetricError(_no_number(name, value, shape))
     if not isinstance(value, SupportsFloat):
         raise MetricError(_no_number(name, value, shape))
+    item = getattr(value, "item", None)
     try:
-        return float(value)
+        return float(value if item is None else item())
     except (TypeError, ValueError, OverflowError) as error:
         raise MetricError(_no_number(name, value, shape)) from error
 

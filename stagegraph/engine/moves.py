@@ -12,7 +12,7 @@ from zlib import crc32
 
 from stagegraph.engine.absorb import active_memories
 from stagegraph.engine.decide import Decision, Move, listens
-from stagegraph.engine.holding import alphas, bending, effects, held_after
+from stagegraph.engine.holding import all_alphas, alphas, bending, effects, held_after
 from stagegraph.engine.memories import Memory, is_trend
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Boundary, Deed, Restore
@@ -101,7 +101,7 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     changed = decision.moves or decision.ends
     boundary = None
     if changed:
-        alpha = alphas(graph, after)
+        alpha = all_alphas(graph, after)
         number = state.spent.step
         boundary = Boundary(state.clock.step, restore, tuple(deeds), held, alpha, forget, number)
     return Step(after, boundary, cohorts, heard, ignored, disturbed)

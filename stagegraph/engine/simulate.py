@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from stagegraph.engine.core import Core
 from stagegraph.engine.metric_source import Formula, MetricSource, open_source
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.ports import Boundary, Facts, Outcome, Record
-from stagegraph.errors import GraphError, MissingFact, did_you_mean
+from stagegraph.errors import GraphError, MissingFact, UnsupportedError, did_you_mean
 from stagegraph.graph.check import check
 from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.compiled import CompiledGraph
@@ -43,12 +43,14 @@ class Interval:
         stage: The stage's name.
         start: The step at which it was entered.
         end: The step at which it was left, or at which the run ended.
+        undone: Whether a rollback ended it, or took it back later.
     """
 
     region: str
     stage: str
     start: int
     end: int
+    undone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class Simulation:
         graph: The graph.
         schedule: The stages in the order they were entered.
         records: The journal.
-        steps: Updates made.
+        steps: Updates on the branch that counts.
+        made: Updates made, abandoned branches included.
         ended: ``final``, ``stop`` or ``budget``; ``None`` if it did not come to an end.
     """
 
@@ -67,6 +70,7 @@ class Simulation:
     schedule: tuple[Interval, ...]
     records: tuple[Record, ...]
     steps: int
+    made: int
     ended: str | None
 
     @property
@@ -105,7 +109,7 @@ class _JournalActor(NumbersActor):
         return outcome
 
 
-def simulate(
+def simulate(  # noqa: PLR0913 - one keyword per fact, as the graph names them
     graph: StageGraph,
     *,
     metrics: str | Path | Mapping[str, Formula] | None = None,
@@ -124,7 +128,8 @@ def simulate(
         graph: The graph.
         metrics: A CSV file with a ``step`` column, a file of JSON lines with a ``step`` key, a
             run's journal, or formulas by metric: callables of the step, or strings such as
-            ``"2 + 300 / (step + 100)"``. Computed metrics are read when an evaluation is due.
+            ``"2 + 300 / (step + 100)"``. A computed metric is read when its evaluation is due, or
+            at each step if it declares no ``every``.
         steps_per_epoch: Updates per pass over the data.
         samples_per_step: Training samples per update.
         tokens_per_step: Training tokens per update.
@@ -139,11 +144,11 @@ def simulate(
 
     Raises:
         GraphError: The graph has errors.
+        UnsupportedError: The graph has trial stages, which this version cannot run.
         MissingFact: The graph reads a fact that is not given; the message names the argument.
         DocumentError: The metrics cannot be read.
     """
-    refuse_errors(graph)
-    compiled, _ = compile_graph(graph)
+    compiled = runnable(graph)
     required = needs(compiled)
     source = open_source(metrics, graph.metrics, sorted(required.metrics))
     given = {
@@ -169,19 +174,27 @@ def simulate(
         "flops": flops_per_step or 0,
     }
     _run(core, source, amounts, steps_per_epoch, max_steps)
-    steps = core.progress.step
-    return Simulation(graph, schedule(sink, steps), tuple(sink), steps, core.state.ended)
+    steps, made = core.progress.step, core.state.spent.step
+    return Simulation(graph, schedule(sink, steps), tuple(sink), steps, made, core.state.ended)
 
 
-def refuse_errors(graph: StageGraph) -> None:
-    """Refuse a graph that the checks refuse.
+def runnable(graph: StageGraph) -> CompiledGraph:
+    """A graph compiled, if it may run.
 
     Raises:
         GraphError: With every finding of severity ``error``.
+        UnsupportedError: It has stages that this version cannot run.
     """
     errors = [finding for finding in check(graph) if finding.severity == "error"]
     if errors:
         raise GraphError(errors)
+    compiled, _ = compile_graph(graph)
+    trials = [key for key, stage in compiled.stages.items() if stage.kind == "trial"]
+    if trials:
+        raise UnsupportedError(
+            f"{', '.join(trials)}: this version checks and draws trial stages, and cannot run them"
+        )
+    return compiled
 
 
 def _require(required: Needs, given: Mapping[str, object]) -> None:
@@ -229,6 +242,9 @@ def _run(
     max_steps: int | None,
 ) -> None:
     core.start()
+    metrics = core.graph.graph.metrics
+    each_step = [name for name, metric in metrics.items() if metric.every is None]
+    evaluated = [name for name in metrics if name not in each_step]
     spent = 0
     limit = max_steps if max_steps is not None else MAX_STEPS
     ends_with_file = (
@@ -244,30 +260,66 @@ def _run(
         spent += 1
         step = core.progress.step + 1
         epoch = None if steps_per_epoch is None else Fraction(spent, steps_per_epoch)
-        given: dict[str, Any] = {**amounts, **source.at(step, spent)}
+        given: dict[str, Any] = {
+            **amounts,
+            **source.computed(step, each_step),
+            **source.at(step, spent),
+        }
         core.step(epoch=epoch, **given)
         if core.wants_evaluation:
-            core.observe(**source.computed(step))
+            core.observe(**source.computed(step, evaluated))
     core.finish()
 
 
-def schedule(records: list[Record], steps: int) -> tuple[Interval, ...]:
-    """The stages of a journal, in the order they were entered."""
-    open_: dict[str, tuple[str, int]] = {}
-    done: list[tuple[int, Interval]] = []
-    order = 0
-    starts: dict[str, int] = {}
+def schedule(records: Sequence[Record], steps: int) -> tuple[Interval, ...]:
+    """The stages of a journal, in the order they were entered.
+
+    Args:
+        records: The journal.
+        steps: The step at which it ends.
+    """
+    found: list[Interval] = []
+    running: dict[str, int] = {}
     for record in records:
-        if record["type"] != "move":
-            continue
-        region, step = record["region"], record["step"]
-        if region in open_:
-            stage, start = open_[region]
-            done.append((starts[region], Interval(region, stage, start, step)))
-        order += 1
-        starts[region] = order
-        open_[region] = (str(record["target"]).partition(":")[2] or record["target"], step)
-    for region, (stage, start) in open_.items():
-        if stage != "stop":
-            done.append((starts[region], Interval(region, stage, start, max(steps, start))))
-    return tuple(interval for _, interval in sorted(done, key=lambda item: item[0]))
+        match record["type"]:
+            case "move":
+                region, step = record["region"], record["step"]
+                stage = str(record["target"]).partition(":")[2]
+                if region in running:
+                    index = running.pop(region)
+                    found[index] = replace(found[index], end=step)
+                if stage:
+                    running[region] = len(found)
+                    found.append(Interval(region, stage, step, step))
+            case "roll_back":
+                found, running = _rolled_back(found, running, record)
+    for index in running.values():
+        found[index] = replace(found[index], end=max(steps, found[index].start))
+    return tuple(found)
+
+
+def _rolled_back(
+    found: list[Interval], running: dict[str, int], record: Record
+) -> tuple[list[Interval], dict[str, int]]:
+    """What began after the snapshot is undone; the stage of then goes on in every region.
+
+    The move that rolled back has just been read: it entered its target at the restored clock.
+    """
+    to, at = record["to"], record["step"]
+    mover = max(running.values(), default=None)
+    kept: dict[str, int] = {}
+    for index, interval in enumerate(found):
+        if index == mover:
+            found[index] = replace(interval, start=to, end=to)
+            kept[interval.region] = index
+        elif running.get(interval.region) == index:
+            found[index] = replace(interval, end=at, undone=True)
+        elif interval.end > to:
+            found[index] = replace(interval, undone=True)
+    for region in running.keys() - kept.keys():
+        before = [i for i in found if i.region == region and i.start <= to]
+        stage = before[-1].stage if before else ""
+        if stage:
+            kept[region] = len(found)
+            found.append(Interval(region, stage, to, to))
+    return found, kept

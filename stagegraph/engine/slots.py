@@ -6,6 +6,7 @@ is 1, false is 0; so an unknown number fails every interval test, in both polari
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -147,7 +148,7 @@ def _completed(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledSt
 def _affordable(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledStage) -> float:
     cost = costs_of(slot.name, graph, state)
     room = left("params", graph.graph.budget, state)
-    return NAN if cost is None or room != room else float(cost <= room)
+    return NAN if cost is None or math.isnan(room) else float(cost <= room)
 
 
 _READERS: Mapping[str, Reader] = {

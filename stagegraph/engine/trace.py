@@ -63,7 +63,7 @@ def trace(guard: Model | None, scope: str, look: Look, evidence: Evidence) -> Tr
 
 def _node(
     guard: Model,
-    value: bool | None,
+    value: bool | None,  # noqa: FBT001 - three values, not a switch
     *,
     sees: dict[str, Any] | None = None,
     of: list[Trace] | None = None,

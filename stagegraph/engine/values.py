@@ -34,6 +34,7 @@ __all__ = [
     "compile_number",
     "fold",
     "number_slot",
+    "scaled_slot",
     "slots_of",
 ]
 
@@ -172,6 +173,18 @@ def between(node: Arithmetic, low: float, high: float, table: SlotTable) -> Test
         return _BETWEEN[node.op](i, j, low, high)
     value = compile_number(node, table)
     return lambda frame: low <= value(frame) <= high
+
+
+def scaled_slot(node: Model, table: SlotTable) -> tuple[int, float] | None:
+    """``y * k`` or ``k * y`` as its slot and factor."""
+    if isinstance(node, Arithmetic) and node.op == "*":
+        left, right = fold(node.left), fold(node.right)
+        if isinstance(left, float):
+            left, right = right, left
+        index = _index(left, table)
+        if index is not None and isinstance(right, float):
+            return index, right
+    return None
 
 
 def _index(node: Model | float, table: SlotTable) -> int | None:

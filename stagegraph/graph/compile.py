@@ -226,7 +226,7 @@ class _Compiler:
             edge_id = f"{region}:interrupts.{prefix}{interrupt.name}"
             target = self._target(interrupt.target, prefix, f"{pointer}/target")
             guard, fallback, actions = self._way(interrupt, edge_id, pointer, prefix)
-            within = self._within(interrupt, prefix, pointer, scope == "root")
+            within = self._within(interrupt, prefix, pointer, at_root=scope == "root")
             if target is not None:
                 edges.append(
                     Edge(
@@ -246,7 +246,7 @@ class _Compiler:
         return edges
 
     def _within(
-        self, interrupt: Interrupt, prefix: str, pointer: str, at_root: bool
+        self, interrupt: Interrupt, prefix: str, pointer: str, *, at_root: bool
     ) -> tuple[str, ...]:
         region = self.scope.region
         if interrupt.within is None:

@@ -22,8 +22,8 @@ REPORT = "report.html"
 class RunFolder:
     """One run on disk.
 
-    ``graph.json`` is the graph that ran; ``graph.yaml`` (or what the author's file was called) its
-    author's own bytes; ``journal.jsonl`` what happened; ``report.html`` how it looked.
+    ``graph.json`` is the graph that ran; ``author.yaml`` or ``author.json`` its author's own text;
+    ``journal.jsonl`` what happened; ``report.html`` how it looked.
 
     Args:
         path: The folder.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stagegraph.graph import check as graph_check
@@ -23,6 +22,8 @@ def check(
     *,
     model: nn.Module | None = None,
     optimizer: Optimizer | Sequence[Optimizer] = (),
+    ema: object = None,
+    data: object = None,
     probe: Any = None,
 ) -> list[Finding]:
     """Everything to know about a graph before the run.
@@ -31,6 +32,8 @@ def check(
         graph: The graph.
         model: Also look its paths and patterns up in this model.
         optimizer: The model's optimizer, or several.
+        ema: The averaged weights that would be grown along.
+        data: What would know the data's position.
         probe: The batch that growth would be measured on.
 
     Returns:
@@ -43,17 +46,17 @@ def check(
     from stagegraph.actions.attach import inspect_model
 
     compiled, _ = compile_graph(graph)
-    for place, pointer, message in inspect_model(compiled, model, optimizer, probe):
-        position = graph.source.position(pointer) if pointer else None
+    for misfit in inspect_model(compiled, model, optimizer, ema=ema, data=data, probe=probe):
+        position = graph.source.position(misfit.pointer) if misfit.pointer else None
         findings.append(
-            replace(
-                Finding(
-                    code="model-mismatch",
-                    severity="error",
-                    message=f"{place}: {message}" if place else message,
-                    remedy="change the graph, or give the model that it is about",
-                    pointer=pointer,
-                ),
+            Finding(
+                code="model-mismatch",
+                severity="warning" if misfit.may_come else "error",
+                message=f"{misfit.place}: {misfit.message}",
+                remedy="see that a growth brings it before it is needed"
+                if misfit.may_come
+                else "change the graph, or give what it is about",
+                pointer=misfit.pointer,
                 file=graph.source.file,
                 line=None if position is None else position[0],
             )

@@ -9,16 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from stagegraph.engine.core import Core
 from stagegraph.engine.explain import Explanation
 from stagegraph.engine.metrics import as_number
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.ports import Actor, Record, Sink
-from stagegraph.engine.simulate import refuse_errors, resolve_costs
+from stagegraph.engine.simulate import resolve_costs, runnable
 from stagegraph.errors import MissingFact, RunFolderError, StageGraphError
-from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.needs import needs
 from stagegraph.progress import Progress
@@ -32,6 +31,7 @@ from stagegraph.version import __version__
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
+    from torch.utils.hooks import RemovableHandle
 
     from stagegraph.actions.actor import TorchActor
 
@@ -81,7 +81,7 @@ class Engine:
         RunFolderError: The run's folder holds an earlier run, or cannot be written.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a run must know of, named once
         self,
         graph: StageGraph,
         *,
@@ -97,9 +97,8 @@ class Engine:
         costs: Mapping[str, int] | None = None,
         seed: int = 0,
     ) -> None:
-        refuse_errors(graph)
+        compiled = runnable(graph)
         self.graph = graph
-        compiled, _ = compile_graph(graph)
         self._torch: TorchActor | None = None
         actor: Actor
         if model is None:
@@ -125,12 +124,13 @@ class Engine:
         # One call less at every update; the method below says what it takes.
         self.step = self._core.step  # type: ignore[method-assign]
         self._closed = False
+        self._watch: list[RemovableHandle] = []
         if self._run is not None:
             self._begin_journal(self._run, actor)
         if self._torch is not None:
             from stagegraph.actions.attach import watch_first_step
 
-            watch_first_step(optimizer, self._first_optimizer_step)
+            self._watch = watch_first_step(optimizer, self._first_optimizer_step)
 
     # The loop
 
@@ -325,10 +325,18 @@ class Engine:
     def close(self) -> None:
         """Take all hooks off the model and close the journal."""
         self._closed = True
+        for hook in self._watch:
+            hook.remove()
         if self._torch is not None:
             self._torch.close()
         if self._journal is not None:
             self._journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # Within
 

@@ -67,7 +67,14 @@ def test_the_same_as_json(short, capsys):
     status, out, _ = asked(capsys, short, "--formula", "loss=1 - step / 10", "--format", "json")
     data = json.loads(out)
     assert (status, data["steps"], data["ended"]) == (0, 9, "final")
-    assert data["schedule"][0] == {"region": "main", "stage": "train", "start": 0, "end": 6}
+    assert data["made"] == 9
+    assert data["schedule"][0] == {
+        "region": "main",
+        "stage": "train",
+        "start": 0,
+        "end": 6,
+        "undone": False,
+    }
     assert [r["target"] for r in data["records"] if r["type"] == "move"] == [
         "main:train",
         "main:rest",

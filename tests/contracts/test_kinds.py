@@ -167,7 +167,15 @@ def _uses(node: object, model: type[Model]) -> bool:
     return callable(values) and any(_uses(part, model) for part in values())
 
 
-@every_kind
+def test_a_trial_is_refused_before_the_run():
+    graph = sg.load(DOCUMENTS / "trial.valid.yaml")
+    with pytest.raises(sg.UnsupportedError, match="draws trial stages, and cannot run them"):
+        _engine(graph)
+    with pytest.raises(sg.UnsupportedError, match="draws trial stages, and cannot run them"):
+        sg.simulate(graph)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"trial"}))
 def test_a_run_that_is_cut_goes_on_as_if_it_was_not(kind):
     graph = sg.load(DOCUMENTS / f"{kind}.valid.yaml")
     whole, _ = _moves(_engine(graph), 1, 2100)

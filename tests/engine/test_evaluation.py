@@ -144,7 +144,8 @@ metrics: {m: {goal: minimize}}
 initial: a
 stages:
   a: {kind: train, duration: 2 steps, next: b}
-  b: {kind: train, transitions: [{target: c, when: m < 1}, {target: d, when: last(m) < 1 and step > 4}]}
+  b: {kind: train, transitions: [
+      {target: c, when: m < 1}, {target: d, when: last(m) < 1 and step > 4}]}
   c: {kind: final}
   d: {kind: final}
 """)

@@ -100,7 +100,7 @@ def test_alpha_is_of_the_last_growth_and_folded_at_one():
     run = Run(GROWING.format(during=""), params=1, costs={"main:g": 1}).step(5)
     grown = run.actor.boundaries[1]
     assert grown.alphas == {"first": 0.0} and grown.held[0].of.cohorts == ("first",)
-    assert run.actor.boundaries[2].alphas == {} and run.core.state.alphas == {}
+    assert run.actor.boundaries[2].alphas == {"first": 1.0} and run.core.state.alphas == {}
 
 
 def test_alpha_keeps_its_value_when_its_stage_is_left_early():

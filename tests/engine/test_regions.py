@@ -235,3 +235,29 @@ stages:
         run.step()
         opened.append((run.stage, run.core.state.regions["main"].open))
     assert opened == [("c", True), ("t", False), ("t", False)]
+
+
+def test_blocked_edge_is_unblocked_when_a_metric_makes_its_guard_false():
+    """Nothing else makes the engine look there."""
+    run = Run(
+        """
+metrics: {m: {goal: minimize}}
+regions:
+  a:
+    initial: g
+    stages:
+      g: {kind: grow, actions: [{type: deepen, stack: b, add: 1}], next: hold}
+      hold: {kind: consolidate, duration: 99 steps, next: done}
+      done: {kind: final}
+  b:
+    initial: wait
+    stages:
+      wait: {kind: train, transitions: [{target: g, when: m < 1}]}
+      g: {kind: grow, actions: [{type: deepen, stack: b, add: 1}], next: wait}
+""",
+        params=1,
+        costs={"a:g": 1, "b:g": 1},
+    )
+    run.step(3).step(m=0.5).step(4).step(m=2.0)
+    assert run.of_type("blocked", "boundary") == [4]
+    assert run.of_type("unblocked", "boundary") == [9]

@@ -122,13 +122,13 @@ def test_graph_with_errors_is_refused():
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_documents_come_to_an_end(path):
     graph = load(path)
-    metrics = {name: f"2 + 300 / (step + 100)" for name in graph.metrics}
+    metrics = dict.fromkeys(graph.metrics, "2 + 300 / (step + 100)")
     simulation = simulate(
         graph,
         metrics=metrics,
         steps_per_epoch=100,
         params=1_000_000,
-        costs={key: 400_000 for key in _growing(graph)},
+        costs=dict.fromkeys(_growing(graph), 400000),
     )
     assert simulation.ended in ("final", "budget")
 

@@ -9,7 +9,8 @@ from tests.engine.driving import Run
 
 
 def lasting(duration):
-    return f"initial: a\nstages: {{a: {{kind: train, duration: {duration}, next: b}}, b: {{kind: final}}}}\n"
+    stages = f"{{a: {{kind: train, duration: {duration}, next: b}}, b: {{kind: final}}}}"
+    return f"initial: a\nstages: {stages}\n"
 
 
 @pytest.mark.parametrize(

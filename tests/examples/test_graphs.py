@@ -201,7 +201,7 @@ def test_the_second_growth_starts_while_the_first_still_consolidates():
         params=1_000_000,
         costs={"depth:grow": 400_000, "width:grow": 500_000},
     )
-    depth, width = (dict((s, (a, b)) for s, a, b in found[r]) for r in ("depth", "width"))
+    depth, width = ({s: (a, b) for s, a, b in found[r]} for r in ("depth", "width"))
     assert depth["consolidate"][0] < width["warmup"][0] < depth["consolidate"][1]
     assert (depth["done"][1], width["done"][1]) == (14_300, 14_300)
 

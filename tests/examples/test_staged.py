@@ -37,7 +37,11 @@ stages:
       - {type: lr_ramp, of: grown, start: 0, end: 1, over: 3 steps}
     next: consolidate
   consolidate: {kind: consolidate, duration: 4 steps, next: train}
-  anneal: {kind: train, during: [{type: lr_ramp, end: 0, over: 3 steps}], duration: 3 steps, next: done}
+  anneal:
+    kind: train
+    during: [{type: lr_ramp, end: 0, over: 3 steps}]
+    duration: 3 steps
+    next: done
   done: {kind: final}
 """
 UNDONE = (

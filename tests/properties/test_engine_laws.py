@@ -11,7 +11,7 @@ from stagegraph.engine.decide import decide
 from stagegraph.progress import Progress
 from tests.engine.driving import Run
 from tests.properties.runnable import runnable_graphs, streams
-from tests.properties.ticking import begin, seen, tick
+from tests.properties.ticking import begin, finish, seen, tick
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 few = settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
@@ -28,7 +28,7 @@ def lazy_equals_eager(document, stream):
         agree(lazy)
         agree(eager)
     for run in (lazy, eager):
-        run.core.finish()
+        finish(run)
     assert lazy.core.state_dict() == eager.core.state_dict()
     assert seen(lazy) == seen(eager)
     assert lazy.actor.boundaries == eager.actor.boundaries
@@ -50,7 +50,7 @@ def resuming_changes_nothing(document, stream, cut):
     for happening in stream[cut:]:
         assert tick(run, happening) == tick(other, happening)
     for one in (run, other):
-        one.core.finish()
+        finish(one)
         agree(one)
     assert run.core.state_dict() == other.core.state_dict()
     assert run[already:] == list(other)

@@ -45,6 +45,12 @@ def tick(run: Run, happening: dict[str, Any]) -> str | None:
     return error
 
 
+def finish(run: Run) -> None:
+    """Training is over, and nothing fails any more."""
+    run.actor.fails_all = False
+    run.core.finish()
+
+
 def seen(run: Run) -> tuple[Any, ...]:
     """The journal without what tells how lazily it was written."""
     shown = []

@@ -1,4 +1,4 @@
-"""Epochs, samples, tokens and seconds: what is counted, by whom, and what is said if nobody does."""
+"""Epochs, samples, tokens and seconds: what is counted, and what is said if nobody does."""
 
 from fractions import Fraction
 
@@ -141,9 +141,9 @@ def test_epochs_can_be_given_with_each_step_instead(net):
     for step in range(1, 9):
         engine.step(epoch=Fraction(step, 4))
     assert moves == [(0, "main:train"), (4, "main:rest"), (8, "main:done")]
+    again = sg.Engine(graph(rest="1 epoch"), params=1)
+    again.step(epoch=0.5)
     with pytest.raises(sg.ProgressError, match="goes backwards"):
-        again = sg.Engine(graph(rest="1 epoch"), params=1)
-        again.step(epoch=0.5)
         again.step(epoch=0.25)
 
 
@@ -194,8 +194,7 @@ def test_an_amount_that_nobody_counts_is_asked_for(net, amount, argument):
     model, optimizer = net
     engine = sg.Engine(graph(duration=f"9 {amount}"), model=model, optimizer=optimizer)
     with pytest.raises(sg.MissingFact, match=rf"reads {amount}; give step\({argument}"):
-        for _ in range(20):
-            engine.step()
+        engine.step()
 
 
 def test_a_metric_that_is_not_declared_is_named():
@@ -346,7 +345,7 @@ def test_without_a_model_parameters_and_costs_are_asked_for():
         sg.Engine(sg.load(GROWS))
     with pytest.raises(sg.MissingFact, match=r"costs=\{'grow': 400_000\}"):
         sg.Engine(sg.load(GROWS), params=600)
-    with pytest.raises(sg.MissingFact, match="names 'growth'.*did you mean 'grow'"):
+    with pytest.raises(sg.MissingFact, match=r"names 'growth'.*did you mean 'grow'"):
         sg.Engine(sg.load(GROWS), params=600, costs={"growth": 1})
 
 

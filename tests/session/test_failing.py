@@ -1,4 +1,4 @@
-"""An action that fails: nothing has changed, and the author's answer is taken, or the error told."""
+"""An action that fails: nothing has changed, and the author's answer is taken or the error told."""
 
 import pytest
 import torch

@@ -154,7 +154,7 @@ def test_a_named_freeze_does_not_flicker(monkeypatch):
     flips = []
     flip = torch.Tensor.requires_grad_
 
-    def seen(tensor, requires_grad=True):  # noqa: FBT002 - torch's own signature
+    def seen(tensor, requires_grad=True):
         if tensor.requires_grad != requires_grad:
             flips.append((training.updates, requires_grad))
         return flip(tensor, requires_grad)

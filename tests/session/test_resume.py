@@ -39,11 +39,11 @@ def regressing(update):
     return 1.0 if update <= 6 else 2.0
 
 
-STAGES = {f"main:{name}" for name in "train warmup settle consolidate anneal done".split()}
+STAGES = {f"main:{name}" for name in ["train", "warmup", "settle", "consolidate", "anneal", "done"]}
 
 
 def checkpoints(training):
-    """Checkpoints before training and after each tick; where an evaluation waits, also before it."""
+    """Checkpoints before training, after each tick, and before each evaluation."""
     training.engine.start()
     saved = [training.save()]
     while not training.engine.done:
@@ -179,12 +179,11 @@ def test_the_run_that_is_cut_rolls_back(rolled):
 
 def test_a_rollback_whose_tensors_are_gone_says_so_and_changes_nothing(rolled):
     resumed = Training(ROLLING_BACK, dropout=0.2, val_loss=regressing).load(rolled.cut)
-    before = None
+    resumed.tick()
+    resumed.engine.step(loss=resumed.update())
+    before = resumed.weights()
     with pytest.raises(sg.ActionError, match=r"undo.actions\[0\]: there is no snapshot") as failed:
-        while True:
-            resumed.engine.step(loss=resumed.update())
-            before = resumed.weights()
-            resumed.observe()
+        resumed.observe()
     assert failed.value.action == "main:interrupts.undo.actions[0]"
     assert resumed.weights() == before
     assert (resumed.stage, len(resumed.model.blocks)) == ("consolidate", 3)

@@ -41,7 +41,11 @@ stages:
     during: [{type: freeze, of: inp}]
     duration: 4 steps
     next: train
-  anneal: {kind: train, during: [{type: lr_ramp, end: 0, over: 6 steps}], duration: 6 steps, next: done}
+  anneal:
+    kind: train
+    during: [{type: lr_ramp, end: 0, over: 6 steps}]
+    duration: 6 steps
+    next: done
   done: {kind: final}
 """
 EVERY_MOVE = [
