@@ -215,9 +215,11 @@ class Core:
         if epoch is not None or self._coming is not None:
             self._pass(epoch)
         if loss is not None:
-            self.loss = loss
+            # Only its value is kept: a tensor's graph would hold the model's parameters.
+            detach = getattr(loss, "detach", None)
+            self.loss = loss if detach is None else detach()
             if self._reads_loss:
-                metrics["loss"] = loss
+                metrics["loss"] = self.loss
         if metrics and self._arrive(metrics):
             self._look = 0
         if self._pending >= self._look or (self._others and self._others_due()):

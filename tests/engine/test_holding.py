@@ -144,3 +144,14 @@ def test_every_action_has_a_seed_of_its_own_the_same_in_every_run():
     ]
     seeds = [run.step(1).actor.boundaries[-1].deeds[0].seed for run in runs]
     assert seeds[0] == seeds[1] != seeds[2]
+
+
+def test_inline_activity_starts_again_when_its_own_stage_is_entered_again():
+    run = Run("""
+activities: {slow: {type: lr_ramp, start: 0, end: 1, over: 10 steps}}
+initial: a
+stages:
+  a: {kind: train, during: [slow, {type: lr_ramp, start: 0, end: 1, over: 10 steps}],
+      duration: 4 steps, next: a}
+""").step(4)
+    assert values(run.actor.boundaries[1]) == {"main:slow": 0.4, "main:a.during[1]": 0.0}

@@ -219,3 +219,22 @@ interrupts:
     assert run.core.state.regions["main"].back is not None
     run.step(m=10.0)
     assert run.core.state.regions["main"].back is None
+
+
+def test_slot_that_was_full_at_the_snapshot_is_empty_after_the_return():
+    run = Run("""
+metrics: {m: {goal: minimize}}
+initial: a
+stages:
+  a: {kind: train}
+  away: {kind: train, duration: 1 step, next: deep}
+  deep: {kind: train, actions: [{type: snapshot, name: s}]}
+interrupts:
+  - {name: leave, within: [a], when: m > 5, target: away}
+  - {name: undo, within: [deep], when: m > 9, target: deep, at_most: 1,
+     actions: [{type: roll_back, to: s, rng: fork}]}
+""")
+    run.step(m=6.0).step(1)
+    assert run.core.state.snapshots[0].state.regions["main"].back is not None
+    run.step(m=10.0)
+    assert run.stage == "deep" and run.core.state.regions["main"].back is None
