@@ -224,9 +224,15 @@ class Progress:
             values = dict(data)
             if "epoch" in values:
                 values["epoch"] = Fraction(values["epoch"])
-            return cls(**values)
+            progress = cls(**values)
+            counts = (progress.step, progress.samples, progress.tokens, progress.flops)
+            if any(type(count) is not int or count < 0 for count in counts):
+                raise ValueError("its counts are whole numbers from 0")
+            if not 0 <= progress.seconds < math.inf:
+                raise ValueError("its seconds are finite, from 0")
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise ProgressError(f"{data!r} is not a progress: {error}") from error
+        return progress
 
 
 _READ: Mapping[Unit, Callable[[Progress], int | float | Fraction]] = {

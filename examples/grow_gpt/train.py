@@ -78,8 +78,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
     parser.add_argument("--run", type=Path, help="a new folder (runs/grow_gpt-1, …)")
     args = parser.parse_args(argv)
+    if args.steps is not None and args.steps < 1:
+        parser.error(f"--steps is at least 1, got {args.steps}")
     run = args.run or next_free("runs/grow_gpt")
-    train(sg.load(args.graph), run=run, steps=args.steps, seed=args.seed)
+    try:
+        train(sg.load(args.graph), run=run, steps=args.steps, seed=args.seed)
+    except sg.StageGraphError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

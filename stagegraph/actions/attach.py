@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -13,7 +15,9 @@ from torch.utils.hooks import RemovableHandle
 from stagegraph.actions.actor import TorchActor
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.optimizers import innermost
+from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.support import inspect, unsupported
+from stagegraph.actions.undo import untouched
 from stagegraph.errors import UnsupportedError
 from stagegraph.graph.compiled import CompiledGraph, PlacedAction
 from stagegraph.schema.activities import Activity
@@ -23,9 +27,14 @@ __all__ = [
     "all_actions",
     "all_activities",
     "inspect_model",
+    "release",
     "torch_actor",
     "watch_first_step",
 ]
+
+
+_ATTACHED: WeakSet[nn.Module] = WeakSet()
+"""Models that an engine holds."""
 
 
 def torch_actor(
@@ -39,12 +48,48 @@ def torch_actor(
     Raises:
         UnsupportedError: All that does not fit the model or cannot be had, each with its place.
     """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(f"model= is a {type(model).__name__}, not an nn.Module")
+    if _inner(model) in _ATTACHED:
+        raise UnsupportedError(
+            "another engine holds this model: two would cut each other's learning rates and grow "
+            "past each other; close() the other one first"
+        )
     misfits = inspect_model(graph, model, optimizer, **companions)
     refused = [f"{misfit.place}: {misfit.message}" for misfit in misfits if not misfit.may_come]
     if refused:
         raise UnsupportedError("\n".join(refused))
     growths = {key: stage.growths for key, stage in graph.stages.items() if stage.growths}
-    return TorchActor(model, optimizer, growths, **companions)
+    if growths:
+        _try_probe(model, companions["probe"])
+    actor = TorchActor(model, optimizer, growths, **companions)
+    _ATTACHED.add(_inner(model))
+    return actor
+
+
+def _try_probe(model: nn.Module, probe: Probe) -> None:
+    """See before the run that the model takes its probe; nothing of it stays."""
+    try:
+        with untouched(model), torch.no_grad():
+            run_probe(model, probe)
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        raise UnsupportedError(
+            f"the model cannot be run on its probe ({type(error).__name__}: {error}); give probe= "
+            "as a batch that the model takes, or as a function of the model"
+        ) from error
+
+
+def release(model: nn.Module) -> None:
+    """A model's engine is closed; another may hold it."""
+    _ATTACHED.discard(_inner(model))
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """The module inside a compiled one."""
+    compiled = model._modules.get("_orig_mod")
+    return model if compiled is None else compiled
 
 
 def all_actions(graph: CompiledGraph) -> Iterator[PlacedAction]:

@@ -141,6 +141,12 @@ def _refuse(
             f"in {' and '.join(broken)} mode the grown model's output on the probe is not "
             "finite, or has another shape than before",
         )
+    if measured.trained == 0:
+        raise ActionError(
+            place,
+            f"the blocks of {action.stack!r} are frozen by their owner, and so would the new ones "
+            "be: they would never be trained; let what is copied require a gradient",
+        )
     if measured.without_gradient:
         raise ActionError(
             place,

@@ -10,7 +10,7 @@ from stagegraph.actions.randomness import seed_all
 from stagegraph.actions.snapshots import restore as restore_contents
 from stagegraph.actions.standing import Standing
 from stagegraph.engine.ports import Restore
-from stagegraph.errors import SnapshotError, did_you_mean
+from stagegraph.errors import SnapshotError
 
 __all__ = ["return_to", "unwind_to"]
 
@@ -54,8 +54,11 @@ def return_to(standing: Standing, restore: Restore) -> dict[str, Any]:
     """
     snapshot = standing.snapshots.get(restore.snapshot)
     if snapshot is None:
-        near = did_you_mean(restore.snapshot, standing.snapshots)
-        raise SnapshotError(f"there is no snapshot {restore.snapshot!r}{near}")
+        held = ", ".join(map(repr, standing.snapshots)) or "none"
+        raise SnapshotError(
+            f"the tensors of snapshot {restore.snapshot!r} are not here (held: {held}); after "
+            "load_state_dict(), give what snapshots() had returned to load_snapshots()"
+        )
     gone = unwind_to(standing, snapshot.lineage)
     restore_contents(
         snapshot,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["main_input", "main_output", "with_main_output"]
+__all__ = ["is_felt", "main_input", "main_output", "with_main_output"]
 
 
 def _first(values: Iterable[Any]) -> Tensor | None:
@@ -51,3 +51,8 @@ def with_main_output(output: Any, tensor: Tensor) -> Any:
     if isinstance(output, tuple) and type(output) is not tuple:
         return type(output)(*values)  # a named tuple
     return type(output)(values)
+
+
+def is_felt(grad: Tensor | None) -> bool:
+    """Whether a gradient is there and not zero throughout."""
+    return grad is not None and bool(grad.any())

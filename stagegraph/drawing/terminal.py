@@ -146,7 +146,7 @@ def _grown(record: Record) -> str:
 def ended(record: Record, *, colour: bool = False) -> str:
     """The end of a run, in one line."""
     reason = for_terminal(record.get("reason"))
-    good = record.get("reason") in FINISHED
+    good = shown(record.get("reason")) in FINISHED
     stages = _stages(record) if mapping(record.get("stages")) else ""
     state = _painted(f"ended: {reason}", "green" if good else "yellow", colour=colour)
     return f"{_at(record)}  {state}" + (f"  in {stages}" if stages else "")

@@ -14,11 +14,19 @@ from fractions import Fraction
 from typing import Any
 
 from stagegraph.engine.absorb import Observation, absorb
-from stagegraph.engine.decide import Decision, Move, decide, initial_moves, why_it_ends
+from stagegraph.engine.decide import (
+    Decision,
+    Move,
+    decide,
+    held_at_start,
+    initial_moves,
+    why_it_ends,
+)
 from stagegraph.engine.due import due, evaluations
 from stagegraph.engine.explain import Explanation, explain, waiting_for
 from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
 from stagegraph.engine.machine import Machines
+from stagegraph.engine.meter import Meter
 from stagegraph.engine.metrics import MetricNames, as_number
 from stagegraph.engine.moves import Step, work_out
 from stagegraph.engine.plans import Plans
@@ -37,9 +45,9 @@ from stagegraph.engine.state import PendingEvent, State
 from stagegraph.errors import (
     ActionError,
     MetricError,
-    MissingFact,
     ProgressError,
     SnapshotError,
+    StageGraphError,
     did_you_mean,
 )
 from stagegraph.graph.compiled import CompiledGraph
@@ -84,31 +92,24 @@ class Core:
         self.loss: Any = None
         """The training loss of the last update, as it was given."""
         self._actor = actor
-        self._clock = clock
         self._seed = seed
         self._eager = eager
         self._plans = Plans(graph)
         self._machines = Machines(graph)
         self._names = MetricNames(graph.graph.metrics)
         self._reads_loss = "loss" in self._names.by_source
-        self._counted = needs(graph).facts & {"epochs", "samples", "tokens", "flops"}
+        counted = needs(graph).facts & {"epochs", "samples", "tokens", "flops"}
+        self.meter = Meter(counted, clock)
+        """What is counted besides updates."""
         self._digest = digest(graph.graph)
         self._undecided = False
         self._moving = False
         self._pending = 0
-        self._samples = 0
-        self._tokens = 0
-        self._flops = 0
-        self._seconds = 0.0
-        self._reading = self._counted_to = Fraction(0)
-        self._coming: Fraction | None = None
         self._arrivals: list[tuple[int, str, float]] = []
         self._look: float = 0
         self._others: dict[Unit, float] = {}
-        self._told = self._ahead = self._shift = 0.0
         self._watch: dict[str, list[tuple[list[float], int, tuple[Any, ...]]]] = {}
         self._remembered: frozenset[str] = frozenset()
-        self._read_at = 0.0 if clock is None else clock()
 
     # What can be seen
 
@@ -131,12 +132,11 @@ class Core:
     @property
     def progress(self) -> Progress:
         """The clock, updates since the last look included."""
-        return self.state.clock + self._since_look(self._now())
-
-    @property
-    def reading(self) -> Fraction:
-        """The last reading of the passes over the data; a rollback does not take it back."""
-        return self._reading
+        return (
+            self.state.clock
+            if self.done
+            else self.state.clock + self.meter.since_look(self._pending)
+        )
 
     @property
     def metric_names(self) -> frozenset[str]:
@@ -171,9 +171,13 @@ class Core:
         """Decide boundary 0, once: enter the initial stages."""
         if self.started:
             return
-        self._forget_pending(self._now())
+        self._pending, self._arrivals = 0, []
+        self.meter.restart()
         self.state = replace(self.state, facts=self._actor.facts())
         moves = initial_moves(self.graph)
+        held = held_at_start(self.graph, self.state, moves)
+        if held is not None:
+            raise ActionError(held[0], f"the run cannot begin with it: {held[1]}")
         ends = why_it_ends(self.graph, self.state, moves, {})
         self._carry_out(Decision(moves, {}, ends))
 
@@ -211,9 +215,9 @@ class Core:
             return
         self._pending += 1
         if samples or tokens or flops or seconds:
-            self._count(samples, tokens, flops, seconds)
-        if epoch is not None or self._coming is not None:
-            self._pass(epoch)
+            self.meter.count(samples, tokens, flops, seconds)
+        if epoch is not None or self.meter.coming is not None:
+            self.meter.take(epoch)
         if loss is not None:
             # Only its value is kept: a tensor's graph would hold the model's parameters.
             detach = getattr(loss, "detach", None)
@@ -222,7 +226,7 @@ class Core:
                 metrics["loss"] = self.loss
         if metrics and self._arrive(metrics):
             self._look = 0
-        if self._pending >= self._look or (self._others and self._others_due()):
+        if self._pending >= self._look or (self._others and self.meter.due(self._others)):
             self._boundary()
         elif self._moving:
             self._tune()
@@ -277,7 +281,7 @@ class Core:
         return {
             "engine": self.state.to_json(self._digest),
             "undecided": self._undecided,
-            "reading": str(self._reading),
+            "reading": str(self.meter.reading),
             "actor": self._actor.state_dict(),
         }
 
@@ -290,22 +294,38 @@ class Core:
         try:
             engine, actor = state["engine"], state["actor"]
             undecided, reading = bool(state["undecided"]), Fraction(state["reading"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise SnapshotError(f"this is no saved state of an engine: {error!r}") from error
         loaded = State.from_json(engine, self._digest)
-        self._actor.load_state_dict(actor)
+        for region, stage in loaded.stages.items():
+            if stage not in self.graph.stages:
+                raise SnapshotError(
+                    f"this state has region {region!r} in {stage!r}, which is no stage of the graph"
+                )
+        before = self._actor.state_dict()
+        try:
+            self._actor.load_state_dict(actor)
+            self._hold(loaded)
+        except (StageGraphError, AttributeError, KeyError, TypeError, ValueError) as error:
+            self._actor.load_state_dict(before)
+            raise SnapshotError(f"this state does not fit the model: {error}") from error
         self.state = loaded
         self._undecided = self.wants_evaluation = undecided
-        self._reading, self._coming = reading, None
-        self._forget_pending(self._now())
+        self._pending, self._arrivals = 0, []
+        self.meter.load(reading)
+        self.meter.stand(loaded.clock)
         if loaded.regions:
             self._machines.set(loaded.stages)
-            held, alpha = effects(self.graph, loaded), all_alphas(self.graph, loaded)
+        self._arm(soon=True)
+
+    def _hold(self, state: State) -> None:
+        """Put in force what a state holds, without entering anything."""
+        if state.regions:
+            held, alpha = effects(self.graph, state), all_alphas(self.graph, state)
             self._actor.transact(
-                Boundary(loaded.clock.step, None, (), held, alpha, (), loaded.spent.step),
+                Boundary(state.clock.step, None, (), held, alpha, (), state.spent.step),
                 lambda outcome: None,
             )
-        self._arm(soon=True)
 
     # Looking
 
@@ -317,6 +337,7 @@ class Core:
             self._undecided = self.wants_evaluation = True
             self._look = 0
             self._tune()
+            self._moving = bool(moving(self.graph, self.state))
             return
         self._decide()
 
@@ -389,7 +410,7 @@ class Core:
         if state.ended is not None or not state.regions:
             self._look = 0
             return
-        self._align()
+        self.meter.align(state.clock)
         next_looks = due(self._plans, state)
         self._look = max(1.0, next_looks.pop(Unit.STEPS, math.inf) - state.clock.step)
         self._others = next_looks
@@ -413,37 +434,6 @@ class Core:
         if self._moving:
             state = replace(self.state, clock=self.progress)
             self._actor.tune(values(self.graph, state))
-
-    def _others_due(self) -> bool:
-        if self._counted:
-            self._require_counts(self.progress)
-        clock = self.state.clock
-        for unit, at in self._others.items():
-            match unit:
-                case Unit.EPOCHS:
-                    now: float = self._ahead
-                case Unit.SAMPLES:
-                    now = clock.samples + self._samples
-                case Unit.TOKENS:
-                    now = clock.tokens + self._tokens
-                case _:
-                    now = clock.seconds + self._seconds_since(self._now())
-            if now >= at:
-                return True
-        return False
-
-    def _require_counts(self, progress: Progress) -> None:
-        """Refuse to wait for something that nobody counts."""
-        missing = sorted(
-            fact
-            for fact in self._counted
-            if not (progress.flops if fact == "flops" else progress.of(Unit(fact)))
-        )
-        if missing and progress.step:
-            how = {"epochs": "epoch= (or loop over engine.epochs(loader))"}
-            arguments = ", ".join(how.get(fact, f"{fact}=") for fact in missing)
-            raise MissingFact(f"the graph reads {', '.join(missing)}; give step({arguments})")
-        self._counted = frozenset()
 
     # Metrics
 
@@ -470,92 +460,18 @@ class Core:
 
     # Counting
 
-    def passed(self, epoch: Fraction | float) -> None:
-        """So many passes over the data are over, with the fraction of the running one.
-
-        This is a reading; what is counted are its differences. After a rollback the host may go
-        on from its last reading, or from the clock that was restored.
-
-        Raises:
-            ProgressError: They go backwards, or are no number of passes.
-        """
-        if self._counted:
-            self.counts("epochs")
-        exact = epoch if isinstance(epoch, Fraction) else _exact(epoch)
-        now = exact.numerator / exact.denominator
-        if now <= self._told and exact < self._reading:
-            if exact < self.state.clock.epoch:
-                raise ProgressError(
-                    f"epoch goes backwards: {float(exact):g} after {float(self._reading):g}"
-                )
-            self._counted_to = self.state.clock.epoch
-            self._shift = 0.0
-        self._reading, self._told = exact, now
-        self._ahead = now + self._shift
-
-    def _pass(self, epoch: Fraction | float | None) -> None:
-        reading = self._coming if epoch is None else epoch
-        self._coming = None
-        if reading is not None:
-            self.passed(reading)
-
-    def fetched(self, epoch: Fraction) -> None:
-        """A batch is in hand; once its update is over, so many passes are."""
-        self._coming = epoch
-
-    def counts(self, fact: str) -> None:
-        """Somebody counts a fact, though it may stay at zero for a while."""
-        self._counted -= {fact}
-
-    def _count(self, samples: int, tokens: int, flops: int, seconds: float) -> None:
-        if samples < 0 or tokens < 0 or flops < 0 or seconds < 0:
-            raise ProgressError(
-                "progress goes backwards: "
-                f"step(samples={samples}, tokens={tokens}, flops={flops}, seconds={seconds})"
-            )
-        self._samples += samples
-        self._tokens += tokens
-        self._flops += flops
-        self._seconds += seconds
-
-    def _now(self) -> float:
-        return 0.0 if self._clock is None else self._clock()
-
-    def _seconds_since(self, now: float) -> float:
-        return self._seconds + max(0.0, now - self._read_at)
-
-    def _since_look(self, now: float) -> Progress:
-        """What was added since the last look."""
-        if self.done:
-            return Progress()
-        passed = self._reading - self._counted_to
-        seconds = self._seconds_since(now)
-        return Progress(self._pending, passed, self._samples, self._tokens, seconds, self._flops)
-
     def _flush(self) -> None:
         """Absorb what was summed up since the last look; nothing is decided."""
         if not self.started or self.done:
             return
-        if self._counted and self._pending:
-            self._require_counts(self.progress)
-        now = self._now()
-        added, arrivals = self._since_look(now), self._arrivals
-        pending = self._pending
-        self._forget_pending(now)
+        pending, arrivals = self._pending, self._arrivals
+        self.meter.require(pending)
+        added = self.meter.take_stock(pending)
+        self._pending, self._arrivals = 0, []
         if pending or arrivals or added != Progress():
             self._absorb(added, arrivals)
+            self.meter.stand(self.state.clock)
         self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
-
-    def _forget_pending(self, now: float) -> None:
-        self._pending = self._samples = self._tokens = self._flops = 0
-        self._seconds, self._arrivals = 0.0, []
-        self._read_at, self._counted_to = now, self._reading
-
-    def _align(self) -> None:
-        """Where the clock's epochs lie from the host's reading."""
-        self._ahead = float(self.state.clock.epoch)
-        self._told = float(self._reading)
-        self._shift = self._ahead - self._told
 
     def _absorb(
         self, added: Progress, arrivals: list[tuple[int, str, float]], *, late: bool = False
@@ -596,10 +512,3 @@ def _blamed(decision: Decision, error: ActionError) -> Move | None:
     by_action = (m for m in moves if any(a.place == error.action for a in m.actions))
     by_region = (m for m in moves if error.action.startswith(f"{m.region}:"))
     return next(iter((*by_action, *by_region, *moves)), None)
-
-
-def _exact(epoch: float) -> Fraction:
-    try:
-        return Fraction(epoch).limit_denominator(10**9)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ProgressError(f"{epoch!r} is no number of passes over the data") from error

@@ -33,6 +33,7 @@ __all__ = [
     "Move",
     "decide",
     "explain_edge",
+    "held_at_start",
     "initial_moves",
     "listens",
     "why_it_ends",
@@ -97,6 +98,21 @@ def initial_moves(graph: CompiledGraph) -> tuple[Move, ...]:
         actions = tuple(a for key in (*via, target) for a in graph.stages[key].actions)
         moves.append(Move(region.name, None, None, via, target, actions))
     return tuple(moves)
+
+
+def held_at_start(
+    graph: CompiledGraph, state: State, moves: Sequence[Move]
+) -> tuple[str, str] | None:
+    """The first initial stage that a lock or the budget keeps from being entered, and why."""
+    structural: str | None = None
+    for move in moves:
+        first = (*move.via, move.target)[0]
+        reason = _held_back(graph, state, graph.stages[first], move, structural)
+        if reason is not None:
+            return first, reason
+        if structural is None and _is_structural(graph, move):
+            structural = move.region
+    return None
 
 
 def decide(plans: Plans, state: State) -> Decision:

@@ -176,12 +176,15 @@ def _add(
 
 def _read_lines(path: Path, text: str, names: Mapping[str, str]) -> tuple[MetricSource, set[str]]:
     source, found = MetricSource(), set[str]()
-    for line, content in enumerate(text.splitlines(), start=1):
+    lines = text.splitlines()
+    for line, content in enumerate(lines, start=1):
         if not content.strip():
             continue
         try:
             row = json.loads(content)
         except (ValueError, RecursionError) as error:
+            if source.by_boundary and line == len(lines) and not text.endswith("\n"):
+                break  # the last line of a journal, cut off by a crash
             raise DocumentError(
                 str(path), [Defect(f"this line is not JSON: {error}", line=line, column=1)]
             ) from error

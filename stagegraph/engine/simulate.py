@@ -21,7 +21,7 @@ from stagegraph.schema.stagegraph import StageGraph
 
 __all__ = ["Interval", "Simulation", "simulate"]
 
-MAX_STEPS = 10_000_000
+MAX_STEPS = 1_000_000
 """Where a simulation of a graph without an end gives up."""
 
 _ARGUMENTS = {

@@ -184,6 +184,8 @@ class State:
         Raises:
             SnapshotError: The data is of another graph or version, or is no state.
         """
+        if not isinstance(data, Mapping):
+            raise SnapshotError(f"an engine state is a mapping, got {type(data).__name__}")
         version = data.get("version")
         if version != VERSION:
             raise SnapshotError(

@@ -136,7 +136,28 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise RunFolderError(f"{path}:{number}: this line is damaged: {error}") from error
-        if not isinstance(record, dict) or not isinstance(record.get("type"), str):
+        if not _is_record(record):
             raise RunFolderError(f"{path}:{number}: this line is no record")
         records.append(record)
+    if not records:
+        raise RunFolderError(f"{path} holds no record: the run never began, or this is no journal")
     return records
+
+
+_KEYS = {
+    "move": ("region", "edge", "source", "via", "target"),
+    "metric": ("name", "value"),
+    "blocked": ("edge", "reason"),
+    "unblocked": ("edge",),
+    "error": ("action", "reason"),
+    "roll_back": ("snapshot", "to"),
+    "end": ("reason",),
+}
+"""What a record of a type has for certain."""
+
+
+def _is_record(record: object) -> bool:
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return False
+    kind = record.get("type")
+    return isinstance(kind, str) and all(key in record for key in _KEYS.get(kind, ()))

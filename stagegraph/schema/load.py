@@ -106,8 +106,11 @@ def _validated(file: str, reading: Reading) -> StageGraph:
 
 def _check_version(file: str, reading: Reading) -> None:
     version = reading.data.get("stagegraph")
+    line, column = reading.positions.get("/stagegraph", (None, None))
+    if isinstance(version, bool | float):
+        message = f"the version is a whole number, got {shown(version)}; write 'stagegraph: 1'"
+        raise DocumentError(file, [Defect(message, "/stagegraph", line, column)])
     if isinstance(version, int) and version > 1:
-        line, column = reading.positions.get("/stagegraph", (None, None))
         message = (
             f"this document is of version {version}; this stagegraph is too old for it and reads "
             "version 1: pip install --upgrade stagegraph"

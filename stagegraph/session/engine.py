@@ -97,9 +97,15 @@ class Engine:
         costs: Mapping[str, int] | None = None,
         seed: int = 0,
     ) -> None:
+        if not isinstance(graph, StageGraph):
+            raise TypeError(
+                f"Engine takes a StageGraph, got a {type(graph).__name__}; read it with "
+                "stagegraph.load(...)"
+            )
         compiled = runnable(graph)
         self.graph = graph
         self._torch: TorchActor | None = None
+        self._model = model
         actor: Actor
         if model is None:
             actor = _numbers(compiled, params, costs or {})
@@ -121,8 +127,9 @@ class Engine:
         self._seed = seed
         self._run = None if run is None else RunFolder(run)
         self._core = Core(compiled, actor, clock=time.monotonic, seed=seed)
-        # One call less at every update; the method below says what it takes.
-        self.step = self._core.step  # type: ignore[method-assign]
+        if type(self).step is Engine.step:
+            # One call less at every update; the method below says what it takes.
+            self.step = self._core.step  # type: ignore[method-assign]
         self._closed = False
         self._watch: list[RemovableHandle] = []
         if self._run is not None:
@@ -140,6 +147,7 @@ class Engine:
         Raises:
             ActionError: One of their actions failed.
         """
+        self._refuse_if_closed()
         if not self._core.started:
             self._core.start()
             self._vitals()
@@ -219,6 +227,7 @@ class Engine:
             ActionError: As for :meth:`step`.
             MetricError: A metric is not declared, or its value is no number.
         """
+        self._refuse_if_closed()
         if self.done:
             return
         self._core.observe(**metrics)
@@ -236,6 +245,7 @@ class Engine:
         Raises:
             ProgressError: The graph does not declare it.
         """
+        self._refuse_if_closed()
         self._core.send(event)
 
     # What can be seen
@@ -320,11 +330,37 @@ class Engine:
         Raises:
             SnapshotError: It belongs to another graph, version or model.
         """
+        self._refuse_if_closed()
         self._core.load_state_dict(state)
 
+    def snapshots(self) -> dict[str, Any]:
+        """The tensors of every snapshot, in plain containers: to be saved beside the model.
+
+        :meth:`state_dict` has their names alone. ``torch.load(..., weights_only=True)`` reads
+        them back.
+        """
+        return {} if self._torch is None else self._torch.snapshots()
+
+    def load_snapshots(self, snapshots: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`snapshots`, after :meth:`load_state_dict`.
+
+        Raises:
+            SnapshotError: One of them cannot be read.
+        """
+        self._refuse_if_closed()
+        if self._torch is not None:
+            self._torch.load_snapshots(snapshots)
+
     def close(self) -> None:
-        """Take all hooks off the model and close the journal."""
+        """Take all hooks off the model and close the journal; the engine moves no more."""
+        if self._closed:
+            return
         self._closed = True
+        self.step = self._refuse_if_closed  # type: ignore[method-assign]
+        if self._model is not None:
+            from stagegraph.actions.attach import release
+
+            release(self._model)
         for hook in self._watch:
             hook.remove()
         if self._torch is not None:
@@ -339,6 +375,10 @@ class Engine:
         self.close()
 
     # Within
+
+    def _refuse_if_closed(self, *_: object, **__: object) -> None:
+        if self._closed and not self.done:
+            raise StageGraphError("this engine is closed; make a new one to go on")
 
     def _folder(self) -> RunFolder:
         if self._run is None:

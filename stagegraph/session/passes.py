@@ -39,14 +39,14 @@ class Epoch(Generic[T]):
         Raises:
             ProgressError: There is none; training would wait for ever.
         """
-        core, start, number = self._core, self._core.reading, 0
-        core.counts("epochs")
+        core, start, number = self._core, self._core.meter.reading, 0
+        core.meter.counts("epochs")
         size = _length(self._loader)
         for number, batch in enumerate(self._loader, start=1):
             if core.done:
                 return
             if size:
-                core.fetched(start + Fraction(min(number, size), size))
+                core.meter.coming = start + Fraction(min(number, size), size)
             yield batch
         if not number:
             raise ProgressError(
@@ -54,7 +54,7 @@ class Epoch(Generic[T]):
                 "be read once only, give something that can be read again"
             )
         if not size:
-            core.passed(start + 1)
+            core.meter.passed(start + 1)
 
 
 def _length(loader: Iterable[object]) -> int:

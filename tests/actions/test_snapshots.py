@@ -169,7 +169,7 @@ def test_an_unknown_snapshot_is_named():
     actor.transact(boundary(0, deeds=[snapshot(key="before@0")]), accept)
     with pytest.raises(
         ActionError,
-        match=r"undo\.actions\[0\]: there is no snapshot 'before@1'; did you mean 'before@0'",
+        match=r"undo\.actions\[0\]: the tensors of snapshot 'before@1' are not here \(held: 'bef",
     ):
         actor.transact(boundary(3, restore=back_to("before@1")), accept)
 

@@ -90,7 +90,7 @@ def test_a_journal_that_is_none_exits_with_2(tmp_path, capsys):
     assert main([*words, str(tmp_path / "nothing.jsonl")]) == 2
     assert "cannot be read" in capsys.readouterr().err
     damaged = tmp_path / "damaged.jsonl"
-    damaged.write_text('{"type": "move"}\nnot json\n')
+    damaged.write_text('{"type": "note", "step": 0}\nnot json\n')
     assert main([*words, str(damaged)]) == 2
     assert f"{damaged}:2: this line is damaged" in capsys.readouterr().err
 

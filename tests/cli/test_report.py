@@ -100,7 +100,7 @@ def test_a_folder_without_a_run_exits_with_2(command, tmp_path, capsys):
 @pytest.mark.parametrize("command", ["report", "explain"])
 def test_a_damaged_journal_exits_with_2_and_its_line(command, folder, tmp_path, capsys):
     (tmp_path / "graph.json").write_text((folder / "graph.json").read_text("utf-8"))
-    (tmp_path / "journal.jsonl").write_text('{"type": "run"}\n[1]\n')
+    (tmp_path / "journal.jsonl").write_text('{"type": "run", "step": 0}\n[1]\n')
     assert main([command, str(tmp_path)]) == 2
     assert "journal.jsonl:2: this line is no record" in capsys.readouterr().err
 

@@ -155,3 +155,15 @@ stages:
       duration: 4 steps, next: a}
 """).step(4)
     assert values(run.actor.boundaries[1]) == {"main:slow": 0.4, "main:a.during[1]": 0.0}
+
+
+def test_ramp_that_is_over_is_not_set_again_when_a_waiting_boundary_is_decided():
+    run = Run("""
+metrics: {m: {goal: minimize, every: 2 steps}}
+initial: a
+stages: {a: {kind: train, during: [{type: lr_ramp, start: 0, end: 1, over: 2 steps}]}}
+""").step(2)
+    assert run.core.wants_evaluation
+    assert [v["main:a.during[0]"] for v in run.actor.tuned] == [0.5, 1.0]
+    run.step(3)
+    assert len(run.actor.tuned) == 2

@@ -29,7 +29,7 @@ def tick(run: Run, happening: dict[str, Any]) -> str | None:
     calls = [
         lambda: core.step(
             samples=2 + happening.get("samples", 0),
-            epoch=core.reading + Fraction(1, 8),
+            epoch=core.meter.reading + Fraction(1, 8),
             **happening.get("with_step", {}),
         )
     ]

@@ -23,7 +23,8 @@ def test_folder_keeps_the_graph_that_ran_and_its_authors_bytes(tmp_path):
     folder.create(graph).close()
     assert folder.graph() == graph
     assert (folder.path / "author.yaml").read_text() == TEXT
-    assert folder.records() == []
+    with pytest.raises(RunFolderError, match="holds no record: the run never began"):
+        folder.records()
 
 
 def test_graph_that_was_no_text_has_no_authors_bytes(tmp_path):

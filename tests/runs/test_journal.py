@@ -10,7 +10,15 @@ import pytest
 from stagegraph.errors import RunFolderError
 from stagegraph.runs.journal import Journal, read_journal
 
-MOVE = {"type": "move", "step": 1, "region": "main"}
+MOVE = {
+    "type": "move",
+    "step": 1,
+    "region": "a",
+    "edge": "e",
+    "source": None,
+    "via": [],
+    "target": "b",
+}
 METRIC = {"type": "metric", "step": 2, "name": "m", "value": 0.5}
 
 
@@ -23,11 +31,11 @@ def test_what_was_written_is_read_back(path):
     with Journal(path) as journal:
         journal.write((MOVE, METRIC))
         journal.write(())
-        journal.write(({"type": "note", "text": "größer ✓", "nothing": None},))
+        journal.write(({"type": "note", "step": 3, "text": "größer ✓", "nothing": None},))
     assert read_journal(path) == [
         MOVE,
         METRIC,
-        {"type": "note", "text": "größer ✓", "nothing": None},
+        {"type": "note", "step": 3, "text": "größer ✓", "nothing": None},
     ]
 
 
@@ -37,7 +45,12 @@ def test_torn_last_line_is_not_a_record(path):
     whole = path.read_bytes()
     for cut in range(1, len(whole) + 1):
         path.write_bytes(whole[:-cut] if cut < len(whole) else b"")
-        assert read_journal(path) == [MOVE, METRIC][: path.read_bytes().count(b"\n")]
+        whole_lines = path.read_bytes().count(b"\n")
+        if whole_lines:
+            assert read_journal(path) == [MOVE, METRIC][:whole_lines]
+        else:
+            with pytest.raises(RunFolderError, match="holds no record: the run never began"):
+                read_journal(path)
 
 
 def test_going_on_cuts_the_torn_tail_off(path):
@@ -50,14 +63,27 @@ def test_going_on_cuts_the_torn_tail_off(path):
 
 
 def test_damaged_line_is_named(path):
-    path.write_bytes(b'{"type":"move"}\n{"type":"me\xfftric"}\n{"type":"end"}\n')
+    path.write_bytes(b'{"type":"note","step":1}\n{"type":"me\xfftric"}\n{"type":"end"}\n')
     with pytest.raises(RunFolderError, match=r"journal\.jsonl:2: this line is damaged"):
         read_journal(path)
 
 
-@pytest.mark.parametrize("line", ["[]", "1", "{}", '{"type": 3}', "null"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        "1",
+        "{}",
+        "null",
+        '{"type": 3, "step": 1}',
+        '{"type": "note"}',
+        '{"type": "note", "step": true}',
+        '{"type": "metric", "step": 1}',
+        '{"type": "end", "step": 1}',
+    ],
+)
 def test_line_that_is_no_record_is_named(path, line):
-    path.write_text(f'{{"type":"move"}}\n{line}\n')
+    path.write_text(f'{{"type":"note","step":1}}\n{line}\n')
     with pytest.raises(RunFolderError, match=r"journal\.jsonl:2: this line is no record"):
         read_journal(path)
 
@@ -169,13 +195,19 @@ def test_failed_sync_takes_the_records_back(path, monkeypatch):
         with pytest.raises(RunFolderError, match="I/O error"):
             journal.write((MOVE,))
     journal.close()
-    assert read_journal(path) == []
+    assert path.read_bytes() == b""
 
 
 def test_numbers_that_json_does_not_know_become_null(path):
     with Journal(path) as journal:
         journal.write(
-            ({"type": "growth", "certificate": {"drift": math.nan, "by": [math.inf, 1.5]}},)
+            (
+                {
+                    "type": "growth",
+                    "step": 1,
+                    "certificate": {"drift": math.nan, "by": [math.inf, 1.5]},
+                },
+            )
         )
     assert "NaN" not in path.read_text()
     assert read_journal(path)[0]["certificate"] == {"drift": None, "by": [None, 1.5]}
@@ -183,7 +215,7 @@ def test_numbers_that_json_does_not_know_become_null(path):
 
 def test_text_that_is_no_unicode_is_escaped(path):
     with Journal(path) as journal:
-        journal.write(({"type": "error", "reason": "\ud800"},))
+        journal.write(({"type": "error", "step": 1, "action": "a", "reason": "\ud800"},))
     assert json.loads(path.read_text())["type"] == "error"
     assert len(read_journal(path)) == 1
 

@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import torch
 
 import stagegraph as sg
 from stagegraph.runs.journal import read_journal
@@ -75,7 +76,8 @@ def test_a_folder_with_a_run_is_refused_and_nothing_is_left_behind(run):
 
 
 def test_a_refused_engine_leaves_the_optimizer_alone(run):
-    model, optimizer = run.model, run.optimizer
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = [len(vars(optimizer)[f"_optimizer_step_{w}_hooks"]) for w in ("pre", "post")]
     with pytest.raises(sg.RunFolderError):
         sg.Engine(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stagegraph.actions.gates import Gates
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.randomness import RandomState, fixed_direction, seed_all
+from stagegraph.actions.stream import is_felt
 from stagegraph.actions.undo import untouched
 
 __all__ = ["Exactness", "Measured", "Reading", "exactness", "measure", "read"]
@@ -147,7 +148,7 @@ def measure(
         opened = _output(model, probe, training=False, seed=seed, aside=aside)
         idle, grads = _gradients(model, probe, blocks, new, seed)
     wanted = {id(p): p for p in new if p.requires_grad}
-    reached = {key for key, grad in zip(wanted, grads, strict=True) if _any(grad)}
+    reached = {key for key, grad in zip(wanted, grads, strict=True) if is_felt(grad)}
     return Measured(
         eval=_distance(before.eval, after.eval),
         train=_distance(before.train, after.train),
@@ -167,10 +168,6 @@ def measure(
 def _reached(block: nn.Module, wanted: Mapping[int, nn.Parameter], reached: set[int]) -> bool:
     own = {id(parameter) for parameter in block.parameters()} & set(wanted)
     return not own or bool(own & reached)
-
-
-def _any(grad: Tensor | None) -> bool:
-    return grad is not None and bool(grad.any())
 
 
 def _gradients(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from stagegraph.actions.growth.stacks import copy_block, own_parameters
 from stagegraph.actions.parameters import subtree_matches
 from stagegraph.actions.randomness import fixed_direction, preserved_randomness
-from stagegraph.actions.stream import main_input, main_output
+from stagegraph.actions.stream import is_felt, main_input, main_output
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
 __all__ = ["Call", "Zeroing", "apply_zeroing", "declared_zeroing", "find_zeroing", "why_not"]
@@ -138,6 +138,11 @@ def find_zeroing(model: nn.Module, block: nn.Module, call: Call, *, place: str) 
         if _is_identity(scratch, call, _joined(chosen)):
             break
     else:
+        if not all(bool(parameter.isfinite().all()) for parameter in block.parameters()):
+            raise UnsupportedError(
+                f"{place}: the block's own weights are not finite: training has diverged before "
+                "this growth"
+            )
         raise UnsupportedError(
             f"{place}: no weights were found whose zeroing turns a copy of "
             f"{type(block).__name__} into the identity{_WAYS_OUT}"
@@ -260,10 +265,6 @@ def _without_gradient(block: nn.Module, call: Call, zeroing: Zeroing) -> list[st
         grads = torch.autograd.grad(
             (out * fixed_direction(out)).sum(), list(parameters.values()), allow_unused=True
         )
-    still = [n for n, grad in zip(parameters, grads, strict=True) if not _any(grad)]
+    still = [n for n, grad in zip(parameters, grads, strict=True) if not is_felt(grad)]
     owners = (n.rpartition(".")[0] or n for n in still if not n.endswith("bias"))
     return list(dict.fromkeys(owners))
-
-
-def _any(grad: Tensor | None) -> bool:
-    return grad is not None and bool(grad.any())

@@ -1,0 +1,215 @@
+"""Meter: what is counted between two looks besides updates.
+
+Samples, tokens, operations and seconds are added up. Passes over the data are read like a meter:
+the host tells how far it is, and the differences count.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+
+from stagegraph.errors import MissingFact, ProgressError
+from stagegraph.progress import Progress, Unit
+
+__all__ = ["Meter"]
+
+
+class Meter:
+    """Counters since the last look.
+
+    Args:
+        facts: What the graph reads, among ``epochs samples tokens flops``; each must be counted.
+        clock: Monotonic seconds; ``None``: seconds are told with each step.
+
+    Attributes:
+        reading: The host's last reading of the passes; a rollback does not take it back.
+        coming: The reading that holds once the update of the batch in hand is over.
+    """
+
+    def __init__(self, facts: frozenset[str], clock: Callable[[], float] | None) -> None:
+        self.reading = Fraction(0)
+        self.coming: Fraction | None = None
+        self._clock = clock
+        self._uncounted = facts
+        self._samples = self._tokens = self._flops = 0
+        self._seconds = 0.0
+        self._counted_to = Fraction(0)
+        self._began = Progress()
+        self._told = self._ahead = self._shift = 0.0
+        self._read_at = self._now()
+
+    def count(self, samples: int, tokens: int, flops: int, seconds: float) -> None:
+        """Add what an update took.
+
+        Raises:
+            ProgressError: An amount is negative.
+        """
+        if seconds and self._clock is not None:
+            raise ProgressError("seconds= is for simulations; this engine has a clock of its own")
+        counts = [
+            count if type(count) is int else _whole(name, count)
+            for name, count in (("samples", samples), ("tokens", tokens), ("flops", flops))
+        ]
+        if min(counts) < 0 or not 0 <= seconds < math.inf:
+            raise ProgressError(
+                "progress goes backwards: "
+                f"step(samples={samples}, tokens={tokens}, flops={flops}, seconds={seconds})"
+            )
+        self._samples += counts[0]
+        self._tokens += counts[1]
+        self._flops += counts[2]
+        self._seconds += seconds
+
+    def take(self, epoch: Fraction | float | None) -> None:
+        """Read the passes: as told, else as the batch in hand had announced."""
+        reading = self.coming if epoch is None else epoch
+        self.coming = None
+        if reading is not None:
+            self.passed(reading)
+
+    def passed(self, epoch: Fraction | float) -> None:
+        """So many passes over the data are over, with the fraction of the running one.
+
+        After a rollback the host may go on from its last reading, or from the clock that was
+        restored.
+
+        Raises:
+            ProgressError: They go backwards, or are no number of passes.
+        """
+        if self._uncounted:
+            self.counts("epochs")
+        exact = epoch if isinstance(epoch, Fraction) else _exact(epoch)
+        now = exact.numerator / exact.denominator
+        if now <= self._told and exact < self.reading:
+            if exact < self._began.epoch:
+                raise ProgressError(
+                    f"epoch goes backwards: {float(exact):g} after {float(self.reading):g}"
+                )
+            self._counted_to = self._began.epoch
+            self._shift = 0.0
+        self.reading, self._told = exact, now
+        self._ahead = now + self._shift
+
+    def counts(self, fact: str) -> None:
+        """Somebody counts a fact, though it may stay at zero for a while."""
+        self._uncounted -= {fact}
+
+    def since_look(self, updates: int) -> Progress:
+        """What was added since the last look.
+
+        Args:
+            updates: How many updates.
+        """
+        return self._added(updates, self._now())
+
+    def take_stock(self, updates: int) -> Progress:
+        """What was added since the last look; counting begins anew.
+
+        Args:
+            updates: How many updates.
+        """
+        now = self._now()
+        added = self._added(updates, now)
+        self._reset(now)
+        return added
+
+    def _added(self, updates: int, now: float) -> Progress:
+        passed, seconds = self.reading - self._counted_to, self._elapsed(now)
+        return Progress(updates, passed, self._samples, self._tokens, seconds, self._flops)
+
+    def due(self, looks: Mapping[Unit, float]) -> bool:
+        """Whether one of these readings of the clock is reached.
+
+        Raises:
+            MissingFact: As for :meth:`require`.
+        """
+        if self._uncounted:
+            self.require(1)
+        for unit, at in looks.items():
+            match unit:
+                case Unit.EPOCHS:
+                    now = self._ahead
+                case Unit.SAMPLES:
+                    now = self._began.samples + self._samples
+                case Unit.TOKENS:
+                    now = self._began.tokens + self._tokens
+                case _:
+                    now = self._began.seconds + self._elapsed(self._now())
+            if now >= at:
+                return True
+        return False
+
+    def require(self, updates: int) -> None:
+        """Refuse to wait for something that nobody counts.
+
+        Args:
+            updates: How many updates there were since the last look.
+
+        Raises:
+            MissingFact: Something the graph reads is still at zero; it says how to give it.
+        """
+        if not self._uncounted or not updates:
+            return
+        progress = self._began + self.since_look(updates)
+        missing = sorted(
+            fact
+            for fact in self._uncounted
+            if not (progress.flops if fact == "flops" else progress.of(Unit(fact)))
+        )
+        if missing:
+            how = {"epochs": "epoch= (or loop over engine.epochs(loader))"}
+            arguments = ", ".join(how.get(fact, f"{fact}=") for fact in missing)
+            raise MissingFact(f"the graph reads {', '.join(missing)}; give step({arguments})")
+        self._uncounted = frozenset()
+
+    def restart(self) -> None:
+        """Count from here on; what was counted since the last look is dropped."""
+        self._reset(self._now())
+
+    def _reset(self, now: float) -> None:
+        self._samples = self._tokens = self._flops = 0
+        self._seconds = 0.0
+        self._read_at, self._counted_to = now, self.reading
+
+    def stand(self, clock: Progress) -> None:
+        """The clock stands here at this look."""
+        self._began = clock
+
+    def align(self, clock: Progress) -> None:
+        """The clock stands here; it may have gone back, and the host's reading not."""
+        self._began = clock
+        self._ahead = float(clock.epoch)
+        self._told = float(self.reading)
+        self._shift = self._ahead - self._told
+
+    def load(self, reading: Fraction) -> None:
+        """Go on from a saved reading."""
+        self.reading, self.coming = reading, None
+        self.restart()
+
+    def _now(self) -> float:
+        return 0.0 if self._clock is None else self._clock()
+
+    def _elapsed(self, now: float) -> float:
+        return self._seconds + max(0.0, now - self._read_at)
+
+
+def _whole(name: str, count: object) -> int:
+    """A count from a host, such as a number of NumPy's."""
+    try:
+        return operator.index(count)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ProgressError(
+            f"step({name}={count!r}): {name} are counted in whole numbers, got a "
+            f"{type(count).__name__}"
+        ) from error
+
+
+def _exact(epoch: float) -> Fraction:
+    try:
+        return Fraction(epoch).limit_denominator(10**9)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ProgressError(f"{epoch!r} is no number of passes over the data") from error
