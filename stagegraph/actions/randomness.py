@@ -56,7 +56,7 @@ class RandomState:
     def forked_seed(self, attempt: int) -> int:
         """A seed that differs per attempt and per state (so also per rank)."""
         digest = hashlib.sha256(str(attempt).encode())
-        digest.update(self.cpu.numpy().tobytes())
+        digest.update(bytes(self.cpu.tolist()))
         return int.from_bytes(digest.digest()[:4], "big")
 
     def pack(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from stagegraph.engine.absorb import Observation, absorb
 from stagegraph.engine.decide import (
     Decision,
-    Move,
+    begins_before_forward,
     decide,
     held_at_start,
     initial_moves,
@@ -146,9 +146,7 @@ class Core:
     @property
     def begins_before_forward(self) -> bool:
         """Whether boundary 0 changes what the first forward computes or trains."""
-        moves = initial_moves(self.graph)
-        held = (h.activity for m in moves for h in self.graph.stages[m.target].during)
-        return any(m.actions for m in moves) or any(activity.writes != "lr" for activity in held)
+        return begins_before_forward(self.graph)
 
     def explain(self) -> list[Explanation]:
         """For each way out of the present stages: its guard with the values it sees."""
@@ -232,9 +230,7 @@ class Core:
             self._tune()
 
     def observe(self, /, **metrics: Any) -> None:
-        """Metrics of an evaluation after the last update; decides the boundary if it waited.
-
-        If it did not wait, they are seen at the next boundary.
+        """Metrics of an evaluation; decides the boundary if it waited, else the next sees them.
 
         Raises:
             ActionError: As for :meth:`step`.
@@ -385,7 +381,7 @@ class Core:
 
     def _failed(self, decision: Decision, error: ActionError) -> None:
         """Count the error; go on if the author said how, else hand it on."""
-        move = _blamed(decision, error)
+        move = decision.blamed(error.action)
         edge = move.edge if move is not None else None
         attempt = 1
         if edge is not None:
@@ -504,11 +500,3 @@ class Core:
         """Begin, if nobody has; whether the run has ended."""
         self.start()
         return self.state.ended is not None
-
-
-def _blamed(decision: Decision, error: ActionError) -> Move | None:
-    """The move whose action failed; if that cannot be told, the first of its region, or of all."""
-    moves = decision.moves
-    by_action = (m for m in moves if any(a.place == error.action for a in m.actions))
-    by_region = (m for m in moves if error.action.startswith(f"{m.region}:"))
-    return next(iter((*by_action, *by_region, *moves)), None)

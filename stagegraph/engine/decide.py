@@ -31,6 +31,7 @@ from stagegraph.schema.guards import EventSeen
 __all__ = [
     "Decision",
     "Move",
+    "begins_before_forward",
     "decide",
     "explain_edge",
     "held_at_start",
@@ -89,6 +90,12 @@ class Decision:
     blocked: Mapping[str, str]
     ends: str | None = None
 
+    def blamed(self, action: str) -> Move | None:
+        """The move whose action failed; if none can be told, the first of its region, or of all."""
+        by_action = (m for m in self.moves if any(a.place == action for a in m.actions))
+        by_region = (m for m in self.moves if action.startswith(f"{m.region}:"))
+        return next(iter((*by_action, *by_region, *self.moves)), None)
+
 
 def initial_moves(graph: CompiledGraph) -> tuple[Move, ...]:
     """Boundary 0: every region enters its initial stage."""
@@ -98,6 +105,13 @@ def initial_moves(graph: CompiledGraph) -> tuple[Move, ...]:
         actions = tuple(a for key in (*via, target) for a in graph.stages[key].actions)
         moves.append(Move(region.name, None, None, via, target, actions))
     return tuple(moves)
+
+
+def begins_before_forward(graph: CompiledGraph) -> bool:
+    """Whether boundary 0 changes what the first forward computes or trains."""
+    moves = initial_moves(graph)
+    held = (h.activity for move in moves for h in graph.stages[move.target].during)
+    return any(m.actions for m in moves) or any(activity.writes != "lr" for activity in held)
 
 
 def held_at_start(

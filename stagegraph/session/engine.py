@@ -155,6 +155,9 @@ class Engine:
     def resume(self) -> bool:
         """Go on where the run's folder says, if it says; else begin.
 
+        This version keeps no checkpoints in the folder, and refuses a folder that holds a run; so
+        it begins. :meth:`load_state_dict` goes on from a state that you saved.
+
         Returns:
             Whether there was something to go on from.
         """
@@ -175,6 +178,9 @@ class Engine:
 
     def loss(self, loss: Tensor, *, outputs: Any = None, inputs: Any = None) -> Tensor:
         """The loss to call ``backward`` on, with what active stages add to it.
+
+        No stage of this version adds anything. Calling it before the first ``backward`` enters
+        the initial stages in time.
 
         Args:
             loss: The task's own loss.

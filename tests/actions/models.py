@@ -140,7 +140,8 @@ def train(model, optimizer, steps, *, scheduler=None):
 
 
 def _bytes(tensor):
-    return (tuple(tensor.shape), str(tensor.dtype), tensor.detach().cpu().numpy().tobytes())
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return (tuple(tensor.shape), str(tensor.dtype), bytes(raw.tolist()))
 
 
 def digest(model, *optimizers):
