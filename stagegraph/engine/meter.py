@@ -47,20 +47,22 @@ class Meter:
         Raises:
             ProgressError: An amount is negative.
         """
+        if type(samples) is not int:
+            samples = _whole("samples", samples)
+        if type(tokens) is not int:
+            tokens = _whole("tokens", tokens)
+        if type(flops) is not int:
+            flops = _whole("flops", flops)
         if seconds and self._clock is not None:
             raise ProgressError("seconds= is for simulations; this engine has a clock of its own")
-        counts = [
-            count if type(count) is int else _whole(name, count)
-            for name, count in (("samples", samples), ("tokens", tokens), ("flops", flops))
-        ]
-        if min(counts) < 0 or not 0 <= seconds < math.inf:
+        if samples < 0 or tokens < 0 or flops < 0 or not 0 <= seconds < math.inf:
             raise ProgressError(
                 "progress goes backwards: "
                 f"step(samples={samples}, tokens={tokens}, flops={flops}, seconds={seconds})"
             )
-        self._samples += counts[0]
-        self._tokens += counts[1]
-        self._flops += counts[2]
+        self._samples += samples
+        self._tokens += tokens
+        self._flops += flops
         self._seconds += seconds
 
     def take(self, epoch: Fraction | float | None) -> None:
