@@ -479,7 +479,7 @@ class Core:
             behind = added.step
             records = [
                 metric_record(
-                    self.state, name, value, updates_ago=behind - at if at else 0, late=late
+                    self.state, name, value, updates_ago=behind - at if at else None, late=late
                 )
                 for at, name, value in arrivals
             ]

@@ -45,7 +45,7 @@ def record(kind: str, state: State, /, **values: Any) -> Record:
 
 
 def metric_record(
-    state: State, name: str, value: float, *, updates_ago: int = 0, late: bool = False
+    state: State, name: str, value: float, *, updates_ago: int | None = None, late: bool = False
 ) -> Record:
     """A metric's value; one that is not finite is told in words.
 
@@ -53,7 +53,9 @@ def metric_record(
         state: The state after it.
         name: The metric.
         value: The value.
-        updates_ago: How many updates before the state's clock it came.
+        updates_ago: If it came with an update, how many updates before the state's clock. Its
+            record then has the step alone: the rest is counted at looks, and when those are must
+            not show in the journal.
         late: Whether its boundary had been decided already, so that the next one sees it.
     """
     values: dict[str, Any] = {"name": name, "value": value}
@@ -61,7 +63,7 @@ def metric_record(
         values.update(value=None, raw=str(value))
     if late:
         values["late"] = True
-    if updates_ago:
+    if updates_ago is not None:
         step, boundary = state.clock.step - updates_ago, state.spent.step - updates_ago
         values.update(step=step, boundary=boundary, progress={"step": step})
     return {**record("metric", state), **values}
