@@ -111,7 +111,7 @@ def wild_records(draw):
     return [{**record, "type": draw(TYPES)} for record in records]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(wild_records())
 def test_any_records_can_be_read(records):
     history = read_history(records)

@@ -39,7 +39,7 @@ def apart(one, other):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(drawings())
 def test_nothing_overlaps_whatever_the_graph(drawing):
     leaves, ties = drawing
@@ -53,7 +53,7 @@ def test_nothing_overlaps_whatever_the_graph(drawing):
         assert frame.y >= -0.01 and frame.y + frame.height <= plan.height + 0.01
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(drawings())
 def test_ways_join_their_nodes_and_keep_clear_of_all_others(drawing):
     leaves, ties = drawing
@@ -78,7 +78,7 @@ def test_ways_join_their_nodes_and_keep_clear_of_all_others(drawing):
         assert (tie.label is None) == (tie.id not in plan.labels)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(drawings())
 def test_boxes_hold_their_own_and_no_others(drawing):
     leaves, ties = drawing

@@ -146,7 +146,7 @@ EVIL = st.text(st.sampled_from("<>&\"'/=;`#%-! \n\r\t\x00\x1b\u2028\u202e]zq"), 
 FIRST = list({record["type"]: record for record in RECORDS}.values())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(EVIL, st.booleans())
 def test_no_mark_of_a_record_reaches_the_page(text, kinds):
     records = [spoil_record(record, text, kinds=kinds) for record in FIRST]
@@ -158,7 +158,7 @@ def test_no_mark_of_a_record_reaches_the_page(text, kinds):
     ET.fromstring(timeline_svg(GRAPH, records))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(EVIL)
 def test_no_mark_of_a_document_reaches_the_page(text):
     clean = "".join(c for c in text if not 0xD800 <= ord(c) < 0xE000)
@@ -194,7 +194,7 @@ def test_no_mark_of_a_document_reaches_the_page(text):
     assert MARK not in render(graph, "mermaid")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(wild_records())
 def test_any_records_make_a_page(records):
     Reader(report_html(GRAPH, records))

@@ -117,7 +117,7 @@ def test_any_values_have_an_axis_with_ticks(values):
     assert all(isinstance(axis.label(tick), str) for tick in ticks)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(wild_records())
 def test_any_records_can_be_drawn(records):
     ET.fromstring(timeline_svg(GRAPH, records))

@@ -118,7 +118,7 @@ def test_maximize_of_the_negative_gives_the_same_answers(
     assert told(other, [(at, -value) for at, value in points]) == told(spec, points)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     every=st.floats(1.0, 25.0),
     density=st.integers(1, 20),

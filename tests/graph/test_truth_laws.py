@@ -90,7 +90,7 @@ def holds(node: Any, world: dict[str, Any]) -> bool | None:
     return world["place"] == text[3:-1] if text.startswith("in(") else world[text]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(guards, st.lists(worlds, min_size=20, max_size=20))
 def test_what_is_never_true_is_true_in_no_world(guard, many):
     truth, (edge,), stage = truth_of(guard)
@@ -100,7 +100,7 @@ def test_what_is_never_true_is_true_in_no_world(guard, many):
         assert all(holds(edge.guard, world) for world in many)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(guards, guards, st.lists(worlds, min_size=20, max_size=20))
 def test_what_is_covered_is_never_true_alone(first, second, many):
     truth, (earlier, later), stage = truth_of(first, second)

@@ -75,7 +75,7 @@ def asked(draw):
     return condition, opposite, numbers_in_order, tree["value"], condition.slots, frame
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(asked())
 def test_closures_say_true_where_the_trace_does(case):
     condition, opposite, frame, value, _, _ = case
@@ -83,7 +83,7 @@ def test_closures_say_true_where_the_trace_does(case):
     assert opposite.test(frame) is (value is False), "not of unknown is unknown"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.builds("{} {} {}".format, names, operators, numbers), slot_values)
 def test_comparison_with_an_unknown_is_true_in_no_polarity(text, value):
     guard = parse_guard(text)
@@ -96,7 +96,7 @@ def test_comparison_with_an_unknown_is_true_in_no_polarity(text, value):
             assert not condition.test(frame)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(asked(), st.data())
 def test_intervals_tell_every_change_of_a_guard_without_arithmetic(case, data):
     """Between the bounds of its intervals no slot can change what a guard says."""

@@ -98,9 +98,9 @@ def test_ten_stages_are_read_within_milliseconds():
     text += "  s10: {kind: final}\n"
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         load(text)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.02
 
 
