@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.growing import grow
-from stagegraph.actions.growth.counts import find_count
-from stagegraph.actions.growth.deepen import costs, rebuild
+from stagegraph.actions.growth.attributes import owners_of
+from stagegraph.actions.growth.operations import costs, rebuild
 from stagegraph.actions.holding import Held, hold
-from stagegraph.actions.lineage import Change, Lineage
+from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.optimizers import innermost
 from stagegraph.actions.parameters import num_parameters, uncompiled
 from stagegraph.actions.probes import Probe
@@ -26,7 +26,7 @@ from stagegraph.actions.snapshots import Snapshot, stable_parameters, take
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.support import unsupported
 from stagegraph.actions.undo import Moment, UndoLog
-from stagegraph.engine.ports import Boundary, Deed, Effect, Facts, Outcome
+from stagegraph.engine.ports import Boundary, Effect, Facts, Outcome
 from stagegraph.errors import (
     ActionError,
     SelectorError,
@@ -34,8 +34,9 @@ from stagegraph.errors import (
     StageGraphError,
     UnsupportedError,
 )
-from stagegraph.schema.actions import Action, Deepen, GrowthAction, SnapshotAction
+from stagegraph.schema.actions import Action, GrowthAction, SnapshotAction
 from stagegraph.schema.activities import Activity
+from stagegraph.schema.spaces import Spaces
 
 __all__ = ["TorchActor", "replay"]
 
@@ -82,12 +83,14 @@ class TorchActor:
         data: What knows the data's position; for snapshots.
         probe: A batch on which growth is measured: a tensor, ``model(*sequence)``,
             ``model(**mapping)``, or a function of the model.
+        spaces: Which axes of which tensors grow together.
+        parts: What the graph names and only code can give: builders, weights to inherit.
 
     Raises:
         UnsupportedError: Something that was given cannot be used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a run must know of, named once
         self,
         model: nn.Module,
         optimizers: Optimizer | Sequence[Optimizer] = (),
@@ -98,6 +101,8 @@ class TorchActor:
         ema: object = None,
         data: object = None,
         probe: Probe | None = None,
+        spaces: Spaces | None = None,
+        parts: Mapping[str, Any] | None = None,
     ) -> None:
         several = optimizers if isinstance(optimizers, list | tuple) else (optimizers,)
         innermost_ones = {id(one): one for one in map(innermost, several)}
@@ -106,6 +111,8 @@ class TorchActor:
             list(innermost_ones.values()),
             Companions.of(scheduler, scaler, ema, data),
             probe,
+            spaces or Spaces(),
+            dict(parts or {}),
         )
         self._growths = {stage: tuple(actions) for stage, actions in (growths or {}).items()}
         self._held = Held((), {})
@@ -149,10 +156,8 @@ class TorchActor:
         model = self._standing.model
         known: dict[str, int] = {}
         for stage, actions in self._growths.items():
-            deepening = [action for action in actions if isinstance(action, Deepen)]
             try:
-                if len(deepening) == len(actions):
-                    known[stage] = costs(model, deepening, place=stage)
+                known[stage] = costs(self._standing.site(), actions, place=stage)
             except (SelectorError, UnsupportedError):
                 continue  # no growth from here (or nowhere): the cost is not known
         return Facts(params=num_parameters(model), costs=known)
@@ -218,7 +223,7 @@ class TorchActor:
             Moment(
                 standing.models,
                 standing.optimizers,
-                owners=self._owners((), boundary.deeds),
+                owners=self._owners() if _is_structural(boundary) else (),
                 buffers=_is_structural(boundary),
                 parameters=restoring,
             ).restore
@@ -226,24 +231,9 @@ class TorchActor:
         log.push(way_back)
         log.push(standing.remember())
 
-    def _owners(self, changes: Sequence[Change], deeds: Sequence[Deed] = ()) -> list[object]:
-        """The objects beside the model, such as its config, that may be changed."""
-        standing = self._standing
-        growths = [deed.action for deed in deeds if isinstance(deed.action, Deepen)]
-        paths = [path for action in growths for path in action.count]
-        for change in (*changes, *standing.lineage.changes):
-            paths += [count.path for count in change.counts]
-        owners: dict[int, object] = {}
-        averaged = standing.averaged
-        for model in (standing.model, *(() if averaged is None else (averaged,))):
-            for path in paths:
-                try:
-                    owner = find_count(model, path, size=None, place="").owner
-                except (SelectorError, UnsupportedError):
-                    continue  # said again, with its place, where the growth is planned
-                if not isinstance(owner, nn.Module):
-                    owners[id(owner)] = owner
-        return list(owners.values())
+    def _owners(self) -> list[object]:
+        """The objects beside the modules, such as a config, that a growth may change."""
+        return [owner for model in self._standing.models for owner in owners_of(model)]
 
     def _snapshot(self, name: str) -> dict[str, Any]:
         standing = self._standing
@@ -318,14 +308,13 @@ class TorchActor:
         if missing:
             raise SnapshotError(f"this state has no {', '.join(map(repr, sorted(missing)))}")
         standing, log, lineage = self._standing, UndoLog(), Lineage.from_json(state["lineage"])
-        owners = self._owners(lineage.changes)
-        log.push(Moment(standing.models, standing.optimizers, owners=owners).restore)
+        log.push(Moment(standing.models, standing.optimizers, owners=self._owners()).restore)
         log.push(standing.remember())
         try:
             self._rebuild_to(lineage)
             standing.freezing.close()
             standing.gates.close()
-            standing.gates.set(state["alphas"], standing.block)
+            standing.gates.set(state["alphas"], standing.module)
             standing.rates.hold((), {}, lasting=state["lasting_lr_factor"])
             self._restore_flags(state["frozen"])
         except BaseException:

@@ -62,7 +62,7 @@ def torch_actor(
     growths = {key: stage.growths for key, stage in graph.stages.items() if stage.growths}
     if growths:
         _try_probe(model, companions["probe"])
-    actor = TorchActor(model, optimizer, growths, **companions)
+    actor = TorchActor(model, optimizer, growths, spaces=graph.graph.spaces, **companions)
     _ATTACHED.add(_inner(model))
     return actor
 
@@ -127,7 +127,7 @@ class Misfit:
     may_come: bool = False
 
 
-def inspect_model(
+def inspect_model(  # noqa: PLR0913 - the same as the engine takes
     graph: CompiledGraph,
     model: nn.Module,
     optimizer: Optimizer | Sequence[Optimizer],
@@ -137,13 +137,16 @@ def inspect_model(
     ema: object = None,
     data: object = None,
     probe: Any = None,
+    parts: Mapping[str, Any] | None = None,
 ) -> list[Misfit]:
     """What of a graph does not fit a model, or cannot be had with what is given."""
     several = [innermost(one) for one in _several(optimizer)]
     actions = [(placed.place, placed.action) for placed in all_actions(graph)]
     activities = list(all_activities(graph))
     companions = Companions.of(scheduler, scaler, ema, data)
-    fixed = inspect(model, actions=actions, optimizers=several)
+    fixed = inspect(
+        model, actions=actions, optimizers=several, spaces=graph.graph.spaces, parts=parts
+    )
     fixed += unsupported(
         actions,
         activities,

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
-
+from stagegraph.actions.changes import Change
 from stagegraph.actions.growth.certificate import Measured, exactness, measure, read
-from stagegraph.actions.growth.deepen import Prepared, commit, plan, prepare, rebuild
-from stagegraph.actions.growth.stacks import own_parameters
-from stagegraph.actions.lineage import Change, Lineage
+from stagegraph.actions.growth.operation import Committed
+from stagegraph.actions.growth.operations import plan, word
+from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.optimizers import check_state_shapes, state_shapes
 from stagegraph.actions.parameters import num_parameters
 from stagegraph.actions.standing import Standing
 from stagegraph.engine.ports import Deed
 from stagegraph.errors import ActionError, UnsupportedError
-from stagegraph.schema.actions import Deepen
+from stagegraph.schema.actions import GrowthAction
 
 __all__ = ["grow"]
 
@@ -43,44 +40,39 @@ def grow(standing: Standing, deed: Deed, *, step: int, alpha: float) -> dict[str
     """
     began = time.perf_counter()
     action, model, probe = deed.action, standing.model, standing.probe
-    if not isinstance(action, Deepen):
-        raise UnsupportedError(f"this version cannot {action.type}; it can deepen")
+    assert isinstance(action, GrowthAction)
     if probe is None:
         raise UnsupportedError("a growth is measured on a batch; give probe=...")
     cohort = deed.cohort or deed.place
-    trains = standing.freezing.original
-    planned = plan(model, action, place=deed.place)
-    prepared = prepare(model, planned, probe=probe, seed=deed.seed, trains=trains)
+    site = standing.site()
+    planned = plan(site, action, place=deed.place)
+    prepared = planned.prepare(site, seed=deed.seed)
     before = read(model, probe, seed=deed.seed)
     params, shapes = num_parameters(model), state_shapes(standing.optimizers)
     earlier = standing.lineage.cohort(cohort)
-    change, untrained = commit(
-        model,
-        prepared,
-        optimizers=standing.optimizers,
-        lineage=standing.lineage,
-        cohort=cohort,
-        step=step,
-    )
-    _refuse_untrained(prepared, untrained, deed.place)
+    change = planned.change(site.lineage, cohort=cohort, step=step)
+    committed = prepared.commit(site, change)
+    _refuse_untrained(standing, committed, deed.place)
     check_state_shapes(standing.optimizers, shapes)
+    if standing.averaged is not None:
+        prepared.follow(standing.averaged, site, change)
     standing.lineage = Lineage([*standing.lineage.changes, change])
-    _grow_average(standing, change, prepared.blocks)
-    blocks = {name: standing.block(name) for name in standing.blocks_of([change])}
-    standing.gates.set(dict.fromkeys(blocks, alpha), standing.block)
+    blocks = {name: standing.module(name) for name in change.modules}
+    standing.gates.set(dict.fromkeys(blocks, alpha), standing.module)
     measured = measure(
         model,
         probe,
         before=before,
         blocks=blocks,
-        new=list(prepared.templates),
+        committed=committed,
         gates=standing.gates,
         seed=deed.seed,
     )
-    _refuse(deed.place, action, measured, prepared, gated=alpha != 1.0)
+    _refuse(deed.place, measured, committed, gated=alpha != 1.0)
     return {
-        "kind": action.type,
-        **_what(prepared, change),
+        "kind": word(action),
+        "cohort": cohort,
+        **committed.evidence,
         **_effect(measured, alpha),
         "params": {"before": params, "after": num_parameters(model), "added": planned.cost},
         "optimizer_state": "fresh",
@@ -91,26 +83,6 @@ def grow(standing: Standing, deed: Deed, *, step: int, alpha: float) -> dict[str
 
 def _old(earlier: tuple[Change, ...], step: int) -> bool:
     return any(change.step != step for change in earlier)
-
-
-def _what(prepared: Prepared, change: Change) -> dict[str, Any]:
-    planned = prepared.plan
-    return {
-        "how": planned.action.how,
-        "stack": planned.path,
-        "cohort": change.cohort,
-        "blocks": {"before": planned.before, "after": planned.after},
-        "inserted": [
-            {"at": block.at, "copy_of": block.copy_of, "label": block.label}
-            for block in change.blocks
-        ],
-        "zeroed": [name for name, _ in prepared.zeroing],
-        "counts": {count.path: [count.before, count.after] for count in change.counts},
-        "left_alone": list(planned.left_alone),
-        "renumbered": list(change.numbered),
-        "shared": list(prepared.shared),
-        "hooks_left_out": list(prepared.left_out),
-    }
 
 
 def _effect(measured: Measured, alpha: float) -> dict[str, Any]:
@@ -124,9 +96,7 @@ def _effect(measured: Measured, alpha: float) -> dict[str, Any]:
     }
 
 
-def _refuse(
-    place: str, action: Deepen, measured: Measured, prepared: Prepared, *, gated: bool
-) -> None:
+def _refuse(place: str, measured: Measured, committed: Committed, *, gated: bool) -> None:
     if measured.idle:
         raise ActionError(
             place,
@@ -141,18 +111,7 @@ def _refuse(
             f"in {' and '.join(broken)} mode the grown model's output on the probe is not "
             "finite, or has another shape than before",
         )
-    if measured.trained == 0:
-        raise ActionError(
-            place,
-            f"the blocks of {action.stack!r} are frozen by their owner, and so would the new ones "
-            "be: they would never be trained; let what is copied require a gradient",
-        )
-    if measured.without_gradient:
-        raise ActionError(
-            place,
-            f"the new blocks {', '.join(measured.without_gradient)} get no gradient on the probe, "
-            "so that they would never learn",
-        )
+    _refuse_unlearnable(place, measured)
     if gated and measured.closed != 0.0:
         raise ActionError(
             place,
@@ -160,42 +119,49 @@ def _refuse(
             f"{measured.closed:.3g}, so that they cannot be blended in: a block changes its input "
             "in place, or the model takes more from it than its first output",
         )
-    if action.how != "identity":
+    if not committed.exact:
         return
     for mode, change in (*changes.items(), ("eval, with alpha 1,", measured.open)):
         if not exactness(change, measured).startswith("exact"):
-            zeroed = ", ".join(name for name, _ in prepared.zeroing)
             raise ActionError(
                 place,
                 f"the growth was to keep the function, and in {mode} mode the output on the probe "
-                f"changed by {change:.3g} (zeroed: {zeroed}); declare what to zero with zero: "
-                "[...], or use how: stack with an alpha ramp from 0",
+                f"changed by {change:.3g} {committed.remedy}",
             )
 
 
-def _refuse_untrained(prepared: Prepared, untrained: list[nn.Parameter], place: str) -> None:
-    lost = [parameter for parameter in untrained if parameter.requires_grad]
-    if lost:
+def _refuse_unlearnable(place: str, measured: Measured) -> None:
+    if measured.trained == 0:
         raise ActionError(
             place,
-            f"{len(lost)} new parameters would never be trained: they are copies of parameters of "
-            f"{prepared.plan.path!r} that are in no group of the optimizer; give stagegraph the "
-            "optimizer that trains them, or set their requires_grad to False",
+            "what would grow is frozen by its owner, and so would be what is new: it would never "
+            "be trained; let what is grown or copied require a gradient",
+        )
+    if measured.without_gradient:
+        raise ActionError(
+            place,
+            f"the new blocks {', '.join(measured.without_gradient)} get no gradient on the probe, "
+            "so that they would never learn",
+        )
+    if not measured.num_with_gradient:
+        raise ActionError(
+            place,
+            "nothing that is new gets a gradient on the probe, so that it would never learn",
         )
 
 
-def _grow_average(standing: Standing, change: Change, blocks: Mapping[int, nn.Module]) -> None:
-    """Grow the averaged copy of the model too; the new blocks' average begins with their value."""
-    averaged = standing.averaged
-    if averaged is None:
-        return
-    before = standing.lineage.without_last()
-    rebuild(averaged, change, optimizers=(), lineage=before)
-    stack = standing.lineage.today(change.stack)
-    with torch.no_grad():
-        for at, block in blocks.items():
-            copied = averaged.get_submodule(f"{stack}.{at}")
-            for name in own_parameters(standing.model, block):
-                copied.get_parameter(name).copy_(block.get_parameter(name))
-            for name, buffer in block.named_buffers():
-                copied.get_buffer(name).copy_(buffer)
+def _refuse_untrained(standing: Standing, committed: Committed, place: str) -> None:
+    trained = {
+        id(parameter)
+        for optimizer in standing.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    lost = [p for p in committed.templates if p.requires_grad and id(p) not in trained]
+    if lost:
+        raise ActionError(
+            place,
+            f"{len(lost)} new parameters would never be trained: they are made from parameters "
+            "that are in no group of the optimizer; give stagegraph the optimizer that trains "
+            "them, or set their requires_grad to False",
+        )

@@ -98,7 +98,7 @@ def _hold_alphas(
     wanted: dict[str, float] = {}
     whole = dict.fromkeys(standing.lineage.cohorts(), 1.0)  # a gate that nobody holds is folded
     for cohort, alpha in (whole | dict(alphas)).items():
-        blocks = standing.blocks_of(standing.lineage.cohort(cohort))
+        blocks = standing.modules_of(standing.lineage.cohort(cohort))
         if not blocks and alpha != 1.0:
             near = did_you_mean(cohort, standing.lineage.cohorts())
             raise SelectorError(f"alpha {alpha:g} is for {cohort!r}, which nothing grew{near}")
@@ -109,10 +109,10 @@ def _hold_alphas(
             ramped[effect.place] = [
                 block
                 for cohort in effect.of.cohorts
-                for block in standing.blocks_of(standing.lineage.cohort(cohort))
+                for block in standing.modules_of(standing.lineage.cohort(cohort))
             ]
             if effect.value is not None:
                 wanted |= dict.fromkeys(ramped[effect.place], effect.value)
     moving = {block for blocks in ramped.values() for block in blocks}
-    standing.gates.set(wanted, standing.block, moving=moving)
+    standing.gates.set(wanted, standing.module, moving=moving)
     return ramped

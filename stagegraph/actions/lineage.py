@@ -9,102 +9,18 @@ growth and its place in it (``blocks.g1-0.mlp.weight``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from stagegraph.errors import SnapshotError
+from stagegraph.actions.changes import Change, Deepened, read_change
 
-__all__ = ["Change", "CountChange", "Lineage", "NewBlock"]
-
-
-@dataclass(frozen=True, slots=True)
-class NewBlock:
-    """One block that a growth inserted.
-
-    Attributes:
-        label: Its stable label.
-        at: Its place in the grown stack.
-        copy_of: The label of the block it was copied from.
-    """
-
-    label: str
-    at: int
-    copy_of: str
-
-
-@dataclass(frozen=True, slots=True)
-class CountChange:
-    """One attribute that holds the number of blocks, or one entry per block.
-
-    Attributes:
-        path: Dotted path from the model.
-        before: Its value before; for a list per block, its length.
-        after: Its value after.
-    """
-
-    path: str
-    before: int
-    after: int
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One growth of one stack.
-
-    Attributes:
-        stack: Stable id of the stack.
-        before: How many blocks it had.
-        blocks: What was inserted, in the order of their places.
-        counts: The attributes that count blocks.
-        numbered: Names of the attributes that hold a block's number, such as ``layer_idx``.
-        cohort: What the new parameters are called.
-        step: The boundary.
-    """
-
-    stack: str
-    before: int
-    blocks: tuple[NewBlock, ...]
-    counts: tuple[CountChange, ...]
-    numbered: tuple[str, ...]
-    cohort: str
-    step: int
-
-    def as_json(self) -> dict[str, Any]:
-        """As JSON data."""
-        plain = asdict(self)
-        lists = {key: list(plain[key]) for key in ("blocks", "counts", "numbered")}
-        return {"kind": "deepen", **plain, **lists}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Change:
-        """The inverse of :meth:`as_json`.
-
-        Raises:
-            SnapshotError: This is no structural change that this version knows.
-        """
-        if data.get("kind") != "deepen":
-            raise SnapshotError(
-                f"this lineage holds a change of kind {data.get('kind')!r}; this stagegraph "
-                "knows 'deepen' only: resume with the version that wrote it"
-            )
-        try:
-            return cls(
-                stack=data["stack"],
-                before=data["before"],
-                blocks=tuple(NewBlock(**block) for block in data["blocks"]),
-                counts=tuple(CountChange(**count) for count in data["counts"]),
-                numbered=tuple(data["numbered"]),
-                cohort=data["cohort"],
-                step=data["step"],
-            )
-        except (KeyError, TypeError) as error:
-            raise SnapshotError(f"this lineage cannot be read: {error!r} in {data!r}") from error
+__all__ = ["Lineage"]
 
 
 class Lineage:
     """All structural changes so far, in order.
 
-    >>> grown = Change("blocks", 2, (NewBlock("g1-0", 1, "0"),), (), (), "deeper", 100)
+    >>> from stagegraph.actions.changes import NewBlock
+    >>> grown = Deepened("deeper", 100, "blocks", 2, (NewBlock("g1-0", 1, "0"),))
     >>> lineage = Lineage([grown])
     >>> [lineage.stable(f"blocks.{i}.weight") for i in range(3)]
     ['blocks.0.weight', 'blocks.g1-0.weight', 'blocks.1.weight']
@@ -125,11 +41,12 @@ class Lineage:
 
     def add(self, change: Change) -> None:
         """Record one more change."""
-        order = self.order(change.stack, change.before)
-        for block in change.blocks:
-            order.insert(block.at, block.label)
         self._changes.append(change)
-        self._orders[change.stack] = order
+        if isinstance(change, Deepened):
+            order = self.order(change.stack, change.before)
+            for block in change.blocks:
+                order.insert(block.at, block.label)
+            self._orders[change.stack] = order
 
     def without_last(self) -> Lineage:
         """The same without the newest change."""
@@ -171,13 +88,9 @@ class Lineage:
         """The names of all growths, the oldest first."""
         return tuple(dict.fromkeys(change.cohort for change in self._changes))
 
-    def block_names(self, changes: Iterable[Change]) -> list[str]:
-        """Today's names of the blocks that these changes added."""
-        return [
-            self.today(f"{change.stack}.{block.label}")
-            for change in changes
-            for block in change.blocks
-        ]
+    def module_names(self, changes: Iterable[Change]) -> list[str]:
+        """Today's names of the modules that these changes added."""
+        return [self.today(module) for change in changes for module in change.modules]
 
     def starts_with(self, other: Lineage) -> bool:
         """Whether the other's changes are the first of these."""
@@ -194,4 +107,4 @@ class Lineage:
         Raises:
             SnapshotError: It cannot be read.
         """
-        return cls(Change.from_json(change) for change in data)
+        return cls(read_change(change) for change in data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ __all__ = [
     "foreign_parameters",
     "innermost",
     "join_groups",
+    "leave_groups",
     "refuse_growth",
     "refuse_lr_factors",
     "rewrite_names",
@@ -132,6 +133,18 @@ def _insert(
     for new in reversed(joining):
         at = next(i for i, member in enumerate(members) if member is templates[new])
         members.insert(at + 1, new)
+
+
+def leave_groups(optimizers: Sequence[Optimizer], gone: Container[int]) -> None:
+    """Take parameters, by ``id``, out of all groups and state."""
+    for optimizer in optimizers:
+        for group in _groups(optimizer):
+            keep = [index for index, p in enumerate(group["params"]) if id(p) not in gone]
+            for key in ("params", "param_names"):
+                if key in group:
+                    group[key][:] = [group[key][index] for index in keep]
+        for parameter in [p for p in optimizer.state if id(p) in gone]:
+            del optimizer.state[parameter]
 
 
 def written_names(optimizers: Sequence[Optimizer]) -> dict[int, str]:

@@ -79,7 +79,7 @@ def select(model: nn.Module, selected: Selected, *, lineage: Lineage, place: str
             wrong.append(f"{glob!r} matches no parameter and no module of the model{near}")
         taken |= hit
     for cohort in selected.cohorts:
-        names = lineage.block_names(lineage.cohort(cohort))
+        names = lineage.module_names(lineage.cohort(cohort))
         if not names:
             near = did_you_mean(cohort, lineage.cohorts())
             wrong.append(f"no growth of the name {cohort!r} has added anything{near}")

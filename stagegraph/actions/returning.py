@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagegraph.actions.growth.unwind import unwind
+from stagegraph.actions.growth.operations import unwind
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.randomness import seed_all
 from stagegraph.actions.snapshots import restore as restore_contents
@@ -31,7 +31,7 @@ def unwind_to(standing: Standing, lineage: Lineage) -> list[str]:
         )
     gone: list[str] = []
     while len(standing.lineage.changes) > len(lineage.changes):
-        blocks = standing.blocks_of(standing.lineage.changes[-1:])
+        blocks = standing.modules_of(standing.lineage.changes[-1:])
         standing.gates.drop(blocks)
         unwind(standing.model, standing.optimizers, standing.lineage)
         if standing.averaged is not None:
@@ -68,7 +68,7 @@ def return_to(standing: Standing, restore: Restore) -> dict[str, Any]:
         rewind_data=restore.rewind_data,
     )
     standing.gates.set(
-        dict.fromkeys(standing.gates.alphas(), 1.0) | dict(snapshot.alphas), standing.block
+        dict.fromkeys(standing.gates.alphas(), 1.0) | dict(snapshot.alphas), standing.module
     )
     if restore.lr_factor is not None:
         standing.rates.lasting *= restore.lr_factor

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from stagegraph.actions.changes import Change
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.freezing import Freezing
 from stagegraph.actions.gates import Gates
+from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.learning_rates import LearningRates
-from stagegraph.actions.lineage import Change, Lineage
+from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.snapshots import Snapshot
+from stagegraph.schema.spaces import Spaces
 
 __all__ = ["Standing"]
 
@@ -27,6 +31,8 @@ class Standing:
         optimizers: Its innermost optimizers.
         companions: Schedulers, scaler, EMA and data.
         probe: The batch on which growth is measured.
+        spaces: The spaces that the graph declares.
+        parts: What the user gave by name.
         lineage: The structural changes so far; replaced, never changed in place.
         gates: The open gates.
         freezing: What is frozen.
@@ -40,11 +46,15 @@ class Standing:
         optimizers: Sequence[Optimizer],
         companions: Companions,
         probe: Probe | None,
+        spaces: Spaces,
+        parts: Mapping[str, Any],
     ) -> None:
         self.model = model
         self.optimizers = tuple(optimizers)
         self.companions = companions
         self.probe = probe
+        self.spaces = spaces
+        self.parts = parts
         self.lineage = Lineage()
         self.gates = Gates()
         self.freezing = Freezing()
@@ -63,13 +73,25 @@ class Standing:
         averaged = self.companions.ema
         return [self.model, *([averaged] if isinstance(averaged, AveragedModel) else [])]
 
-    def block(self, stable: str) -> nn.Module:
-        """The block, or any module, of a stable id."""
+    def site(self) -> Site:
+        """The model as an operation sees it."""
+        return Site(
+            model=self.model,
+            optimizers=self.optimizers,
+            lineage=self.lineage,
+            probe=self.probe,
+            spaces=self.spaces,
+            parts=self.parts,
+            trains=self.freezing.original,
+        )
+
+    def module(self, stable: str) -> nn.Module:
+        """The module of a stable id."""
         return self.model.get_submodule(self.lineage.today(stable))
 
-    def blocks_of(self, changes: Sequence[Change]) -> list[str]:
-        """Stable ids of the blocks that these changes added."""
-        return [f"{change.stack}.{block.label}" for change in changes for block in change.blocks]
+    def modules_of(self, changes: Sequence[Change]) -> list[str]:
+        """Stable ids of the modules that these changes added."""
+        return [module for change in changes for module in change.modules]
 
     def remember(self) -> Callable[[], None]:
         """A way back to what is held now; the model itself is undone by reference."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from stagegraph.actions.companions import Companions
-from stagegraph.actions.growth.deepen import plan
+from stagegraph.actions.growth.operation import Site
+from stagegraph.actions.growth.operations import plan
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.optimizers import (
     foreign_parameters,
@@ -22,8 +24,9 @@ from stagegraph.actions.parameters import select, uncompiled
 from stagegraph.actions.probes import Probe
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError, UnsupportedError
-from stagegraph.schema.actions import Action, Deepen, RollBack, Send, SnapshotAction
+from stagegraph.schema.actions import Action, GrowthAction, RollBack, Send, SnapshotAction
 from stagegraph.schema.activities import Activity, AlphaRamp, Freeze, LrFactor, LrRamp, Selection
+from stagegraph.schema.spaces import Spaces
 
 __all__ = ["Placed", "inspect", "unsupported"]
 
@@ -68,8 +71,8 @@ def _of_action(
                 "write data: skip"
             ]
         return _of_factor(optimizers) if action.lr_factor is not None else []
-    if not isinstance(action, Deepen):
-        return [f"this version cannot {action.type}; it can deepen"]
+    if not isinstance(action, GrowthAction):
+        return [f"this version cannot {action.type}"]
     reasons = [why for optimizer in optimizers if (why := refuse_growth(optimizer))]
     if probe is None:
         reasons.append(
@@ -134,6 +137,8 @@ def inspect(
     actions: Iterable[tuple[str, Action]] = (),
     activities: Iterable[tuple[str, Activity]] = (),
     optimizers: Iterable[object] = (),
+    spaces: Spaces | None = None,
+    parts: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Look a graph's paths and globs up in the real model, before the run.
 
@@ -142,15 +147,18 @@ def inspect(
         actions: All actions with their places.
         activities: All activities with their places.
         optimizers: The optimizers, to see whether they train the model at all.
+        spaces: Which axes of which tensors grow together.
+        parts: What the user gave by name.
 
     Returns:
         What is wrong, each as ``place: sentence``; empty if all is well.
     """
     problems: list[str] = []
     model = uncompiled(model)
+    site = Site(model, spaces=spaces or Spaces(), parts=parts or {})
     for place, action in actions:
-        if isinstance(action, Deepen):
-            problems += _problem(lambda a=action, at=place: plan(model, a, place=at))
+        if isinstance(action, GrowthAction):
+            problems += _problem(lambda a=action, at=place: plan(site, a, place=at))
     for place, activity in activities:
         selected = _strings(getattr(activity, "of", ()))
         if selected.globs:

@@ -122,9 +122,11 @@ class Moment:
         own = [p for part in parts for p in part._parameters.values() if p is not None]
         unique = {id(parameter): parameter for parameter in own + trained}.values()
         self._flags = [(p, p.requires_grad, p.grad) for p in unique]
+        held = [b for part in parts for b in part._buffers.values() if b is not None]
+        self._storages = [(tensor, tensor.data) for tensor in (*unique, *held)]
         contents: list[Tensor] = list(unique) if parameters else []
         if buffers:
-            contents += [b for part in parts for b in part._buffers.values() if b is not None]
+            contents += held
         self._contents = [(tensor, tensor.detach().clone()) for tensor in contents]
         self._random = RandomState.capture()
         self._grad_enabled = torch.is_grad_enabled()
@@ -140,6 +142,8 @@ class Moment:
             attributes.restore()
         for optimizer in self._optimizers:
             optimizer.restore()
+        for tensor, storage in self._storages:
+            _give_back(tensor, storage)
         for parameter, requires_grad, grad in self._flags:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
@@ -147,6 +151,13 @@ class Moment:
             for tensor, content in self._contents:
                 tensor.detach().copy_(content)
         self._random.restore()
+
+
+def _give_back(tensor: Tensor, storage: Tensor) -> None:
+    """Let a tensor have the memory that it had, if it was given another one."""
+    if tensor.shape != storage.shape or tensor.data_ptr() != storage.data_ptr():
+        tensor.grad = None
+        tensor.data = storage
 
 
 class UndoLog:

@@ -12,6 +12,7 @@ from stagegraph.schema.amounts import Count, Number, Seconds
 from stagegraph.schema.base import FrozenMap, Model, Note, Seq
 from stagegraph.schema.names import MAIN, MetricName, Name
 from stagegraph.schema.source import Source
+from stagegraph.schema.spaces import Spaces
 from stagegraph.schema.stages import Stage
 from stagegraph.schema.transitions import Interrupt
 
@@ -117,6 +118,8 @@ class StageGraph(Model):
         FrozenMap()
     )
     """Findings to let pass: the finding's name, and the reason."""
+    spaces: Spaces = Spaces()
+    """Which axes of which tensors belong together, for growths in width."""
     activities: FrozenMap[Name, Activity] = FrozenMap()
     """Named activities: one goes on without a break while consecutive stages list it."""
     graphs: FrozenMap[Name, SubGraph] = FrozenMap()

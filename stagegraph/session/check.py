@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stagegraph.graph import check as graph_check
@@ -25,6 +25,7 @@ def check(
     ema: object = None,
     data: object = None,
     probe: Any = None,
+    parts: Mapping[str, Any] | None = None,
 ) -> list[Finding]:
     """Everything to know about a graph before the run.
 
@@ -35,6 +36,7 @@ def check(
         ema: The averaged weights that would be grown along.
         data: What would know the data's position.
         probe: The batch that growth would be measured on.
+        parts: What the graph names and only code can give.
 
     Returns:
         The findings, in the order of the document. Those of severity ``error`` keep the graph
@@ -46,7 +48,10 @@ def check(
     from stagegraph.actions.attach import inspect_model
 
     compiled, _ = compile_graph(graph)
-    for misfit in inspect_model(compiled, model, optimizer, ema=ema, data=data, probe=probe):
+    misfits = inspect_model(
+        compiled, model, optimizer, ema=ema, data=data, probe=probe, parts=parts
+    )
+    for misfit in misfits:
         position = graph.source.position(misfit.pointer) if misfit.pointer else None
         findings.append(
             Finding(

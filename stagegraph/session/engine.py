@@ -69,6 +69,7 @@ class Engine:
         ema: Averaged weights; grown along with the model.
         data: What knows the data's position (``state_dict``); needed for rewinding it.
         probe: A batch as the model takes it, on which growth is measured.
+        parts: What the graph names and only code can give: builders, weights to inherit.
         run: A folder for the journal and the report.
         params: Without a model: how many parameters it would have.
         costs: Without a model: per stage that grows, how many parameters it would add.
@@ -92,6 +93,7 @@ class Engine:
         ema: object = None,
         data: object = None,
         probe: Any = None,
+        parts: Mapping[str, Any] | None = None,
         run: str | os.PathLike[str] | None = None,
         params: int | None = None,
         costs: Mapping[str, int] | None = None,
@@ -121,6 +123,7 @@ class Engine:
                 ema=ema,
                 data=data,
                 probe=probe,
+                parts=parts or {},
             )
         self._listeners: list[Sink] = []
         self._journal: Journal | None = None

@@ -319,12 +319,12 @@ def test_templates_that_nobody_trains_are_refused():
     model = Model()
     actor = TorchActor(model, SGD(model.head.parameters(), lr=0.1), probe=batch())
     with pytest.raises(
-        ActionError, match=r"28 new parameters would never be trained: they are copies"
+        ActionError, match=r"28 new parameters would never be trained: they are made"
     ):
         actor.transact(boundary(deeds=[growth()]), accept)
     for p in model.blocks.parameters():
         p.requires_grad_(False)
-    with pytest.raises(ActionError, match=r"the blocks of 'blocks' are frozen by their owner"):
+    with pytest.raises(ActionError, match=r"what would grow is frozen by its owner"):
         actor.transact(boundary(deeds=[growth()]), accept)
     assert len(model.blocks) == 2
 

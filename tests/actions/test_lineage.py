@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stagegraph.actions.changes import CountChange, Deepened, NewBlock
 from stagegraph.actions.growth.layout import places
-from stagegraph.actions.lineage import Change, CountChange, Lineage, NewBlock
+from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import SnapshotError
 
 
@@ -15,7 +16,7 @@ def grown(lineage, stack, before, after, *, at="spread", cohort="c", step=0):
         NewBlock(lineage.next_label(k), place.at, order[place.copy_of])
         for k, place in enumerate(places(before, after, how="identity", at=at))
     )
-    lineage.add(Change(stack, before, blocks, (), (), cohort, step))
+    lineage.add(Deepened(cohort, step, stack, before, blocks))
 
 
 def test_names_of_old_blocks_shift_and_their_ids_do_not():
@@ -51,12 +52,12 @@ def test_a_name_grown_again_means_the_newest_boundary():
     grown(lineage, "a", 2, 3, cohort="deeper", step=1)
     grown(lineage, "a", 3, 4, cohort="deeper", step=9, at="end")
     grown(lineage, "b", 2, 3, cohort="deeper", step=9, at="end")
-    assert lineage.block_names(lineage.cohort("deeper")) == ["a.3", "b.2"]
+    assert lineage.module_names(lineage.cohort("deeper")) == ["a.3", "b.2"]
 
 
 def test_it_survives_json():
-    change = Change(
-        "x", 2, (NewBlock("g1-0", 2, "1"),), (CountChange("n", 2, 3),), ("layer_idx",), "c", 4
+    change = Deepened(
+        "c", 4, "x", 2, (NewBlock("g1-0", 2, "1"),), (CountChange("n", 2, 3),), ("layer_idx",)
     )
     data = json.loads(json.dumps(Lineage([change]).as_json()))
     assert Lineage.from_json(data).changes == (change,)
@@ -64,8 +65,8 @@ def test_it_survives_json():
 
 def test_a_change_of_another_version_is_refused():
     with pytest.raises(
-        SnapshotError, match=r"a change of kind 'widen'; this stagegraph knows 'deepen'"
+        SnapshotError, match=r"a change of kind 'melt'; this stagegraph knows 'deepen'"
     ):
-        Lineage.from_json([{"kind": "widen"}])
-    with pytest.raises(SnapshotError, match=r"cannot be read: KeyError\('stack'\)"):
+        Lineage.from_json([{"kind": "melt"}])
+    with pytest.raises(SnapshotError, match=r"cannot be read: KeyError\('cohort'\)"):
         Lineage.from_json([{"kind": "deepen"}])

@@ -1,7 +1,8 @@
 import pytest
 from torch import nn
 
-from stagegraph.actions.lineage import Change, Lineage, NewBlock
+from stagegraph.actions.changes import Deepened, NewBlock
+from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.parameters import num_parameters, select
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError
@@ -60,7 +61,7 @@ def test_all_globs_that_match_nothing_are_named_with_their_neighbours():
 
 def test_a_cohort_is_the_blocks_of_its_growth():
     model = Model(3)
-    lineage = Lineage([Change("blocks", 2, (NewBlock("g1-0", 1, "0"),), (), (), "deeper", 5)])
+    lineage = Lineage([Deepened("deeper", 5, "blocks", 2, (NewBlock("g1-0", 1, "0"),))])
     found = names(model, chosen(model, lineage=lineage, cohorts=("deeper",)))
     assert {name.split(".")[1] for name in found} == {"1"} and len(found) == 14
 

@@ -5,7 +5,7 @@ from torch.optim import LBFGS, SGD, Adafactor
 
 from stagegraph.actions import TorchActor, inspect
 from stagegraph.errors import UnsupportedError
-from stagegraph.schema.actions import RollBack, Send, SnapshotAction, Widen
+from stagegraph.schema.actions import RollBack, Send, SnapshotAction
 from tests.actions.models import Counting, Model, activity, batch, deepen
 
 GROW = ("main:grow.actions[0]", deepen())
@@ -38,10 +38,6 @@ def test_what_can_be_had_passes():
     ("action", "message"),
     [
         (deepen(), r"^main:a: a growth is measured on a batch, and there is none; give probe="),
-        (
-            Widen(type="widen", space="mlp", add=1),
-            r"^main:a: this version cannot widen; it can deepen",
-        ),
         (
             RollBack(type="roll_back", to="a", lr_factor=0.5),
             r"returns the data to its position too \(data: rewind\), and nobody gave the data; "

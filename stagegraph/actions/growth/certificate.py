@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stagegraph.actions.gates import Gates
+from stagegraph.actions.growth.operation import Committed
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.randomness import RandomState, fixed_direction, seed_all
 from stagegraph.actions.stream import is_felt
@@ -125,7 +126,7 @@ def measure(
     *,
     before: Reading,
     blocks: Mapping[str, nn.Module],
-    new: Sequence[nn.Parameter],
+    committed: Committed,
     gates: Gates,
     seed: int,
 ) -> Measured:
@@ -136,7 +137,7 @@ def measure(
         probe: Its probe.
         before: What was read before.
         blocks: The new blocks by stable id.
-        new: The new parameters.
+        committed: What is new.
         gates: The model's gates; alpha of the new blocks is as it will be.
         seed: The seed of the first reading.
     """
@@ -146,14 +147,19 @@ def measure(
         closed = _output(model, probe, training=False, seed=seed, aside=aside)
     with gates.held_at(1.0, blocks):
         opened = _output(model, probe, training=False, seed=seed, aside=aside)
-        idle, grads = _gradients(model, probe, blocks, new, seed)
-    wanted = {id(p): p for p in new if p.requires_grad}
-    reached = {key for key, grad in zip(wanted, grads, strict=True) if is_felt(grad)}
+        idle, grads = _gradients(model, probe, blocks, _new(committed), seed)
+    wanted = {id(p): p for p in _new(committed) if p.requires_grad}
+    reached = {
+        key
+        for (key, parameter), grad in zip(wanted.items(), grads, strict=True)
+        if is_felt(_where_new(grad, committed.marks.get(parameter)))
+    }
+    narrowed = committed.narrowed or (lambda output: output)
     return Measured(
-        eval=_distance(before.eval, after.eval),
-        train=_distance(before.train, after.train),
-        open=_distance(before.eval, opened),
-        closed=_distance(before.eval, closed),
+        eval=_distance(before.eval, narrowed(after.eval)),
+        train=_distance(before.train, narrowed(after.train)),
+        open=_distance(before.eval, narrowed(opened)),
+        closed=_distance(before.eval, narrowed(closed)),
         scale=float(before.eval.double().abs().max()),
         eps=torch.finfo(before.eval.dtype).eps,
         idle=idle,
@@ -163,6 +169,16 @@ def measure(
         num_with_gradient=len(reached),
         trained=len(wanted),
     )
+
+
+def _new(committed: Committed) -> list[nn.Parameter]:
+    return [*committed.templates, *committed.marks]
+
+
+def _where_new(grad: Tensor | None, marks: Tensor | None) -> Tensor | None:
+    if grad is None or marks is None:
+        return grad
+    return grad.masked_select(marks.to(grad.device).expand_as(grad))
 
 
 def _reached(block: nn.Module, wanted: Mapping[int, nn.Parameter], reached: set[int]) -> bool:

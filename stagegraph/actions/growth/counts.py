@@ -12,7 +12,7 @@ from torch import nn
 from stagegraph.actions.growth.layout import Place
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
-__all__ = ["Count", "find_count", "first_number", "number", "renumber", "undeclared_counts"]
+__all__ = ["Count", "find_count", "first_number", "number", "numbering", "undeclared_counts"]
 
 _COUNTING = (
     "num_hidden_layers",
@@ -171,36 +171,28 @@ def _tells(value: Any, size: int) -> bool:
     return isinstance(value, int) and value == size
 
 
-def renumber(blocks: Sequence[nn.Module], inserted: Sequence[int], *, place: str) -> list[str]:
-    """Make the numbers that blocks hold of themselves follow their order.
+def numbering(blocks: Sequence[nn.Module], *, place: str) -> dict[str, int]:
+    """The names under which blocks hold a number of their own, each with the lowest block's.
 
     Args:
-        blocks: All blocks of the grown stack.
-        inserted: The places of the new ones.
+        blocks: All blocks of a stack.
         place: Where the growth is written, for the message.
 
-    Returns:
-        The names of the attributes that were renumbered.
-
     Raises:
-        UnsupportedError: The old blocks are not numbered in order, so that nobody can say how.
+        UnsupportedError: They are not numbered in order, so that nobody can say how new ones are.
     """
-    new = set(inserted)
-    old = [block for index, block in enumerate(blocks) if index not in new]
-    done: list[str] = []
+    first: dict[str, int] = {}
     for name in _NUMBERING:
-        numbers = [_numbers(block, name) for block in old]
+        numbers = [_numbers(block, name) for block in blocks]
         if not any(numbers):
             continue
-        first = first_number(old, name)
-        if any(held != {first + index} for index, held in enumerate(numbers)):
+        first[name] = first_number(blocks, name)
+        if any(held != {first[name] + index} for index, held in enumerate(numbers)):
             raise UnsupportedError(
                 f"{place}: the blocks' {name!r} are {[sorted(held) for held in numbers]}, not in "
                 "order; stagegraph cannot say what the new blocks' should be"
             )
-        number(blocks, name, first)
-        done.append(name)
-    return done
+    return first
 
 
 def number(blocks: Sequence[nn.Module], name: str, first: int) -> None:

@@ -1,20 +1,24 @@
-"""Deepen: put copies of blocks into a stack, in place.
-
-:func:`plan` says what would happen and touches nothing; :func:`prepare` makes the new blocks and
-touches nothing but them; :func:`commit` puts them in. Only the last changes the model, and what it
-changes is undone by reference if anything after it fails.
-"""
+"""Deepen: put copies of blocks into a stack, in place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from stagegraph.actions.growth.counts import Count, find_count, renumber, undeclared_counts
+from stagegraph.actions.changes import Change, CountChange, Deepened, NewBlock
+from stagegraph.actions.growth.counts import (
+    Count,
+    find_count,
+    first_number,
+    number,
+    numbering,
+    undeclared_counts,
+)
 from stagegraph.actions.growth.identity import (
     Call,
     Zeroing,
@@ -24,27 +28,29 @@ from stagegraph.actions.growth.identity import (
     why_not,
 )
 from stagegraph.actions.growth.layout import Place, places
+from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
 from stagegraph.actions.growth.stacks import (
     copy_block,
     find_stack,
     insert,
     left_out_hooks,
     own_parameters,
+    remove,
 )
-from stagegraph.actions.lineage import Change, CountChange, Lineage, NewBlock
-from stagegraph.actions.optimizers import join_groups
+from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.optimizers import join_groups, leave_groups, rewrite_names, written_names
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.randomness import seed_all
 from stagegraph.actions.undo import untouched
 from stagegraph.errors import UnsupportedError
 from stagegraph.schema.actions import Deepen
 
-__all__ = ["Plan", "Prepared", "commit", "costs", "plan", "prepare", "rebuild"]
+__all__ = ["DeepenPlan", "NewBlocks", "plan", "rebuild", "unwind"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a growth will do.
+class DeepenPlan(Planned):
+    """What a growth of a stack will do.
 
     Attributes:
         place: Where it is written.
@@ -53,8 +59,9 @@ class Plan:
         before: How many blocks it has.
         places: The new blocks.
         counts: The attributes that count blocks.
+        numbers: The number of the lowest block under each name that blocks hold theirs by.
         left_alone: Attributes that seem to count them too and were not declared.
-        cost: How many parameters it adds.
+        added: How many parameters it adds.
     """
 
     place: str
@@ -63,17 +70,51 @@ class Plan:
     before: int
     places: tuple[Place, ...]
     counts: tuple[Count, ...]
+    numbers: Mapping[str, int]
     left_alone: tuple[str, ...]
-    cost: int
+    added: int
+
+    @property
+    def cost(self) -> int:
+        """How many parameters it adds."""
+        return self.added
 
     @property
     def after(self) -> int:
         """How many blocks the stack will have."""
         return self.before + len(self.places)
 
+    def change(self, lineage: Lineage, *, cohort: str, step: int) -> Deepened:
+        """What it does to the structure, as data."""
+        stable = lineage.stable(self.path)
+        order = lineage.order(stable, self.before)
+        return Deepened(
+            cohort=cohort,
+            step=step,
+            stack=stable,
+            before=self.before,
+            blocks=tuple(
+                NewBlock(label=lineage.next_label(k), at=at.at, copy_of=order[at.copy_of])
+                for k, at in enumerate(self.places)
+            ),
+            counts=tuple(
+                CountChange(count.path, count.size, count.size + len(self.places))
+                for count in self.counts
+            ),
+            numbered=tuple(self.numbers),
+        )
+
+    def prepare(self, site: Site, *, seed: int) -> NewBlocks:
+        """Make the new blocks.
+
+        Raises:
+            UnsupportedError: A block cannot be copied, or does not become the identity.
+        """
+        return _prepare(site, self, seed)
+
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class NewBlocks(Prepared):
     """The new blocks, not yet in the model.
 
     Attributes:
@@ -85,21 +126,69 @@ class Prepared:
         left_out: Modules of the templates whose hooks were not copied.
     """
 
-    plan: Plan
+    plan: DeepenPlan
     blocks: Mapping[int, nn.Module]
     templates: Mapping[nn.Parameter, nn.Parameter]
     zeroing: Zeroing
     shared: tuple[str, ...]
     left_out: tuple[str, ...]
 
+    def commit(self, site: Site, change: Change) -> Committed:
+        """Put the new blocks in."""
+        plan = self.plan
+        _, stack = find_stack(site.model, plan.path, place=plan.place)
+        insert(stack, self.blocks)
+        for name, first in plan.numbers.items():
+            number(list(stack), name, first)
+        for count in plan.counts:
+            count.grow(plan.places)
+        join_groups(site.model, site.optimizers, self.templates)
+        zeroed = ", ".join(name for name, _ in self.zeroing)
+        return Committed(
+            templates=self.templates,
+            marks={},
+            exact=plan.action.how == "identity",
+            remedy=f"(zeroed: {zeroed}); declare what to zero with zero: [...], or use how: stack "
+            "with an alpha ramp from 0",
+            evidence=self._evidence(change),
+        )
 
-def plan(model: nn.Module, action: Deepen, *, place: str) -> Plan:
+    def _evidence(self, change: Change) -> dict[str, Any]:
+        plan, inserted = self.plan, change.as_json()["blocks"]
+        return {
+            "how": plan.action.how,
+            "stack": plan.path,
+            "blocks": {"before": plan.before, "after": plan.after},
+            "inserted": inserted,
+            "zeroed": [name for name, _ in self.zeroing],
+            "counts": {c["path"]: [c["before"], c["after"]] for c in change.as_json()["counts"]},
+            "left_alone": list(plan.left_alone),
+            "renumbered": list(plan.numbers),
+            "shared": list(self.shared),
+            "hooks_left_out": list(self.left_out),
+        }
+
+    def follow(self, averaged: nn.Module, site: Site, change: Change) -> None:
+        """Put copies of the new blocks into an averaged copy of the model."""
+        assert isinstance(change, Deepened)
+        rebuild(averaged, change, optimizers=(), lineage=site.lineage)
+        with torch.no_grad():
+            for at, block in self.blocks.items():
+                copied = averaged.get_submodule(f"{self.plan.path}.{at}")
+                for name in own_parameters(site.model, block):
+                    copied.get_parameter(name).copy_(block.get_parameter(name))
+                for name, buffer in block.named_buffers():
+                    copied.get_buffer(name).copy_(buffer)
+
+
+def plan(site: Site, action: Deepen, *, place: str) -> DeepenPlan:
     """What a growth would do to this model; nothing is changed.
 
     Raises:
         SelectorError: The stack, or something else that is named, is not there.
         UnsupportedError: It is there, but cannot grow so.
     """
+    model = site.model
     path, stack = find_stack(model, action.stack, place=place)
     blocks = list(stack)
     before = len(blocks)
@@ -113,15 +202,16 @@ def plan(model: nn.Module, action: Deepen, *, place: str) -> Plan:
             f"count: [{', '.join(others)}]"
         )
     per_block = [sum(p.numel() for p in own_parameters(model, block).values()) for block in blocks]
-    return Plan(
+    return DeepenPlan(
         place=place,
         action=action,
         path=path,
         before=before,
         places=new,
         counts=counts,
+        numbers=numbering(blocks, place=place),
         left_alone=tuple(others),
-        cost=sum(per_block[at.copy_of] for at in new),
+        added=sum(per_block[at.copy_of] for at in new),
     )
 
 
@@ -132,50 +222,8 @@ def _size_after(action: Deepen, before: int, place: str) -> int:
         raise UnsupportedError(f"{place}: stack {action.stack!r}: {error}") from error
 
 
-def costs(model: nn.Module, actions: Sequence[Deepen], *, place: str) -> int:
-    """How many parameters these growths would add, one after the other.
-
-    Raises:
-        SelectorError: A stack is not there.
-        UnsupportedError: One cannot grow so.
-    """
-    total = 0
-    grown: dict[str, list[int]] = {}
-    for action in actions:
-        path, stack = find_stack(model, action.stack, place=place)
-        sizes = grown.get(path) or [
-            sum(p.numel() for p in own_parameters(model, block).values()) for block in stack
-        ]
-        before = len(sizes)
-        new = places(before, _size_after(action, before, place), how=action.how, at=action.at)
-        added = [(at.at, sizes[at.copy_of]) for at in new]
-        total += sum(size for _, size in added)
-        grown[path] = list(sizes)
-        for at, size in added:
-            grown[path].insert(at, size)
-    return total
-
-
-def prepare(
-    model: nn.Module,
-    plan: Plan,
-    *,
-    probe: Probe,
-    seed: int,
-    trains: Callable[[nn.Parameter], bool],
-) -> Prepared:
-    """Make the new blocks; the model is left alone.
-
-    Args:
-        model: The model.
-        plan: What to do.
-        probe: A batch on which the identity is proven.
-        seed: For the random numbers of that.
-        trains: Whether a parameter would be trained if no activity froze it.
-
-    Raises:
-        UnsupportedError: A block cannot be copied, or does not become the identity.
-    """
+def _prepare(site: Site, plan: DeepenPlan, seed: int) -> NewBlocks:
+    model = site.model
     _, stack = find_stack(model, plan.path, place=plan.place)
     old = list(stack)
     names = {place: f"{plan.path}.{place}" for place in range(len(old))}
@@ -189,16 +237,18 @@ def prepare(
         for name, parameter in template.named_parameters():
             if name in own:
                 copied = new.get_parameter(name)
-                copied.requires_grad_(trains(parameter))
+                copied.requires_grad_(site.trains(parameter))
                 templates[copied] = parameter
             else:
                 shared[name] = None
     zeroing: Zeroing = ()
     if plan.action.how == "identity":
+        if site.probe is None:
+            raise UnsupportedError(f"{plan.place}: an identity is proven on a batch; give probe=")
         with untouched(model):
-            zeroing = _make_identities(model, plan, old, blocks, probe, seed)
+            zeroing = _make_identities(model, plan, old, blocks, site.probe, seed)
     used = dict.fromkeys(at.copy_of for at in plan.places)
-    return Prepared(
+    return NewBlocks(
         plan=plan,
         blocks=blocks,
         templates=templates,
@@ -212,7 +262,7 @@ def prepare(
 
 def _make_identities(
     model: nn.Module,
-    plan: Plan,
+    plan: DeepenPlan,
     old: Sequence[nn.Module],
     blocks: Mapping[int, nn.Module],
     probe: Probe,
@@ -250,7 +300,7 @@ def _make_identities(
     return found or ()
 
 
-def _refuse_shared(model: nn.Module, block: nn.Module, zeroing: Zeroing, plan: Plan) -> None:
+def _refuse_shared(model: nn.Module, block: nn.Module, zeroing: Zeroing, plan: DeepenPlan) -> None:
     own = own_parameters(model, block)
     shared = [name for name, _ in zeroing if name not in own]
     if shared:
@@ -281,49 +331,8 @@ def _calls(
     return calls
 
 
-def commit(
-    model: nn.Module,
-    prepared: Prepared,
-    *,
-    optimizers: Sequence[Optimizer],
-    lineage: Lineage,
-    cohort: str,
-    step: int,
-) -> tuple[Change, list[nn.Parameter]]:
-    """Put the new blocks in.
-
-    Returns:
-        The change for the lineage, and the new parameters that no optimizer trains because none
-        trains their templates.
-    """
-    plan = prepared.plan
-    _, stack = find_stack(model, plan.path, place=plan.place)
-    stable = lineage.stable(plan.path)
-    order = lineage.order(stable, plan.before)
-    counted = [(count, count.size) for count in plan.counts]
-    insert(stack, prepared.blocks)
-    new = [at.at for at in plan.places]
-    numbered = renumber(list(stack), new, place=plan.place)
-    for count in plan.counts:
-        count.grow(plan.places)
-    untrained = join_groups(model, optimizers, prepared.templates)
-    change = Change(
-        stack=stable,
-        before=plan.before,
-        blocks=tuple(
-            NewBlock(label=lineage.next_label(k), at=at.at, copy_of=order[at.copy_of])
-            for k, at in enumerate(plan.places)
-        ),
-        counts=tuple(CountChange(count.path, size, count.size) for count, size in counted),
-        numbered=tuple(numbered),
-        cohort=cohort,
-        step=step,
-    )
-    return change, untrained
-
-
 def rebuild(
-    model: nn.Module, change: Change, *, optimizers: Sequence[Optimizer], lineage: Lineage
+    model: nn.Module, change: Deepened, *, optimizers: Sequence[Optimizer], lineage: Lineage
 ) -> None:
     """Make a recorded change again, for its structure; the weights are loaded afterwards.
 
@@ -355,9 +364,42 @@ def rebuild(
         new = blocks[at.at] = copy_block(model, template, path=f"{path}.{at.copy_of}")
         for name, parameter in own_parameters(model, template).items():
             templates[new.get_parameter(name)] = parameter
+    numbers = numbering(old, place=place)
     insert(stack, blocks)
-    renumber(list(stack), [at.at for at in inserted], place=place)
+    for name, first in numbers.items():
+        number(list(stack), name, first)
     for count, recorded in zip(counts, change.counts, strict=True):
         if count.size == recorded.before:  # a config that was saved grown tells it already
             count.grow(inserted)
     join_groups(model, optimizers, templates)
+
+
+def unwind(
+    model: nn.Module, change: Deepened, *, optimizers: Sequence[Optimizer], lineage: Lineage
+) -> None:
+    """Take the blocks out again; those that were there before stay the same."""
+    place = f"return to before {change.cohort!r}"
+    path, stack = find_stack(model, lineage.today(change.stack), place=place)
+    at = [block.at for block in change.blocks]
+    names = written_names(optimizers)
+    kept = {id(parameter) for parameter in _parameters_without(model, path, set(at))}
+    gone = [p for index in at for p in stack[index].parameters() if id(p) not in kept]
+    first = {name: first_number(list(stack), name) for name in change.numbered}
+    remove(stack, at)
+    for name in change.numbered:
+        number(list(stack), name, first[name])
+    for recorded in change.counts:
+        count = find_count(model, recorded.path, size=None, place=place)
+        if count.size == recorded.after:
+            count.shrink(at)
+    leave_groups(optimizers, {id(parameter) for parameter in gone})
+    rewrite_names(model, optimizers, names)
+
+
+def _parameters_without(model: nn.Module, path: str, places: set[int]) -> list[nn.Parameter]:
+    inside = tuple(f"{path}.{place}." for place in places)
+    return [
+        parameter
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if not name.startswith(inside)
+    ]

@@ -4,6 +4,7 @@ from torch import nn
 
 from stagegraph.actions.gates import Gates
 from stagegraph.actions.growth.certificate import Measured, exactness, measure, read
+from stagegraph.actions.growth.operation import Committed
 from stagegraph.actions.growth.stacks import insert
 from tests.actions.models import Block, Model, batch, digest
 
@@ -77,7 +78,7 @@ def grown(block, at):
         batch(),
         before=before,
         blocks={"new": block},
-        new=list(block.parameters()),
+        committed=Committed({p: p for p in block.parameters()}, {}, True, "", {}),
         gates=Gates(),
         seed=3,
     )

@@ -1,9 +1,9 @@
-from types import SimpleNamespace
+import copy
 
 import pytest
 from torch import nn
 
-from stagegraph.actions.growth.counts import find_count, renumber, undeclared_counts
+from stagegraph.actions.growth.counts import find_count, number, numbering, undeclared_counts
 from stagegraph.actions.growth.layout import Place
 from stagegraph.errors import SelectorError, UnsupportedError
 from tests.actions.models import Counting, Model
@@ -90,18 +90,20 @@ def test_another_name_for_a_declared_count_is_none(name):
 
 
 def test_blocks_are_renumbered_in_order():
-    blocks = [SimpleNamespace(i=i) for i in (1, 2, 2, 2)]
     modules = []
-    for one in blocks:
+    for place in (1, 2):
         module = nn.Sequential(nn.Linear(1, 1))
-        module[0].layer_idx = one.i
+        module[0].layer_idx = place
         modules.append(module)
-    assert renumber(modules, [2, 3], place="p") == ["layer_idx"]
-    assert [module[0].layer_idx for module in modules] == [1, 2, 3, 4]
+    numbers = numbering(modules, place="p")
+    assert numbers == {"layer_idx": 1}
+    grown = [*modules, copy.deepcopy(modules[1])]
+    number(grown, "layer_idx", numbers["layer_idx"])
+    assert [module[0].layer_idx for module in grown] == [1, 2, 3]
 
 
 def test_blocks_without_numbers_are_left_alone():
-    assert renumber([nn.Linear(1, 1)], [], place="p") == []
+    assert numbering([nn.Linear(1, 1)], place="p") == {}
 
 
 def test_blocks_out_of_order_are_refused():
@@ -110,4 +112,4 @@ def test_blocks_out_of_order_are_refused():
     with pytest.raises(
         UnsupportedError, match=r"blocks' 'layer_idx' are \[\[0\], \[5\], \[2\]\], not in order"
     ):
-        renumber(list(model.blocks), [], place="p")
+        numbering(list(model.blocks), place="p")

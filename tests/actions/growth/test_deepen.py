@@ -2,30 +2,30 @@ import pytest
 import torch
 from torch import nn
 
-from stagegraph.actions.growth.deepen import costs, plan, prepare
+from stagegraph.actions.growth.deepen import plan
+from stagegraph.actions.growth.operation import Site
+from stagegraph.actions.growth.operations import costs
 from stagegraph.errors import SelectorError, UnsupportedError
 from tests.actions.models import Block, Counting, Model, batch, deepen, digest
 
 ONE = sum(p.numel() for p in Block().parameters())
 
 
-def prepared(model, action, **options):
-    planned = plan(model, action, place="p")
-    return prepare(
-        model, planned, probe=batch(), seed=1, trains=lambda p: p.requires_grad, **options
-    )
+def prepared(model, action):
+    site = Site(model, probe=batch())
+    return plan(site, action, place="p").prepare(site, seed=1)
 
 
 @pytest.mark.parametrize(("fields", "after"), [({"add": 3}, 5), ({"factor": 2}, 4), ({"to": 7}, 7)])
 def test_a_plan_says_sizes_and_costs(fields, after):
-    planned = plan(Model(), deepen(**{"add": None, **fields}), place="p")
+    planned = plan(Site(Model()), deepen(**{"add": None, **fields}), place="p")
     assert (planned.before, planned.after, planned.cost) == (2, after, (after - 2) * ONE)
 
 
 def test_costs_of_growths_one_after_the_other():
     model = Model()
     actions = [deepen(add=1), deepen(add=None, factor=2)]
-    assert costs(model, actions, place="p") == 4 * ONE
+    assert costs(Site(model), actions, place="p") == 4 * ONE
     assert len(model.blocks) == 2
 
 
@@ -34,7 +34,7 @@ def test_what_blocks_share_costs_once():
     shared = nn.Linear(8, 8)
     for block in model.blocks:
         block.o = shared
-    assert plan(model, deepen(), place="p").cost == 2 * (ONE - 72)
+    assert plan(Site(model), deepen(), place="p").cost == 2 * (ONE - 72)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,11 @@ def test_what_blocks_share_costs_once():
 )
 def test_what_cannot_be_planned(fields, kind, message):
     with pytest.raises(kind, match=message):
-        plan(Model(), deepen(**fields), place="p")
+        plan(Site(Model()), deepen(**fields), place="p")
 
 
 def test_counts_left_alone_are_reported_where_others_are_declared():
-    planned = plan(Counting(), deepen(count=("config.num_hidden_layers",)), place="p")
+    planned = plan(Site(Counting()), deepen(count=("config.num_hidden_layers",)), place="p")
     assert planned.left_alone == ("config.layer_types",)
 
 
@@ -112,8 +112,8 @@ def test_what_is_declared_and_is_no_identity_is_refused():
 
 def test_blocks_on_another_type_stay_there():
     model = Model().double()
-    planned = plan(model, deepen(), place="p")
-    found = prepare(model, planned, probe=batch().double(), seed=1, trains=lambda _: False)
+    site = Site(model, probe=batch().double(), trains=lambda _: False)
+    found = plan(site, deepen(), place="p").prepare(site, seed=1)
     (block, _) = found.blocks.values()
     assert {p.dtype for p in block.parameters()} == {torch.float64}
     assert not any(p.requires_grad for p in block.parameters())

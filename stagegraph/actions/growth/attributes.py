@@ -1,0 +1,121 @@
+"""Attributes: numbers beside the tensors that say how large things are, and who has them.
+
+A model's shape is not in its tensors alone: a linear layer knows its ``out_features``, an attention
+its number of heads, and a config, which many modules share, most of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from stagegraph.errors import SelectorError, did_you_mean
+
+__all__ = ["Attribute", "find_attributes", "owners_of"]
+
+_NO_OWNERS = (
+    type,
+    nn.Module,
+    Tensor,
+    FunctionType,
+    BuiltinFunctionType,
+    MethodType,
+    ModuleType,
+)
+_NESTING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One attribute.
+
+    Attributes:
+        path: Dotted path from the model.
+        owner: The object that has it.
+        name: Its name there.
+    """
+
+    path: str
+    owner: Any
+    name: str
+
+    @property
+    def value(self) -> Any:
+        """What it holds now."""
+        return getattr(self.owner, self.name)
+
+    def write(self, value: Any) -> None:
+        """Make it hold something else."""
+        setattr(self.owner, self.name, value)
+
+
+def owners_of(model: nn.Module) -> list[object]:
+    """The objects beside the modules, such as configs, that a growth may write to, each once."""
+    found: dict[int, object] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            _collect(value, found, _NESTING)
+    return list(found.values())
+
+
+def _collect(value: object, found: dict[int, object], depth: int) -> None:
+    if isinstance(value, _NO_OWNERS) or id(value) in found or depth == 0:
+        return
+    content = getattr(value, "__dict__", None)
+    if not isinstance(content, dict):
+        return
+    found[id(value)] = value
+    for inner in list(content.values()):
+        _collect(inner, found, depth - 1)
+
+
+def find_attributes(model: nn.Module, pattern: str, *, place: str) -> list[Attribute]:
+    """The attributes that a pattern means, an attribute of one object once.
+
+    Args:
+        model: The model.
+        pattern: Dotted path from the model, such as ``config.n_head``; ``*`` before the last dot
+            stands for modules, as in ``blocks.*.attention.num_heads``.
+        place: Where it is written, for the message.
+
+    Raises:
+        SelectorError: Nothing has such an attribute.
+    """
+    found = {(id(one.owner), one.name): one for one in _matching(model, pattern)}
+    if not found:
+        names = [path for path, module in model.named_modules() if path]
+        raise SelectorError(
+            f"{place}: sizes {pattern!r} matches no attribute of the model or of what its modules "
+            f"hold{did_you_mean(pattern.rpartition('.')[0], names)}"
+        )
+    return list(found.values())
+
+
+def _matching(model: nn.Module, pattern: str) -> Iterator[Attribute]:
+    where, _, name = pattern.rpartition(".")
+    for path, module in model.named_modules():
+        if fnmatchcase(path, where) and _has(module, name):
+            yield Attribute(f"{path}.{name}".lstrip("."), module, name)
+        for key, value in vars(module).items():
+            yield from _inside(value, f"{path}.{key}".lstrip("."), where, name, _NESTING)
+
+
+def _inside(value: object, path: str, where: str, name: str, depth: int) -> Iterator[Attribute]:
+    """Attributes of objects that a module holds."""
+    if isinstance(value, _NO_OWNERS) or not isinstance(getattr(value, "__dict__", None), dict):
+        return
+    if fnmatchcase(path, where) and _has(value, name):
+        yield Attribute(path=f"{path}.{name}", owner=value, name=name)
+    if depth > 1:
+        for key, inner in list(vars(value).items()):
+            yield from _inside(inner, f"{path}.{key}", where, name, depth - 1)
+
+
+def _has(owner: object, name: str) -> bool:
+    missing = object()
+    return getattr(owner, name, missing) is not missing

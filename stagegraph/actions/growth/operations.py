@@ -1,0 +1,117 @@
+"""Operations: which file carries out which action, and which replays which change."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+from torch import nn
+from torch.optim import Optimizer
+
+from stagegraph.actions.changes import Change, Deepened
+from stagegraph.actions.growth import deepen
+from stagegraph.actions.growth.operation import Planned, Site
+from stagegraph.actions.lineage import Lineage
+from stagegraph.errors import UnsupportedError
+from stagegraph.schema.actions import Deepen, GrowthAction
+
+__all__ = ["costs", "plan", "rebuild", "unwind", "word"]
+
+_PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {Deepen: deepen.plan}
+_REBUILDS: dict[type[Change], Callable[..., None]] = {Deepened: deepen.rebuild}
+_UNWINDS: dict[type[Change], Callable[..., None]] = {Deepened: deepen.unwind}
+
+
+def plan(site: Site, action: GrowthAction, *, place: str) -> Planned:
+    """What a growth would do to a model; nothing is changed.
+
+    Raises:
+        SelectorError: Something that it names is not there.
+        UnsupportedError: It is there, but cannot grow so.
+    """
+    if type(action) not in _PLANS:
+        raise UnsupportedError(f"{place}: this version cannot {word(action)}")
+    return _PLANS[type(action)](site, action, place=place)
+
+
+def word(action: GrowthAction) -> str:
+    """What a document calls an action."""
+    return str(get_args(type(action).model_fields["type"].annotation)[0])
+
+
+def rebuild(
+    model: nn.Module, change: Change, *, optimizers: Sequence[Optimizer], lineage: Lineage
+) -> None:
+    """Make a recorded change again, for its structure; the weights are loaded afterwards.
+
+    No random number is drawn.
+
+    Args:
+        model: The model as it was before the change.
+        change: The change.
+        optimizers: The model's optimizers.
+        lineage: The changes before this one.
+
+    Raises:
+        SelectorError: The model is not what it was: something is not there.
+        UnsupportedError: It is there, but is not what it was.
+    """
+    _REBUILDS[type(change)](model, change, optimizers=optimizers, lineage=lineage)
+
+
+def unwind(model: nn.Module, optimizers: Sequence[Optimizer], lineage: Lineage) -> Change:
+    """Take the newest change of a lineage back, for its structure; contents are loaded afterwards.
+
+    Args:
+        model: The grown model.
+        optimizers: Its optimizers; parameters that go leave their groups and state.
+        lineage: Its lineage, the change included.
+
+    Returns:
+        The change that was taken back.
+    """
+    change = lineage.changes[-1]
+    _UNWINDS[type(change)](model, change, optimizers=optimizers, lineage=lineage)
+    return change
+
+
+def costs(site: Site, actions: Sequence[GrowthAction], *, place: str) -> int:
+    """How many parameters these growths would add, one after the other.
+
+    Each is planned on a twin of the model that has the structure and no memory for its tensors.
+
+    Raises:
+        SelectorError: Something that one of them names is not there.
+        UnsupportedError: One cannot grow so.
+    """
+    total, lineage = 0, site.lineage
+    twin = site.model if len(actions) == 1 else _twin(site.model)
+    for index, action in enumerate(actions):
+        here = replace(site, model=twin, optimizers=(), lineage=lineage)
+        planned = plan(here, action, place=place)
+        total += planned.cost
+        if index + 1 < len(actions):
+            change = planned.change(lineage, cohort=f"{place}#{index}", step=0)
+            rebuild(twin, change, optimizers=(), lineage=lineage)
+            lineage = Lineage([*lineage.changes, change])
+    return total
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """The model's structure with tensors on the meta device, and no hooks."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and id(tensor) not in memo:
+                meta = tensor.detach().to("meta")
+                as_parameter = isinstance(tensor, nn.Parameter)
+                memo[id(tensor)] = (
+                    nn.Parameter(meta, tensor.requires_grad) if as_parameter else meta
+                )
+        for key, value in vars(module).items():
+            if key.endswith("_hooks"):
+                memo[id(value)] = OrderedDict()
+    return copy.deepcopy(model, memo)
