@@ -145,7 +145,12 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
     activities = list(all_activities(graph))
     companions = Companions.of(scheduler, scaler, ema, data)
     fixed = inspect(
-        model, actions=actions, optimizers=several, spaces=graph.graph.spaces, parts=parts
+        model,
+        actions=actions,
+        optimizers=several,
+        spaces=graph.graph.spaces,
+        parts=parts,
+        probe=probe,
     )
     fixed += unsupported(
         actions,

@@ -13,7 +13,16 @@ from typing import Any, ClassVar, Self
 
 from stagegraph.errors import SnapshotError
 
-__all__ = ["Axes", "Change", "CountChange", "Deepened", "NewBlock", "read_change"]
+__all__ = [
+    "Axes",
+    "Change",
+    "CountChange",
+    "Deepened",
+    "NewBlock",
+    "Resized",
+    "Written",
+    "read_change",
+]
 
 Axes = tuple[tuple[tuple[tuple[int, int], ...], ...], ...]
 """Per axis of a tensor its concatenated parts, per part its factors, per factor its size before and
@@ -129,7 +138,66 @@ class Deepened(Change):
         )
 
 
-_KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (Deepened,)}
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One attribute that states a size.
+
+    Attributes:
+        path: Stable id, dotted from the model.
+        before: Its value before, as JSON data.
+        after: Its value after.
+    """
+
+    path: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Resized(Change):
+    """Tensors that became larger, in place.
+
+    Attributes:
+        grown: Per stable id of a parameter or buffer, how its axes grew.
+        written: The attributes that say so.
+        how: What was done, in words and numbers for people.
+    """
+
+    kind: ClassVar[str] = "resize"
+    grown: tuple[tuple[str, Axes], ...]
+    written: tuple[Written, ...]
+    how: str
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """None: what is new lies inside of tensors."""
+        return ()
+
+    @property
+    def tensors(self) -> Mapping[str, Axes]:
+        """What became larger."""
+        return dict(self.grown)
+
+    @classmethod
+    def from_fields(cls, data: Mapping[str, Any]) -> Self:
+        """Read one back."""
+        return cls(
+            cohort=data["cohort"],
+            step=data["step"],
+            grown=tuple((name, _axes(axes)) for name, axes in data["grown"]),
+            written=tuple(Written(**one) for one in data["written"]),
+            how=data["how"],
+        )
+
+
+def _axes(data: Any) -> Axes:
+    return tuple(
+        tuple(tuple((int(before), int(after)) for before, after in part) for part in axis)
+        for axis in data
+    )
+
+
+_KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (Deepened, Resized)}
 
 
 def read_change(data: Mapping[str, Any]) -> Change:

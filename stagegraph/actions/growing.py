@@ -146,7 +146,9 @@ def _refuse_unlearnable(place: str, measured: Measured) -> None:
     if not measured.num_with_gradient:
         raise ActionError(
             place,
-            "nothing that is new gets a gradient on the probe, so that it would never learn",
+            "nothing that is new gets a gradient on the probe, so that it would never learn; where "
+            "new units begin at zero before a ReLU, let them be read with zero instead (how: "
+            "zero_out)",
         )
 
 

@@ -139,6 +139,7 @@ def inspect(
     optimizers: Iterable[object] = (),
     spaces: Spaces | None = None,
     parts: Mapping[str, Any] | None = None,
+    probe: Probe | None = None,
 ) -> list[str]:
     """Look a graph's paths and globs up in the real model, before the run.
 
@@ -149,13 +150,14 @@ def inspect(
         optimizers: The optimizers, to see whether they train the model at all.
         spaces: Which axes of which tensors grow together.
         parts: What the user gave by name.
+        probe: The batch that growth is measured on.
 
     Returns:
         What is wrong, each as ``place: sentence``; empty if all is well.
     """
     problems: list[str] = []
     model = uncompiled(model)
-    site = Site(model, spaces=spaces or Spaces(), parts=parts or {})
+    site = Site(model, probe=probe, spaces=spaces or Spaces(), parts=parts or {})
     for place, action in actions:
         if isinstance(action, GrowthAction):
             problems += _problem(lambda a=action, at=place: plan(site, a, place=at))

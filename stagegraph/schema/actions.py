@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from stagegraph.schema.amounts import Count, Factor, Number
-from stagegraph.schema.base import Model, Note, Seq
+from stagegraph.schema.base import Model, Note, Seq, as_union
 from stagegraph.schema.names import Glob, Name
 
 __all__ = ["Action", "Deepen", "GrowthAction", "RollBack", "Send", "SnapshotAction", "Widen"]
@@ -118,13 +118,30 @@ class Deepen(GrowthAction):
 
 
 class Widen(GrowthAction):
-    """Make a space of the model wider, in all tensors that read or write it."""
+    """Make spaces of the model wider, in all tensors that write or read them.
+
+    ``split`` (Net2Net, 1511.05641; HyperCloning, 2409.12903): new units are copies, and what they
+    are read with is divided among the copies; ``uneven`` (LEMON, 2310.07999): in unequal shares.
+    ``zero_out``: new units write something new and are read with zero; ``zero_in``: the other way
+    round (2308.06103). ``pair``: new units in twos that cancel.
+    """
 
     type: Literal["widen"]
-    space: Name
-    """The space, such as ``mlp``."""
-    how: Literal["split", "zero_out"] = "split"
+    space: Annotated[
+        tuple[Name, ...], BeforeValidator(as_union), Field(min_length=1, max_length=20)
+    ]
+    """The space, such as ``mlp``; or several, to grow at once by the same ``add`` or ``factor``."""
+    how: Literal["split", "uneven", "zero_out", "zero_in", "pair"] = "split"
     """Where the new units come from."""
+    noise: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    """For ``split``: how much copies are made to differ where they are read, as a share of the
+    spread of what is there; it cancels, so that the function stays."""
+
+    @model_validator(mode="after")
+    def _noise_for_copies(self) -> Widen:
+        if self.noise and self.how not in ("split", "uneven"):
+            raise ValueError(f"'noise' makes copies differ, and {self.how!r} makes none")
+        return self
 
 
 Action = Annotated[SnapshotAction | RollBack | Send | Deepen | Widen, Field(discriminator="type")]

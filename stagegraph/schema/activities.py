@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from stagegraph.progress import Duration
 from stagegraph.schema.amounts import Factor, Number
-from stagegraph.schema.base import Model, Note
+from stagegraph.schema.base import Model, Note, as_union
 from stagegraph.schema.names import Glob, Name
 
 __all__ = [
@@ -50,12 +50,8 @@ _Selected = Annotated[
 ]
 
 
-def _as_union(value: object) -> object:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
 Selection = Annotated[
-    tuple[_Selected, ...], BeforeValidator(_as_union), Field(min_length=1, max_length=200)
+    tuple[_Selected, ...], BeforeValidator(as_union), Field(min_length=1, max_length=200)
 ]
 """``all``, ``grown`` (this region's last growth), ``{grown: name}``, a glob, or a list of them."""
 

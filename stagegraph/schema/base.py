@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["FrozenMap", "Model", "Note", "Seq"]
+__all__ = ["FrozenMap", "Model", "Note", "Seq", "as_union"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -36,6 +36,12 @@ def _as_tuple(value: Any) -> Any:
 
 Seq = Annotated[tuple[T, ...], BeforeValidator(_as_tuple)]
 """A list in a document, a tuple in the model."""
+
+
+def as_union(value: Any) -> Any:
+    """One thing, or a list of them, as a tuple; the JSON Schema allows both for what uses it."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
 
 Note = Annotated[str, StringConstraints(max_length=2000)]
 

@@ -137,7 +137,7 @@ class _Generator(GenerateJsonSchema):
     ) -> JsonSchemaValue:
         """One thing may stand for a list of one where the model says so."""
         made = super().function_before_schema(schema)
-        if getattr(schema["function"]["function"], "__name__", "") == "_as_union":
+        if getattr(schema["function"]["function"], "__name__", "") == "as_union":
             return {"if": {"type": "array"}, "then": made, "else": made["items"]}
         return made
 

@@ -116,7 +116,7 @@ def hooks_of(optimizer):
             EVERY_STAGE.replace(
                 "{type: deepen, stack: blocks, add: 1}", "{type: widen, space: mlp, factor: 2}"
             ).replace("      - {type: alpha_ramp, of: grown, over: 6 steps}\n", ""),
-            r"main:grow.actions\[0\]: this version cannot widen",
+            r"main:grow.actions\[0\]: no layout names a space 'mlp'; none is declared; write under",
         ),
         (
             EVERY_STAGE.replace("{type: freeze, of: inp}", "{type: difficulty, level: 1}"),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stagegraph.errors import SelectorError, did_you_mean
 
-__all__ = ["Attribute", "find_attributes", "owners_of"]
+__all__ = ["Attribute", "find_attributes", "named_owners", "owners_of"]
 
 _NO_OWNERS = (
     type,
@@ -54,24 +54,29 @@ class Attribute:
         setattr(self.owner, self.name, value)
 
 
-def owners_of(model: nn.Module) -> list[object]:
+def named_owners(model: nn.Module) -> list[tuple[str, object]]:
     """The objects beside the modules, such as configs, that a growth may write to, each once."""
-    found: dict[int, object] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            _collect(value, found, _NESTING)
+    found: dict[int, tuple[str, object]] = {}
+    for path, module in model.named_modules():
+        for key, value in vars(module).items():
+            _collect(value, f"{path}.{key}".lstrip("."), found, _NESTING)
     return list(found.values())
 
 
-def _collect(value: object, found: dict[int, object], depth: int) -> None:
+def owners_of(model: nn.Module) -> list[object]:
+    """The same without their paths."""
+    return [owner for _, owner in named_owners(model)]
+
+
+def _collect(value: object, path: str, found: dict[int, tuple[str, object]], depth: int) -> None:
     if isinstance(value, _NO_OWNERS) or id(value) in found or depth == 0:
         return
     content = getattr(value, "__dict__", None)
     if not isinstance(content, dict):
         return
-    found[id(value)] = value
-    for inner in list(content.values()):
-        _collect(inner, found, depth - 1)
+    found[id(value)] = (path, value)
+    for key, inner in list(content.items()):
+        _collect(inner, f"{path}.{key}", found, depth - 1)
 
 
 def find_attributes(model: nn.Module, pattern: str, *, place: str) -> list[Attribute]:

@@ -35,6 +35,9 @@ MEAN = -2
 Role = Literal["out", "in"]
 """Whether a tensor's axis writes its space (or holds an entry per unit), or reads it."""
 
+Marked = Literal["fresh", "averaged", "added"]
+"""Units of a grown space: see the properties of :class:`SpaceMap` of these names."""
+
 Use = Literal["weight", "gradient", "square"]
 """What a tensor holds: values of weights, values like gradients, or squares of gradients."""
 
@@ -65,6 +68,11 @@ class SpaceMap:
     def fresh(self) -> Tensor:
         """Which units of the grown space come from no old one. Shape (N,), bool."""
         return self.source == NEW
+
+    @property
+    def averaged(self) -> Tensor:
+        """Which units of the grown space hold the mean of all old ones. Shape (N,), bool."""
+        return self.source == MEAN
 
     @property
     def added(self) -> Tensor:
@@ -149,11 +157,12 @@ class Binding:
         """The binding of a tensor that has these axes only, in this order."""
         return Binding(tuple(self.axes[axis] for axis in axes))
 
-    def marks(self, which: Literal["fresh", "added"], role: Role | None = None) -> Tensor:
-        """Which entries of the grown tensor lie in units that are fresh, or added.
+    def marks(self, which: Marked, role: Role | None = None) -> Tensor:
+        """Which entries of the grown tensor lie in units of one sort.
 
         Args:
-            which: Units from no old one, or all that are not an old unit's first.
+            which: Units from no old one, units that hold the mean of all, or all that are not an
+                old unit's first.
             role: Look at axes of this role only.
 
         Returns:
@@ -176,12 +185,12 @@ def _length(part: Part, *, grown: bool = False) -> int:
     return length
 
 
-def _marks(part: Part, which: Literal["fresh", "added"], role: Role | None) -> Tensor:
+def _marks(part: Part, which: Marked, role: Role | None) -> Tensor:
     marks = torch.zeros((), dtype=torch.bool)
     for factor in part:
         own = torch.zeros(factor.after, dtype=torch.bool)
         if factor.map is not None and role in (None, factor.role):
-            own = factor.map.fresh if which == "fresh" else factor.map.added
+            own = getattr(factor.map, which)
         marks = (marks.unsqueeze(-1) | own).reshape(-1)
     return marks
 

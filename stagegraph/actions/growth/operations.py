@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 from torch import nn
 from torch.optim import Optimizer
 
-from stagegraph.actions.changes import Change, Deepened
-from stagegraph.actions.growth import deepen
+from stagegraph.actions.changes import Change, Deepened, Resized
+from stagegraph.actions.growth import deepen, resize, widen
 from stagegraph.actions.growth.operation import Planned, Site
+from stagegraph.actions.growth.trial import twin
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import UnsupportedError
-from stagegraph.schema.actions import Deepen, GrowthAction
+from stagegraph.schema.actions import Deepen, GrowthAction, Widen
 
 __all__ = ["costs", "plan", "rebuild", "unwind", "word"]
 
-_PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {Deepen: deepen.plan}
-_REBUILDS: dict[type[Change], Callable[..., None]] = {Deepened: deepen.rebuild}
-_UNWINDS: dict[type[Change], Callable[..., None]] = {Deepened: deepen.unwind}
+_PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {
+    Deepen: deepen.plan,
+    Widen: widen.plan,
+}
+_REBUILDS: dict[type[Change], Callable[..., None]] = {
+    Deepened: deepen.rebuild,
+    Resized: resize.rebuild,
+}
+_UNWINDS: dict[type[Change], Callable[..., None]] = {
+    Deepened: deepen.unwind,
+    Resized: resize.unwind,
+}
 
 
 def plan(site: Site, action: GrowthAction, *, place: str) -> Planned:
@@ -88,30 +96,13 @@ def costs(site: Site, actions: Sequence[GrowthAction], *, place: str) -> int:
         UnsupportedError: One cannot grow so.
     """
     total, lineage = 0, site.lineage
-    twin = site.model if len(actions) == 1 else _twin(site.model)
+    model = site.model if len(actions) == 1 else twin(site.model, meta=True)
     for index, action in enumerate(actions):
-        here = replace(site, model=twin, optimizers=(), lineage=lineage)
+        here = replace(site, model=model, optimizers=(), lineage=lineage)
         planned = plan(here, action, place=place)
         total += planned.cost
         if index + 1 < len(actions):
             change = planned.change(lineage, cohort=f"{place}#{index}", step=0)
-            rebuild(twin, change, optimizers=(), lineage=lineage)
+            rebuild(model, change, optimizers=(), lineage=lineage)
             lineage = Lineage([*lineage.changes, change])
     return total
-
-
-def _twin(model: nn.Module) -> nn.Module:
-    """The model's structure with tensors on the meta device, and no hooks."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and id(tensor) not in memo:
-                meta = tensor.detach().to("meta")
-                as_parameter = isinstance(tensor, nn.Parameter)
-                memo[id(tensor)] = (
-                    nn.Parameter(meta, tensor.requires_grad) if as_parameter else meta
-                )
-        for key, value in vars(module).items():
-            if key.endswith("_hooks"):
-                memo[id(value)] = OrderedDict()
-    return copy.deepcopy(model, memo)

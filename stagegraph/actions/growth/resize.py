@@ -1,0 +1,312 @@
+"""Resize: make tensors larger in place, with all that is bound to the same spaces.
+
+The common part of all operations in width. What an operation decides is a list of
+:class:`TensorGrowth` and of attributes to write; this file makes the new tensors, tries them on a
+copy of the model, puts them in, and replays and unwinds such a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from zlib import crc32
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stagegraph.actions.changes import Axes, Change, Resized, Written
+from stagegraph.actions.growth.attributes import Attribute
+from stagegraph.actions.growth.embedding import embedded, extracted, shapes
+from stagegraph.actions.growth.filling import Fill, fill, perturb
+from stagegraph.actions.growth.maps import Binding, mapped
+from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
+from stagegraph.actions.growth.trial import try_out
+from stagegraph.actions.lineage import Lineage
+from stagegraph.errors import SelectorError, UnsupportedError
+
+__all__ = ["NewTensors", "ResizePlan", "TensorGrowth", "Writing", "rebuild", "unwind"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorGrowth:
+    """How one parameter or buffer grows.
+
+    Attributes:
+        name: Today's name.
+        tensor: The parameter or buffer.
+        binding: How its axes grow.
+        fill: What fresh units hold.
+        noise: How much copies are made to differ where they are read, as a share.
+        factor: What everything is multiplied by, once it is ``offset`` larger, in float64.
+        offset: What belongs to the value and is not stored in it: 1 for a gain of 1 + weight.
+        silent: Whether units that hold the mean of all others get zero here: a norm that subtracts
+            the mean makes nothing of them, and its bias must add nothing.
+    """
+
+    name: str
+    tensor: Tensor
+    binding: Binding
+    fill: Fill
+    noise: float = 0.0
+    factor: float = 1.0
+    offset: float = 0.0
+    silent: bool = False
+
+    @property
+    def axes(self) -> Axes:
+        """How its axes grow, as data."""
+        return tuple(
+            tuple(tuple((factor.size, factor.after) for factor in part) for part in axis)
+            for axis in self.binding.axes
+        )
+
+    def grown(self, value: Tensor, *, seed: int) -> Tensor:
+        """The grown tensor."""
+        out = mapped(value, self.binding, "weight")
+        if out.is_floating_point():
+            fill(out, value, self.binding, self.fill, seed=seed)
+            if self.noise:
+                perturb(out, value, self.binding, self.noise, seed=seed)
+        return self.finished(out)
+
+    def finished(self, out: Tensor) -> Tensor:
+        """The mapped tensor with its factor, and silent where it must be."""
+        if self.silent:
+            marks = self.binding.marks("averaged").to(out.device)
+            out = out.masked_fill(marks.expand_as(out), 0.0)
+        if self.factor == 1.0:
+            return out
+        return ((out.double() + self.offset) * self.factor - self.offset).to(out.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """An attribute that must state another size afterwards.
+
+    Attributes:
+        attribute: The attribute.
+        value: What it must hold.
+    """
+
+    attribute: Attribute
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ResizePlan(Planned):
+    """What a growth in width will do.
+
+    Attributes:
+        place: Where it is written.
+        tensors: The tensors that grow.
+        writings: The attributes that are written.
+        how: What is done, for the lineage.
+        exact: Whether the function is kept.
+        evidence: What is done, for the certificate.
+        narrowed: Makes a grown output comparable with the old one.
+    """
+
+    place: str
+    tensors: tuple[TensorGrowth, ...]
+    writings: tuple[Writing, ...]
+    how: str
+    exact: bool
+    evidence: Mapping[str, Any]
+    narrowed: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def cost(self) -> int:
+        """How many parameters it adds."""
+        return sum(
+            _numel(growth.binding.grown) - _numel(growth.binding.shape)
+            for growth in self.tensors
+            if isinstance(growth.tensor, nn.Parameter)
+        )
+
+    def change(self, lineage: Lineage, *, cohort: str, step: int) -> Resized:
+        """What it does to the structure, as data."""
+        return Resized(
+            cohort=cohort,
+            step=step,
+            grown=tuple((lineage.stable(growth.name), growth.axes) for growth in self.tensors),
+            written=tuple(
+                Written(
+                    lineage.stable(writing.attribute.path),
+                    _as_json(writing.attribute.value),
+                    _as_json(writing.value),
+                )
+                for writing in self.writings
+            ),
+            how=self.how,
+        )
+
+    def prepare(self, site: Site, *, seed: int) -> NewTensors:
+        """Make the new tensors, and try them on a copy of the model.
+
+        Raises:
+            UnsupportedError: The grown model would not run.
+        """
+        new = {
+            growth.name: growth.grown(growth.tensor.detach(), seed=_seed(seed, site, growth.name))
+            for growth in self.tensors
+        }
+        prepared = NewTensors(self, new)
+        if site.probe is not None:
+            change = self.change(site.lineage, cohort="trial", step=0)
+            try_out(
+                site.model,
+                site.probe,
+                lambda twin: _fit(twin, new, change, site.lineage),
+                place=self.place,
+            )
+        return prepared
+
+
+@dataclass(frozen=True, slots=True)
+class NewTensors(Prepared):
+    """The grown tensors, not yet in the model.
+
+    Attributes:
+        plan: The plan.
+        new: Each grown tensor by today's name.
+    """
+
+    plan: ResizePlan
+    new: Mapping[str, Tensor]
+
+    def commit(self, site: Site, change: Change) -> Committed:
+        """Give the parameters and buffers their new contents."""
+        assert isinstance(change, Resized)
+        _fit(site.model, self.new, change, site.lineage)
+        return Committed(
+            templates={},
+            marks={
+                growth.tensor: growth.binding.marks("added")
+                for growth in self.plan.tensors
+                if isinstance(growth.tensor, nn.Parameter)
+            },
+            exact=self.plan.exact,
+            remedy="; a norm, a nonlinearity or a tied weight does not commute with it: see the "
+            "card of the action, or take another how:",
+            evidence=self.plan.evidence,
+            narrowed=self.plan.narrowed,
+        )
+
+    def follow(self, averaged: nn.Module, site: Site, change: Change) -> None:
+        """Grow an averaged copy by the same maps."""
+        assert isinstance(change, Resized)
+        old = tensors_of(averaged)
+        new: dict[str, Tensor] = {}
+        for growth in self.plan.tensors:
+            value = old[growth.name].detach()
+            out = growth.finished(mapped(value, growth.binding, "weight"))
+            fresh = growth.binding.marks("fresh").to(out.device).expand_as(out)
+            new[growth.name] = torch.where(fresh, self.new[growth.name].to(out.device), out)
+        _fit(averaged, new, change, site.lineage)
+
+
+def _numel(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _seed(seed: int, site: Site, name: str) -> int:
+    return crc32(f"{seed}|{site.lineage.stable(name)}".encode())
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by every name that they have."""
+    named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    return {**named, **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def _fit(model: nn.Module, new: Mapping[str, Tensor], change: Resized, lineage: Lineage) -> None:
+    """Give tensors new contents and attributes new values."""
+    old = tensors_of(model)
+    for name, tensor in new.items():
+        _swap(old[name], tensor)
+    _write(model, change, lineage, grow=True)
+
+
+def _swap(tensor: Tensor, content: Tensor) -> None:
+    tensor.grad = None
+    tensor.data = content
+
+
+def _write(model: nn.Module, change: Resized, lineage: Lineage, *, grow: bool) -> None:
+    for written in change.written:
+        wanted, there = (written.after, written.before) if grow else (written.before, written.after)
+        owner, name = _owner(model, lineage.today(written.path))
+        value = getattr(owner, name)
+        if _as_json(value) == there:
+            setattr(owner, name, type(value)(wanted) if isinstance(value, tuple) else wanted)
+
+
+def _owner(model: nn.Module, path: str) -> tuple[Any, str]:
+    *parts, name = path.split(".")
+    owner: Any = model
+    for part in parts:
+        inner = owner._modules.get(part) if isinstance(owner, nn.Module) else None
+        owner = getattr(owner, part) if inner is None else inner
+    return owner, name
+
+
+def rebuild(
+    model: nn.Module, change: Resized, *, optimizers: Sequence[Optimizer], lineage: Lineage
+) -> None:
+    """Make the tensors as large again; what is new in them is zero until the weights are loaded."""
+    place = f"lineage of {change.cohort!r}"
+    for tensor, axes in _recorded(model, change, lineage, place, grown=False):
+        _reshape(tensor, optimizers, partial(embedded, axes=axes))
+    _write(model, change, lineage, grow=True)
+
+
+def unwind(
+    model: nn.Module, change: Resized, *, optimizers: Sequence[Optimizer], lineage: Lineage
+) -> None:
+    """Make the tensors as small again."""
+    place = f"return to before {change.cohort!r}"
+    for tensor, axes in _recorded(model, change, lineage, place, grown=True):
+        _reshape(tensor, optimizers, partial(extracted, axes=axes))
+    _write(model, change, lineage, grow=False)
+
+
+def _recorded(
+    model: nn.Module, change: Resized, lineage: Lineage, place: str, *, grown: bool
+) -> list[tuple[Tensor, Axes]]:
+    """The tensors of a change, each with what was recorded of it; all checked first."""
+    there = tensors_of(model)
+    found: list[tuple[Tensor, Axes]] = []
+    for stable, axes in change.grown:
+        name = lineage.today(stable)
+        if name not in there:
+            raise SelectorError(f"{place}: the model has no parameter or buffer {name!r}")
+        expected = shapes(axes)[1 if grown else 0]
+        if tuple(there[name].shape) != expected:
+            raise UnsupportedError(
+                f"{place}: {name!r} had shape {expected}, this model's has "
+                f"{tuple(there[name].shape)}; give the model as it was when the run began"
+            )
+        found.append((there[name], axes))
+    return found
+
+
+def _reshape(
+    tensor: Tensor, optimizers: Sequence[Optimizer], resized: Callable[[Tensor], Tensor]
+) -> None:
+    before = tensor.shape
+    for optimizer in optimizers:
+        entry = optimizer.state.get(tensor, {})
+        for key, value in list(entry.items()):
+            if isinstance(value, Tensor) and value.dim() and value.shape == before:
+                entry[key] = resized(value)
+    _swap(tensor, resized(tensor))
