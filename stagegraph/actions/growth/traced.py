@@ -30,7 +30,8 @@ class TracedFactor:
         roles: Of ``in`` (contracted: it reads the space), ``out`` (it appears in a contraction's
             result: it writes), ``elem`` (used elementwise), ``index`` (looked up by integers),
             ``data`` (tied to the batch, the sequence or the image), ``fixed`` (a number that the
-            code counts on, such as the 3 of q, k, v), ``free`` (ties to nothing).
+            code counts on, such as the 3 of q, k, v), ``blind`` (used by an operator whose effect
+            is not known), ``free`` (ties to nothing).
         parts: The axes it is the concatenation of; empty for most.
     """
 

@@ -235,6 +235,12 @@ class Axes:
         if known is None or not self.unify(known, piece):
             self.conflicts += 1
 
+    def is_counted(self, root: int) -> bool:
+        """Whether the code handles each unit by itself, as it does q, k and v."""
+        node = self.nodes[root]
+        alone = sum(stop - start == 1 for start, stop in node.pieces)
+        return "counted" in node.flags or alone == node.size
+
     # Slicing and concatenating
 
     def cut(self, refs: Refs, start: int, stop: int) -> Refs | None:
@@ -249,7 +255,7 @@ class Axes:
             outer = self._piece(atoms[0], start // inner, stop // inner)
             return (*outer, *atoms[1:])
         if start // inner == (stop - 1) // inner:
-            self.flag(atoms[:1], "counted")
+            self._piece(atoms[0], start // inner, start // inner + 1)
             return self.cut(atoms[1:], start % inner, start % inner + stop - start)
         return None
 

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from stagegraph.actions.growth.traced import NormKind
 from stagegraph.actions.growth.tracing.axes import Axes, Dims, Refs
 
-__all__ = ["Book", "Call", "Mark", "Norm", "Seen", "Sort", "Tag"]
+__all__ = ["Book", "Call", "Mark", "Norm", "Seen", "Sort", "Tag", "operator_name", "schema"]
 
 Sort = Literal["weight", "constant", "activation"]
 """Computed from parameters and buffers alone, from nothing at all, or from the data."""
@@ -112,7 +112,7 @@ class Book:
 
     def look(self, tensor: Tensor) -> Seen | None:
         """What is known of a tensor."""
-        found: Seen | None = self.tensors.get(tensor)
+        found: Seen | None = self.tensors.get(tensor)  # type: ignore[no-untyped-call]
         return found
 
 
@@ -122,6 +122,16 @@ def _flatten(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for one in value:
             yield from _flatten(one)
+
+
+def schema(func: torch._ops.OpOverload) -> torch.FunctionSchema:
+    """An operator's signature."""
+    return func._schema  # noqa: SLF001 - there is no public way to it
+
+
+def operator_name(func: torch._ops.OpOverload) -> str:
+    """Its name without ``aten::`` and without the overload."""
+    return str(schema(func).name).partition("::")[2]
 
 
 class Call:
@@ -146,11 +156,11 @@ class Call:
         module: str,
     ) -> None:
         self.book, self.axes, self.func, self.out, self.module = book, book.axes, func, out, module
-        self.op = str(func.name()).replace("::", ".")
-        self.name = func._schema.name.partition("::")[2].rstrip("_")
+        self.op = str(func).removesuffix(".default")
+        self.name = operator_name(func).rstrip("_")
         book.calls += 1
         self.args: dict[str, Any] = {}
-        for index, argument in enumerate(func._schema.arguments):
+        for index, argument in enumerate(schema(func).arguments):
             if index < len(args):
                 self.args[argument.name] = args[index]
             else:
@@ -178,9 +188,10 @@ class Call:
     def sort(self) -> Sort:
         """What the result is computed from."""
         sorts = {self.seen(tensor).sort for tensor in self.tensors()}
-        for sort in ("activation", "weight"):
+        order: tuple[Sort, ...] = ("activation", "weight")
+        for sort in order:
             if sort in sorts:
-                return sort  # type: ignore[return-value]
+                return sort
         return "constant"
 
     def give(
@@ -195,10 +206,13 @@ class Call:
         """
         tensor = self.outs()[0] if tensor is None else tensor
         dims = tuple(dims)
+        old = self.book.look(tensor)
+        if old is not None and any(ref.origins for refs in old.dims for ref in refs):
+            return  # a buffer that is written in place stays what it is
         if len(dims) != tensor.dim() or any(
             self.axes.size(refs) != size for refs, size in zip(dims, tensor.shape, strict=True)
         ):
-            raise RuntimeError(f"the tracer's rule for {self.op} gave axes of another shape")
+            raise ValueError(f"the tracer's rule for {self.op} gave axes of another shape")
         if like is None:
             self.book.enter(tensor, Seen(dims, self.sort()))
         else:

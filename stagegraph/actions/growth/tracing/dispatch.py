@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stagegraph.actions.growth.tracing.axes import Ref
-from stagegraph.actions.growth.tracing.book import Book, Call, Seen
+from stagegraph.actions.growth.tracing.book import Book, Call, Seen, schema
 from stagegraph.actions.growth.tracing.rules_contractions import CONTRACTIONS, attention
 from stagegraph.actions.growth.tracing.rules_lookups import LOOKUPS
 from stagegraph.actions.growth.tracing.rules_pointwise import is_pointwise, pointwise
@@ -29,11 +29,11 @@ Names = dict[int, list[str]]
 _RULES: dict[str, Callable[[Call], bool]] = {**VIEWS, **CONTRACTIONS, **REDUCTIONS, **LOOKUPS}
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operator with its real tensors."""
 
     def __init__(self, book: Book, stranger: Callable[[Tensor], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.book = book
         self.stranger = stranger
         self.path: list[str] = [""]
@@ -51,7 +51,7 @@ class _Watch(TorchDispatchMode):
             if self.book.look(tensor) is None:
                 self.stranger(tensor)
         _apply(call)
-        for argument in func._schema.arguments:
+        for argument in schema(func).arguments:
             if argument.alias_info is not None and argument.alias_info.is_write:
                 _written(call, call.args[argument.name])
         return out
@@ -87,7 +87,7 @@ def _apply(call: Call) -> None:
             call.give(call.fresh(out), out)
         return
     rule = _rule(call)
-    if rule is not None and rule(call):
+    if rule is not None and _follow(rule, call):
         return
     if any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors) and any(
         out.dim() for out in outs
@@ -95,6 +95,18 @@ def _apply(call: Call) -> None:
         call.blind()
     for out in outs:
         call.give(call.fresh(out), out)
+
+
+def _follow(rule: Callable[[Call], bool], call: Call) -> bool:
+    """Use a rule; false where it does not fit, or what it says contradicts what was known."""
+    before = call.axes.conflicts
+    try:
+        known = rule(call)
+    except (IndexError, KeyError, TypeError, ValueError):
+        return False  # a variant of the operator that the rule was not written for: it is blind
+    if known and call.axes.conflicts > before:
+        call.blind()
+    return known
 
 
 def _names(model: nn.Module) -> tuple[Names, dict[int, Tensor]]:
@@ -162,11 +174,16 @@ class _Strangers:
             if isinstance(value, Tensor)
         }
         self._known_inputs = not callable(probe) or isinstance(probe, Tensor)
-        if self._known_inputs:
-            leaves = list(probe.values()) if isinstance(probe, Mapping) else probe
-            for leaf in tree_leaves(leaves):
-                if isinstance(leaf, Tensor):
-                    self._enter(leaf, is_input=True)
+
+    def called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Enter what the model itself is called with: its inputs."""
+        values = [list(one.values()) if isinstance(one, Mapping) else one for one in args]
+        for leaf in tree_leaves([values, kwargs]):
+            if not isinstance(leaf, Tensor):
+                continue
+            seen = self._book.look(leaf)
+            if seen is None or seen.sort == "constant":
+                self._enter(leaf, is_input=True)
 
     def __call__(self, tensor: Tensor) -> None:
         """Enter a tensor: an alias of a parameter's data, an input, or a constant."""
@@ -204,10 +221,12 @@ def observe(model: nn.Module, probe: Probe) -> tuple[Book, Names, dict[int, Tens
             for dim, size in enumerate(tensor.shape)
         )
         book.enter(tensor, Seen(dims, "weight"))
-    watch = _Watch(book, _Strangers(book, model, own, probe))
+    strangers = _Strangers(book, model, own, probe)
+    watch = _Watch(book, strangers)
     outputs: list[Tensor] = []
     with untouched(model), _step_by_step(model), torch.no_grad():
         model.eval()
+        model.register_forward_pre_hook(strangers.called, with_kwargs=True)
         with _paths(model, watch, lambda output: outputs.extend(_floating(output))), watch:
             outputs.append(run_probe(model, probe))
     for tensor in outputs:

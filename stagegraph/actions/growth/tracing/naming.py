@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,20 +30,19 @@ def name_spaces(traced: Traced, dims: Mapping[str, int]) -> dict[str, str]:
     kinds = _kinds(traced.spaces)
     names: dict[str, str] = {}
     taken: set[str] = set()
-    stream = _stream(kinds, dims)
-    if stream is not None:
+    streams = [kind for kind in kinds if _is_stream(kind, dims)]
+    for stream in streams:
         _give(stream, "stream", names, taken)
-    convolved = [kind for kind in kinds if kind is not stream and _is_convolved(kind.space, dims)]
+    others = [kind for kind in kinds if kind not in streams]
+    convolved = [kind for kind in others if _is_convolved(kind.space, dims)]
     vocabulary = _vocabulary(kinds)
-    for kind in kinds:
-        if kind is stream:
-            continue
+    for kind in others:
         if kind is vocabulary:
             wish = "vocab"
         elif kind in convolved and not (kind.space.is_input or kind.space.is_output):
             wish = "channels" if len(convolved) == 1 else _from_module(kind.space, whole=True)
         else:
-            wish = _usual(traced, kind, stream) or _from_module(kind.space, whole=False)
+            wish = _usual(traced, kind, streams) or _from_module(kind.space, whole=False)
         _give(kind, wish, names, taken)
     return names
 
@@ -107,44 +105,40 @@ def _read(space: TracedSpace) -> list[str]:
 
 def _is_convolved(space: TracedSpace, dims: Mapping[str, int]) -> bool:
     used = {*_written(space), *_read(space)}
-    return 2 * sum(dims[name] > 2 for name in used) > len(used)
+    return "channels" in space.hints and 2 * sum(dims[name] > 2 for name in used) > len(used)
 
 
-def _stream(kinds: Iterable[_Kind], dims: Mapping[str, int]) -> _Kind | None:
-    """The space that most members have, of those that are added to or normed all along a model."""
-    found, most = None, 0
-    for kind in kinds:
-        space = kind.space
-        normed = any(norm.kind != "batch" for norm in space.norms)
-        if kind.starred or not (space.adds or normed) or _is_convolved(space, dims):
-            continue
-        size = len(space.members)
-        if len(_written(space)) > 1 and _read(space) and size > most:
-            found, most = kind, size
-    return found
+def _is_stream(kind: _Kind, dims: Mapping[str, int]) -> bool:
+    """A space that many write and somebody reads, added to or normed, of no block in particular."""
+    space = kind.space
+    normed = any(norm.kind != "batch" for norm in space.norms)
+    if kind.starred or not (space.adds or normed) or _is_convolved(space, dims):
+        return False
+    return len(_written(space)) > 1 and bool(_read(space))
 
 
 def _vocabulary(kinds: Iterable[_Kind]) -> _Kind | None:
     looked_up = [kind for kind in kinds if "lookup" in kind.space.hints]
-    return max(
-        looked_up, key=lambda kind: (kind.space.is_output, kind.space.size), default=None
-    )
+    return max(looked_up, key=lambda kind: (kind.space.is_output, kind.space.size), default=None)
 
 
-def _usual(traced: Traced, kind: _Kind, stream: _Kind | None) -> str | None:
+def _usual(traced: Traced, kind: _Kind, streams: list[_Kind]) -> str | None:
     space = kind.space
     if space.is_output:
         return "outputs"
     if space.is_input:
         return "inputs"
     if "positions" in space.hints:
-        return "positions"
+        alone = sum("positions" in other.hints for other in traced.spaces.values()) == 1
+        named = any("pos" in member.name for member in space.members)
+        return "positions" if alone or named else _from_module(space, whole=False)
     if "heads" in space.hints:
         return _heads(traced, kind)
     for hint in ("head_dim", "value_dim"):
         if hint in space.hints:
             return hint
-    return "mlp" if stream is not None and _is_mlp(traced, space, stream.ids[0]) else None
+    is_mlp = any(_is_mlp(traced, space, stream.ids[0]) for stream in streams)
+    return "mlp" if is_mlp else None
 
 
 def _heads(traced: Traced, kind: _Kind) -> str:
@@ -184,11 +178,10 @@ def _is_mlp(traced: Traced, space: TracedSpace, stream: str) -> bool:
 
 def _from_module(space: TracedSpace, *, whole: bool) -> str:
     """A name from where the space is written first."""
-    first = (_written(space) or [space.members[0].name])[0]
+    written = _written(space) or [space.members[0].name]
+    first = next((name for name in written if name.endswith("weight")), written[0])
     path = [part for part in first.split(".")[:-1] if not part.isdigit()]
     path = path or [part for part in first.split(".") if part not in ("weight", "bias")]
     path = [part for part in path if not part.isdigit()] or ["hidden"]
-    name = re.sub(r"\W", "_", "_".join(path) if whole else path[-1])
+    name = re.sub(r"\W", "_", "_".join(path[-2:]) if whole else path[-1])
     return name[-60:] if name[:1].isalpha() else f"space_{name}"[:60]
-
-

@@ -20,7 +20,8 @@ def propose(traced: Traced, model: nn.Module) -> dict[str, str]:
 
     A layout has one token per dimension: ``_`` is free, a name is a space, parentheses hold a
     flattened product with the leftmost slowest, in which a number is a fixed factor, or a
-    concatenation ``(a + b)``.
+    concatenation ``(a + b)``. Where an operator of ``traced.blind`` uses a tensor, the token is
+    ``?``, which is no layout: there, somebody who knows must write it.
 
     Args:
         traced: A trace of the model.
@@ -89,7 +90,9 @@ def _word(factor: TracedFactor, names: Mapping[str, str]) -> str:
             return str(factor.size)
         shown = [words[0] if len(words) == 1 else f"({' '.join(words)})" for words in parts]
         return f"({' + '.join(shown)})"
-    return str(factor.size) if factor.space is None else names[factor.space]
+    if factor.space is not None:
+        return names[factor.space]
+    return "?" if "blind" in factor.roles else str(factor.size)
 
 
 def _by_glob(layouts: Mapping[str, str], every: Mapping[str, str]) -> dict[str, str]:

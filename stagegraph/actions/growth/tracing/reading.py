@@ -77,7 +77,9 @@ class _Reader:
         ]
         used = {(mark.key, mark.dim) for mark in book.marks}
         learned = [refs for refs in learned if refs and refs[0].origins[0] in used]
+        before = book.axes.conflicts
         self.settled: Settled = settle(book, learned)
+        self.conflicts = book.axes.conflicts - before
         self.marks: dict[tuple[int, int], list[Mark]] = {}
         for mark in book.marks:
             self.marks.setdefault((mark.key, mark.dim), []).append(mark)
@@ -126,7 +128,7 @@ class _Reader:
                 roles = self._roles(key, dim)
                 for factor, unit in enumerate(self._flat(self.settled.units(refs))):
                     found = roles.get(unit.root)
-                    if unit.what != "axis" or not found:
+                    if unit.what != "axis" or not found or found == {"blind"}:
                         continue
                     space = spaces.setdefault(unit.root, _Space(unit.size))
                     space.learned |= isinstance(self.own[key], nn.Parameter)
@@ -147,9 +149,7 @@ class _Reader:
         units = self.settled.units(self.dims[key][dim])
         return TracedAxis(tuple(self._factor(unit, roles, ids) for unit in units))
 
-    def _factor(
-        self, unit: Unit, roles: dict[int, set[str]], ids: dict[int, str]
-    ) -> TracedFactor:
+    def _factor(self, unit: Unit, roles: dict[int, set[str]], ids: dict[int, str]) -> TracedFactor:
         found = set(roles.get(unit.root, ()))
         if unit.what in ("data", "fixed"):
             found.add(unit.what)
@@ -158,7 +158,8 @@ class _Reader:
         )
         if unit.what == "sum":
             found = {role for part in parts for factor in part.factors for role in factor.roles}
-        space = ids.get(unit.root) if unit.what == "axis" and found else None
+        known = unit.what == "axis" and found - {"blind"}
+        space = ids.get(unit.root) if known else None
         return TracedFactor(unit.size, space, frozenset(found or {"free"}), parts)
 
     # Spaces
@@ -185,17 +186,17 @@ class _Reader:
                 )
             ),
             adds=sum(root in self._over(refs) for refs in book.adds),
-            hints=frozenset(flags & _HINTS),
+            hints=frozenset(flags | self._flags_above(root)) & _HINTS,
             is_input="input" in flags,
-            is_output=any(
-                root in self._over(refs) for dims in book.outputs for refs in dims
-            ),
+            is_output=any(root in self._over(refs) for dims in book.outputs for refs in dims),
         )
 
+    def _flags_above(self, root: int) -> set[str]:
+        owners = self.settled.above(root)
+        return {flag for owner in owners for flag in self.axes.nodes[owner].flags}
+
     def _norm(self, norm: Norm) -> TracedNorm:
-        gain, bias = (
-            None if key is None else self.names[key][0] for key in (norm.gain, norm.bias)
-        )
+        gain, bias = (None if key is None else self.names[key][0] for key in (norm.gain, norm.bias))
         return TracedNorm(norm.op, norm.module, norm.kind, gain, bias, norm.eps, norm.groups)
 
     # The rest
@@ -215,9 +216,9 @@ class _Reader:
 
     def _blind(self, spaces: set[int]) -> tuple[tuple[str, str], ...]:
         blind = dict(self.book.blind)
+        if self.conflicts:
+            blind["overlapping slices", ""] = None
         for refs, op, module in self.book.unless_data:
             if self._over(refs) & spaces:
                 blind[op, module] = None
         return tuple(blind)
-
-

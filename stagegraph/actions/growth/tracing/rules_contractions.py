@@ -106,6 +106,22 @@ def _added(call: Call, extra: Tensor) -> bool:
     return True
 
 
+def _grouped_product(call: Call) -> bool:
+    """One matrix for each expert, whose rows are sorted by expert."""
+    if call["self"].dim() != 2 or call["mat2"].dim() != 3:
+        return False
+    weight = call.seen(call["mat2"])
+    if weight.sort == "weight":
+        call.mark(weight.dims[:1], "elem")
+    x = call.seen(call["self"])
+    dims = _contract(call, x, Seen(weight.dims[1:], weight.sort), "ik,kj->ij")
+    if dims is None:
+        return False
+    call.give(dims)
+    offsets = call.args.get("offs")
+    return offsets is None or call.axes.unify(weight.dims[0], call.seen(offsets).dims[0])
+
+
 def _linear(call: Call) -> bool:
     weight, x = call["weight"], call.seen(call["input"])
     batch = "abcdefgh"[: len(x.dims) - 1]
@@ -205,6 +221,7 @@ def _masked(call: Call, scores: Seen, mask: Tensor) -> bool:
 CONTRACTIONS: dict[str, Callable[[Call], bool]] = {
     **dict.fromkeys(_SPECS, _product),
     "linear": _linear,
+    "_grouped_mm": _grouped_product,
     **dict.fromkeys(("convolution", "_convolution", "mkldnn_convolution"), _convolution),
 }
 """Operators by name; those of attention are known by how their name begins."""

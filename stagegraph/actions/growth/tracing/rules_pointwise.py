@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stagegraph.actions.growth.tracing.axes import Dims, Ref, Refs, plain
-from stagegraph.actions.growth.tracing.book import Call, Norm, Seen, Tag
+from stagegraph.actions.growth.tracing.book import Call, Norm, Seen, Tag, operator_name
 
 __all__ = ["CASTS", "align", "is_pointwise", "merged", "pointwise"]
 
@@ -21,14 +21,12 @@ _MORE = CASTS | {
     *("uniform", "rrelu_with_noise", "_prelu_kernel", "log_sigmoid_forward", "threshold"),
     *("_fused_dropout", "exponential", "random", "rrelu_with_noise_functional"),
 }
-_LIKE = frozenset(
-    {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"}
-)
+_LIKE = frozenset({"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"})
 
 
 def is_pointwise(func: torch._ops.OpOverload) -> bool:
     """Whether an operator works on each element by itself."""
-    name = func._schema.name.partition("::")[2]
+    name = operator_name(func)
     return torch.Tag.pointwise in func.tags or name in _MORE or name.rstrip("_") in _MORE
 
 
@@ -71,6 +69,8 @@ def pointwise(call: Call) -> bool:
     tensors = [tensor for tensor in call.tensors() if tensor.dim()]
     operands = [call.seen(tensor) for tensor in tensors]
     sort = call.sort()
+    tag = _tag(call, tensors)  # before an operator in place overwrites what is known
+    _count_add(call, tensors)
     for out in call.outs():
         if out.dim() and not operands:
             call.give(call.fresh(out), out)
@@ -90,10 +90,9 @@ def pointwise(call: Call) -> bool:
         seen = call.seen(out)
         if call.name in _LIKE:
             seen.sort = "constant"
-        if call.name in CASTS:
-            seen.raw = operands[0].raw if operands else False
-        seen.tag = _tag(call, tensors)
-    _count_add(call, tensors)
+        if call.name in CASTS and operands:
+            seen.raw = operands[0].raw
+        seen.tag = tag
     return True
 
 
@@ -156,7 +155,9 @@ def _tag_of_one(call: Call, tensors: list[Tensor], tag: Tag | None) -> Tag | Non
 def _normed(call: Call, tag: Tag, over: Tensor) -> Tag | None:
     """A tensor times the inverse root of its own second moment: a norm."""
     roots = set(call.axes.roots(tag.over))
-    if not roots or not roots <= {r for refs in call.seen(over).dims for r in call.axes.roots(refs)}:
+    if not roots or not roots <= {
+        r for refs in call.seen(over).dims for r in call.axes.roots(refs)
+    }:
         return None
     inner = call.seen(over).tag
     centered = tag.centered or (inner is not None and inner.what == "centered")

@@ -78,7 +78,10 @@ def _repeat(call: Call) -> bool:
 def _select(call: Call) -> bool:
     seen = call.seen(call["self"])
     dim = call.dim()
-    call.axes.flag(seen.dims[dim], "counted")
+    if seen.dims[dim]:
+        index = int(call["index"]) % call["self"].shape[dim]
+        call.axes.cut(seen.dims[dim], index, index + 1)
+        call.book.slices.append((seen.dims[dim], call.module))
     call.give((*seen.dims[:dim], *seen.dims[dim + 1 :]), like=seen)
     return True
 

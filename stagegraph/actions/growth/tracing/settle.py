@@ -44,7 +44,8 @@ class Settled:
     def _units(self, root: int) -> Iterator[Unit]:
         node = self.book.axes.nodes[root]
         if root not in self.apart:
-            what = "data" if root in self.data else "fixed" if "counted" in node.flags else "axis"
+            counted = self.book.axes.is_counted(root)
+            what = "data" if root in self.data else "fixed" if counted else "axis"
             yield Unit(root, node.size, what)
             return
         tiles = [self.units(tile) for tile in self._tiles(root)]

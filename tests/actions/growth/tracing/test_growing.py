@@ -1,4 +1,4 @@
-"""What a trace has found is all that must grow: the grown model runs, and hidden growth is exact."""
+"""All that must grow has been found: the grown model runs, and hidden growth is exact."""
 
 import copy
 

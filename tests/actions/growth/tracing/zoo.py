@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ def proposed(model, probe):
 
 def mlp(*sizes):
     layers = []
-    for left, right in zip(sizes, sizes[1:], strict=False):
+    for left, right in pairwise(sizes):
         layers += [nn.Linear(left, right), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -143,9 +144,7 @@ class ViT(nn.Module):
             "fused": lambda: Attention(d, heads, fused=True),
             "eager": lambda: Attention(d, heads, fused=False),
         }
-        self.blocks = nn.ModuleList(
-            ViTBlock(kinds[attention](), d, hidden) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(ViTBlock(kinds[attention](), d, hidden) for _ in range(depth))
         self.norm = nn.LayerNorm(d)
         self.head = nn.Linear(d, 5)
 
