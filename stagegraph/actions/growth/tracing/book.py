@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from stagegraph.actions.growth.traced import NormKind
 from stagegraph.actions.growth.tracing.axes import Axes, Dims, Refs
 
-__all__ = ["Book", "Call", "Mark", "Norm", "Seen", "Sort", "Tag", "operator_name", "schema"]
+__all__ = ["Book", "Call", "Mark", "Norm", "Seen", "Sort", "Source", "Tag", "operator_name", "schema"]
 
 Sort = Literal["weight", "constant", "activation"]
 """Computed from parameters and buffers alone, from nothing at all, or from the data."""
@@ -60,20 +60,32 @@ class Tag:
 
 
 @dataclass(slots=True)
+class Source:
+    """What a tensor and all views of it were computed from: a write into one counts for all."""
+
+    sort: Sort = "activation"
+
+
+@dataclass(slots=True)
 class Seen:
     """A tensor's axes.
 
     Attributes:
         dims: One product of refs for each dimension.
-        sort: What it was computed from.
+        source: What it was computed from.
         raw: Whether its values are the model's input as it was given.
         tag: What it is on the way to.
     """
 
     dims: Dims
-    sort: Sort = "activation"
+    source: Source = field(default_factory=Source)
     raw: bool = False
     tag: Tag | None = None
+
+    @property
+    def sort(self) -> Sort:
+        """What it was computed from."""
+        return self.source.sort
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +193,8 @@ class Call:
         """A tensor's axes; one that nobody has entered is a constant with axes of its own."""
         found = self.book.look(tensor)
         if found is None:
-            found = Seen(tuple(self.axes.fresh(size) for size in tensor.shape), "constant")
+            dims = tuple(self.axes.fresh(size) for size in tensor.shape)
+            found = Seen(dims, Source("constant"))
             self.book.enter(tensor, found)
         return found
 
@@ -214,9 +227,9 @@ class Call:
         ):
             raise ValueError(f"the tracer's rule for {self.op} gave axes of another shape")
         if like is None:
-            self.book.enter(tensor, Seen(dims, self.sort()))
+            self.book.enter(tensor, Seen(dims, Source(self.sort())))
         else:
-            self.book.enter(tensor, Seen(dims, like.sort, like.raw, like.tag))
+            self.book.enter(tensor, Seen(dims, like.source, like.raw, like.tag))
 
     def mark(self, refs: Iterable[Refs], role: str) -> None:
         """Note the role of the parameter axes among some dimensions."""

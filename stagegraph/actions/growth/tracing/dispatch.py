@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stagegraph.actions.growth.tracing.axes import Ref
-from stagegraph.actions.growth.tracing.book import Book, Call, Seen, schema
+from stagegraph.actions.growth.tracing.book import Book, Call, Seen, Source, schema
 from stagegraph.actions.growth.tracing.rules_contractions import CONTRACTIONS, attention
 from stagegraph.actions.growth.tracing.rules_lookups import LOOKUPS
-from stagegraph.actions.growth.tracing.rules_pointwise import is_pointwise, pointwise
+from stagegraph.actions.growth.tracing.rules_pointwise import is_pointwise, pointwise, weight_norm
 from stagegraph.actions.growth.tracing.rules_reductions import REDUCTIONS
 from stagegraph.actions.growth.tracing.rules_views import VIEWS
 from stagegraph.actions.probes import Probe, run_probe
@@ -27,6 +27,7 @@ Names = dict[int, list[str]]
 """The names of each parameter and buffer, by its key (its first place in the model's order)."""
 
 _RULES: dict[str, Callable[[Call], bool]] = {**VIEWS, **CONTRACTIONS, **REDUCTIONS, **LOOKUPS}
+_RULES["_weight_norm_interface"] = weight_norm
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -50,21 +51,29 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in call.tensors():
             if self.book.look(tensor) is None:
                 self.stranger(tensor)
+        changed = [(target, call.seen(target)) for target in _targets(call)]
         _apply(call)
-        for argument in schema(func).arguments:
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                _written(call, call.args[argument.name])
+        for target, old in changed:
+            _written(call, target, old)
         return out
 
 
-def _written(call: Call, target: Any) -> None:
-    """A tensor that was changed in place is the result."""
+def _targets(call: Call) -> list[Tensor]:
+    """The arguments that an operator changes in place."""
+    arguments = schema(call.func).arguments
+    changed = [one.name for one in arguments if one.alias_info and one.alias_info.is_write]
+    return [call.args[name] for name in changed if isinstance(call.args[name], Tensor)]
+
+
+def _written(call: Call, target: Tensor, old: Seen) -> None:
+    """A tensor that was changed in place is the result, and so is what it is a view of."""
     outs = call.outs()
-    if isinstance(target, Tensor) and outs and outs[0].shape == target.shape:
-        seen = call.seen(outs[0])
-        old = call.book.look(target)
-        if old is None or old.sort != "weight":
-            call.book.enter(target, seen)
+    if old.sort == "weight" or not outs or outs[0].shape != target.shape:
+        return
+    new = call.seen(outs[0])
+    if new.sort == "activation":
+        old.source.sort = "activation"
+    call.book.enter(target, Seen(new.dims, old.source, new.raw, new.tag))
 
 
 def _rule(call: Call) -> Callable[[Call], bool] | None:
@@ -198,7 +207,7 @@ class _Strangers:
     def _enter(self, tensor: Tensor, *, is_input: bool) -> None:
         flags = ("input",) if is_input else ()
         dims = tuple(self._book.axes.fresh(size, *flags) for size in tensor.shape)
-        self._book.enter(tensor, Seen(dims, "activation" if is_input else "constant", is_input))
+        self._book.enter(tensor, Seen(dims, Source("activation" if is_input else "constant"), is_input))
 
 
 def _floating(output: Any) -> list[Tensor]:
@@ -220,7 +229,7 @@ def observe(model: nn.Module, probe: Probe) -> tuple[Book, Names, dict[int, Tens
             () if size == 1 else (Ref(book.axes.leaf(size), ((key, dim),)),)
             for dim, size in enumerate(tensor.shape)
         )
-        book.enter(tensor, Seen(dims, "weight"))
+        book.enter(tensor, Seen(dims, Source("weight")))
     strangers = _Strangers(book, model, own, probe)
     watch = _Watch(book, strangers)
     outputs: list[Tensor] = []

@@ -26,6 +26,8 @@ from stagegraph.actions.probes import Probe
 __all__ = ["trace"]
 
 _HINTS = frozenset({"heads", "head_dim", "value_dim", "channels", "lookup", "positions"})
+_ALONGSIDE = frozenset({"elem"})
+"""The role of what only met other parameters, or was written into a constant: unit beside unit."""
 
 
 @dataclass(slots=True)
@@ -34,7 +36,6 @@ class _Space:
 
     size: int
     members: list[TracedMember] = field(default_factory=list)
-    learned: bool = False
 
 
 def trace(model: nn.Module, probe: Probe) -> Traced:
@@ -122,21 +123,25 @@ class _Reader:
                 yield unit
 
     def _gather(self) -> dict[int, _Space]:
-        spaces: dict[int, _Space] = {}
-        for key, dims in self.dims.items():
-            for dim, refs in enumerate(dims):
-                roles = self._roles(key, dim)
-                for factor, unit in enumerate(self._flat(self.settled.units(refs))):
-                    found = roles.get(unit.root)
-                    if unit.what != "axis" or not found or found == {"blind"}:
-                        continue
-                    space = spaces.setdefault(unit.root, _Space(unit.size))
-                    space.learned |= isinstance(self.own[key], nn.Parameter)
-                    space.members += [
-                        TracedMember(name, dim, factor, frozenset(found))
-                        for name in self.names[key]
-                    ]
-        return {root: space for root, space in spaces.items() if space.learned}
+        found = [
+            (key, dim, factor, unit, self._roles(key, dim).get(unit.root, set()) - {"blind"})
+            for key, dims in self.dims.items()
+            for dim, refs in enumerate(dims)
+            for factor, unit in enumerate(self._flat(self.settled.units(refs)))
+            if unit.what == "axis"
+        ]
+        spaces = {
+            unit.root: _Space(unit.size)
+            for key, _, _, unit, roles in found
+            if roles and isinstance(self.own[key], nn.Parameter)
+        }
+        for key, dim, factor, unit, roles in found:
+            if unit.root in spaces:
+                spaces[unit.root].members += [
+                    TracedMember(name, dim, factor, frozenset(roles or _ALONGSIDE))
+                    for name in self.names[key]
+                ]
+        return spaces
 
     def _id(self, space: _Space) -> str:
         first = space.members[0]
@@ -158,8 +163,9 @@ class _Reader:
         )
         if unit.what == "sum":
             found = {role for part in parts for factor in part.factors for role in factor.roles}
-        known = unit.what == "axis" and found - {"blind"}
-        space = ids.get(unit.root) if known else None
+        space = ids.get(unit.root) if unit.what == "axis" else None
+        if space is not None and not found - {"blind"}:
+            found |= _ALONGSIDE
         return TracedFactor(unit.size, space, frozenset(found or {"free"}), parts)
 
     # Spaces

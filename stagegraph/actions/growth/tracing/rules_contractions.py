@@ -114,7 +114,7 @@ def _grouped_product(call: Call) -> bool:
     if weight.sort == "weight":
         call.mark(weight.dims[:1], "elem")
     x = call.seen(call["self"])
-    dims = _contract(call, x, Seen(weight.dims[1:], weight.sort), "ik,kj->ij")
+    dims = _contract(call, x, Seen(weight.dims[1:], weight.source), "ik,kj->ij")
     if dims is None:
         return False
     call.give(dims)

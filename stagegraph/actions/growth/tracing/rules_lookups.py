@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from stagegraph.actions.growth.tracing.axes import Refs, plain
-from stagegraph.actions.growth.tracing.book import Call, Seen
+from stagegraph.actions.growth.tracing.book import Call, Seen, Source
 from stagegraph.actions.growth.tracing.rules_pointwise import align
 
 __all__ = ["LOOKUPS"]
@@ -27,7 +27,7 @@ def _embedding(call: Call) -> bool:
     weight, indices = call.seen(call["weight"]), call.seen(call["indices"])
     _looked_up(call, weight, weight.dims[0], weight.dims[1:], indices)
     call.give((*(plain(refs) for refs in indices.dims), plain(weight.dims[1])))
-    call.seen(call.outs()[0]).sort = "activation"
+    call.seen(call.outs()[0]).source = Source("activation")
     return True
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from stagegraph.actions.growth.tracing.axes import Dims, Ref, Refs, plain
-from stagegraph.actions.growth.tracing.book import Call, Norm, Seen, Tag, operator_name
+from stagegraph.actions.growth.tracing.book import Call, Norm, Seen, Source, Tag, operator_name
 
-__all__ = ["CASTS", "align", "is_pointwise", "merged", "pointwise"]
+__all__ = ["CASTS", "align", "is_pointwise", "merged", "pointwise", "weight_norm"]
 
 CASTS = frozenset({"_to_copy", "clone", "detach", "alias", "lift_fresh", "lift", "contiguous"})
 """They change no value, or its precision only."""
@@ -89,10 +89,22 @@ def pointwise(call: Call) -> bool:
         call.give(dims, out)
         seen = call.seen(out)
         if call.name in _LIKE:
-            seen.sort = "constant"
+            seen.source = Source("constant")
         if call.name in CASTS and operands:
             seen.raw = operands[0].raw
         seen.tag = tag
+    return True
+
+
+def weight_norm(call: Call) -> bool:
+    """A direction and a length for each unit, which together are a weight."""
+    v, g, out = call.seen(call["v"]), call.seen(call["g"]), call.outs()[0]
+    dims = align(call, [v, g], tuple(out.shape))
+    if dims is None:
+        return False
+    call.give(dims, out)
+    for other in call.outs()[1:]:
+        call.give(call.fresh(other), other)
     return True
 
 

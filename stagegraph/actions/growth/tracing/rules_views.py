@@ -190,7 +190,8 @@ def _stack(call: Call) -> bool:
     dims = align(call, parts, sizes)
     if dims is None:
         return False
-    dims = tuple(plain(refs) for refs in dims)
+    if call.sort() != "weight":
+        dims = tuple(plain(refs) for refs in dims)
     call.give((*dims[:dim], call.axes.fresh(len(parts), "counted"), *dims[dim:]))
     return True
 
@@ -212,8 +213,10 @@ def _pad(call: Call) -> bool:
         pieces = [(n, call.axes.fresh(n)) for n in (before,) if n]
         pieces.append((size, dims[dim]))
         pieces += [(n, call.axes.fresh(n)) for n in (after,) if n]
-        dims[dim] = call.axes.cat([part for _, part in pieces], [n for n, _ in pieces])
-    call.give(plain(refs) for refs in dims)
+        origins = tuple(dict.fromkeys(o for ref in dims[dim] for o in ref.origins))
+        whole = call.axes.cat([plain(part) for _, part in pieces], [n for n, _ in pieces])
+        dims[dim] = tuple(Ref(ref.node, origins) for ref in whole)
+    call.give(dims)
     return True
 
 

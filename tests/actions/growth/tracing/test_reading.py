@@ -299,3 +299,69 @@ def test_einsum_is_followed():
     layouts = zoo.proposed(Einsum(), X)
     assert layouts["wq"] == "heads stream head_dim"
     assert layouts["wo"] == "heads head_dim stream"
+
+
+def test_a_parameter_written_into_an_empty_tensor_is_not_missed():
+    class Written(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cls = nn.Parameter(torch.ones(6))
+            self.inp, self.out = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            whole = torch.zeros(len(x), x.shape[1] + 1, 6)
+            whole[:, 0] = self.cls
+            whole[:, 1:] = self.inp(x)
+            return self.out(whole)
+
+    traced = trace(Written(), X)
+    assert [(m.name, m.roles) for m in traced.spaces["cls:0"].members] == [
+        ("cls", {"elem"}),
+        ("inp.weight", {"out"}),
+        ("inp.bias", {"elem"}),
+        ("out.weight", {"in"}),
+    ]
+    assert traced.blind == ()
+
+
+def test_weights_that_are_stacked_or_concatenated_before_use_keep_their_roles():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inp, self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(6, 2)
+            self.c, self.d = nn.Linear(7, 3), nn.Linear(7, 3)
+
+        def forward(self, x):
+            x = F.linear(self.inp(x), torch.cat([self.a.weight, self.b.weight]))
+            return x @ torch.stack([self.c.weight, self.d.weight]).mT[:, None]
+
+    assert zoo.proposed(Packed(), X) == {
+        "inp.weight": "inp inputs",
+        "inp.bias": "inp",
+        "a.weight": "a inp",
+        "b.weight": "b inp",
+        "a.bias": "_",
+        "b.bias": "_",
+        "c.weight": "outputs (a + b)",
+        "d.weight": "outputs (a + b)",
+        "c.bias": "_",
+        "d.bias": "_",
+    }
+    traced = trace(Packed(), X)
+    assert roles(traced, "b.weight") == [[{"out"}], [{"in"}]]
+    assert [f.roles for part in traced.axes["c.weight"][1].parts for f in part.factors] == [
+        {"in"},
+        {"in"},
+    ]
+
+
+def test_weight_norm_splits_a_weight_in_two_that_stay_together():
+    model = zoo.mlp(4, 6, 3)
+    nn.utils.parametrizations.weight_norm(model[0])
+    traced = trace(model, torch.ones(2, 4))
+    assert traced.blind == ()
+    weights = [m for m in traced.spaces["0.bias:0"].members if "parametrizations" in m.name]
+    assert [(m.name.rpartition(".")[2], m.dim, m.roles) for m in weights] == [
+        ("original0", 0, {"out"}),
+        ("original1", 0, {"out"}),
+    ]
