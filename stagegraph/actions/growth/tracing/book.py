@@ -13,7 +13,18 @@ from torch.utils.weak import WeakIdKeyDictionary
 from stagegraph.actions.growth.traced import NormKind
 from stagegraph.actions.growth.tracing.axes import Axes, Dims, Refs
 
-__all__ = ["Book", "Call", "Mark", "Norm", "Seen", "Sort", "Source", "Tag", "operator_name", "schema"]
+__all__ = [
+    "Book",
+    "Call",
+    "Mark",
+    "Norm",
+    "Seen",
+    "Sort",
+    "Source",
+    "Tag",
+    "operator_name",
+    "schema",
+]
 
 Sort = Literal["weight", "constant", "activation"]
 """Computed from parameters and buffers alone, from nothing at all, or from the data."""

@@ -30,6 +30,10 @@ _RULES: dict[str, Callable[[Call], bool]] = {**VIEWS, **CONTRACTIONS, **REDUCTIO
 _RULES["_weight_norm_interface"] = weight_norm
 
 
+_FACTORIES = frozenset({"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"})
+"""They take only the type of their argument."""
+
+
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operator with its real tensors."""
 
@@ -91,9 +95,12 @@ def _apply(call: Call) -> None:
     if not outs:
         return
     tensors = call.tensors()
-    if not any(tensor.dim() for tensor in tensors) or not any(out.numel() for out in outs):
+    alone = not any(tensor.dim() for tensor in tensors) or not any(out.numel() for out in outs)
+    if alone or call.name in _FACTORIES:
         for out in outs:  # a factory, a function of single numbers, or nothing at all
-            call.give(call.fresh(out), out)
+            call.give(
+                call.fresh(out), out, like=Seen((), Source("constant")) if not alone else None
+            )
         return
     rule = _rule(call)
     if rule is not None and _follow(rule, call):
@@ -207,7 +214,9 @@ class _Strangers:
     def _enter(self, tensor: Tensor, *, is_input: bool) -> None:
         flags = ("input",) if is_input else ()
         dims = tuple(self._book.axes.fresh(size, *flags) for size in tensor.shape)
-        self._book.enter(tensor, Seen(dims, Source("activation" if is_input else "constant"), is_input))
+        self._book.enter(
+            tensor, Seen(dims, Source("activation" if is_input else "constant"), is_input)
+        )
 
 
 def _floating(output: Any) -> list[Tensor]:

@@ -163,17 +163,12 @@ def _products(axis: TracedAxis) -> Iterable[TracedAxis]:
 
 
 def _is_mlp(traced: Traced, space: TracedSpace, stream: str) -> bool:
-    """Every weight that writes it reads the stream, every one that reads it writes the stream."""
-    ends = [
-        any(
-            ("in" if wrote else "out") in member.roles
-            for member in traced.spaces[stream].members
-            if member.name == name
-        )
-        for names, wrote in ((_written(space), True), (_read(space), False))
-        for name in names
-    ]
-    return bool(_written(space) and _read(space)) and all(ends)
+    """Every weight that writes it reads the stream, and one that reads it writes the stream."""
+    members = traced.spaces[stream].members
+    readers = {member.name for member in members if "in" in member.roles}
+    writers = {member.name for member in members if "out" in member.roles}
+    written = set(_written(space))
+    return bool(written) and written <= readers and bool(writers & set(_read(space)))
 
 
 def _from_module(space: TracedSpace, *, whole: bool) -> str:
@@ -181,6 +176,8 @@ def _from_module(space: TracedSpace, *, whole: bool) -> str:
     written = _written(space) or [space.members[0].name]
     first = next((name for name in written if name.endswith("weight")), written[0])
     path = [part for part in first.split(".")[:-1] if not part.isdigit()]
+    if any(part.startswith("lora_") for part in path):
+        return "rank"
     path = path or [part for part in first.split(".") if part not in ("weight", "bias")]
     path = [part for part in path if not part.isdigit()] or ["hidden"]
     name = re.sub(r"\W", "_", "_".join(path[-2:]) if whole else path[-1])

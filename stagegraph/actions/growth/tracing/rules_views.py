@@ -138,7 +138,7 @@ def _split(call: Call) -> bool:
         return False
     if len(outs) > 1:
         call.book.slices.append((seen.dims[dim], call.module))
-        if call.name in ("split", "chunk") and len(set(sizes)) == 1:
+        if call.name != "split_with_sizes" and len(set(sizes)) == 1:
             call.axes.chunk(seen.dims[dim], len(outs))
     start = 0
     for out in outs:
@@ -260,7 +260,7 @@ VIEWS: dict[str, Callable[[Call], bool]] = {
     "select": _select,
     "unbind": _unbind,
     "slice": _slice,
-    **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"), _split),
     "cat": _cat,
     "stack": _stack,
     **dict.fromkeys(

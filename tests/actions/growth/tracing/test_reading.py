@@ -365,3 +365,25 @@ def test_weight_norm_splits_a_weight_in_two_that_stay_together():
         ("original0", 0, {"out"}),
         ("original1", 0, {"out"}),
     ]
+
+
+def test_a_recurrent_cell_has_its_gates_over_its_state():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.out = nn.GRUCell(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            state = x.new_zeros(len(x), 6)
+            for step in range(x.shape[1]):
+                state = self.cell(x[:, step], state)
+            return self.out(state)
+
+    assert zoo.proposed(Recurrent(), X) == {
+        "cell.weight_ih": "(3 cell) inputs",
+        "cell.weight_hh": "(3 cell) cell",
+        "cell.bias_ih": "(3 cell)",
+        "cell.bias_hh": "(3 cell)",
+        "out.weight": "outputs cell",
+        "out.bias": "outputs",
+    }

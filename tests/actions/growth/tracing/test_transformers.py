@@ -148,3 +148,52 @@ def test_positions_looked_up_are_a_table_of_their_own():
     positions = traced.spaces["transformer.wpe.weight:0"]
     assert positions.hints == {"positions"} and positions.size == 16
     assert [member.roles for member in positions.members] == [{"index"}]
+
+
+@KERNELS
+@pytest.mark.parametrize("factor", [0, 1])
+def test_llama_runs_with_a_key_head_or_a_query_of_each_more_where_the_trace_says(kernel, factor):
+    torch.manual_seed(0)
+    model = llama(kernel).eval()
+    traced = trace(model, IDS)
+    query = traced.axes["model.layers.1.self_attn.q_proj.weight"][0]
+    space = query.factors[factor].space
+
+    def fix(model):
+        model.model.layers[1].self_attn.num_key_value_groups = 2 + factor
+
+    larger = zoo.grown(model, traced, {space: 1}, fix)
+    assert larger.model.layers[1].self_attn.q_proj.weight.shape == (6 * (6, 6)[factor], 24)
+    assert larger.model.layers[1].self_attn.k_proj.weight.shape == (6 * (3, 2)[factor], 24)
+    torch.testing.assert_close(larger(IDS).logits, model(IDS).logits)
+
+
+def test_llama_runs_with_a_hidden_unit_more_where_the_trace_says():
+    torch.manual_seed(0)
+    model = llama().eval()
+    traced = trace(model, IDS)
+    space = traced.axes["model.layers.0.mlp.down_proj.weight"][1].factors[0].space
+    larger = zoo.grown(model, traced, {space: 1})
+    assert larger.model.layers[0].mlp.up_proj.weight.shape == (41, 24)
+    torch.testing.assert_close(larger(IDS).logits, model(IDS).logits)
+
+
+@KERNELS
+def test_padding_labels_and_a_batch_of_one_change_nothing(kernel):
+    mask = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
+    expected = {**LLAMA, "lm_head.weight": "outputs stream"}
+    probe = {"input_ids": IDS, "attention_mask": mask, "labels": IDS}
+    assert zoo.proposed(llama(kernel), probe) == expected
+    assert zoo.proposed(llama(kernel), IDS[:1]) == expected
+
+
+def test_adapters_of_low_rank_share_the_spaces_of_what_they_adapt():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=3, target_modules=["q_proj", "down_proj"])
+    layouts = zoo.proposed(peft.get_peft_model(llama(), config), IDS)
+    prefix = "base_model.model.model.layers.*"
+    assert layouts[f"{prefix}.self_attn.q_proj.lora_A.default.weight"] == "rank stream"
+    query = "(kv_heads group head_dim)"
+    assert layouts[f"{prefix}.self_attn.q_proj.lora_B.default.weight"] == f"{query} rank"
+    assert layouts[f"{prefix}.mlp.down_proj.lora_A.default.weight"] == "rank2 mlp"
+    assert layouts[f"{prefix}.mlp.down_proj.base_layer.weight"] == "stream mlp"
