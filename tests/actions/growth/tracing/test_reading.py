@@ -380,10 +380,10 @@ def test_a_recurrent_cell_has_its_gates_over_its_state():
             return self.out(state)
 
     assert zoo.proposed(Recurrent(), X) == {
-        "cell.weight_ih": "(3 cell) inputs",
-        "cell.weight_hh": "(3 cell) cell",
-        "cell.bias_ih": "(3 cell)",
-        "cell.bias_hh": "(3 cell)",
-        "out.weight": "outputs cell",
+        "cell.weight_ih": "(3 stream) inputs",
+        "cell.weight_hh": "(3 stream) stream",
+        "cell.bias_ih": "(3 stream)",
+        "cell.bias_hh": "(3 stream)",
+        "out.weight": "outputs stream",
         "out.bias": "outputs",
     }

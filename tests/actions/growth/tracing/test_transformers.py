@@ -187,6 +187,7 @@ def test_padding_labels_and_a_batch_of_one_change_nothing(kernel):
     assert zoo.proposed(llama(kernel), IDS[:1]) == expected
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_adapters_of_low_rank_share_the_spaces_of_what_they_adapt():
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=3, target_modules=["q_proj", "down_proj"])
