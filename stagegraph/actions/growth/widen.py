@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stagegraph.actions.growth.attributes import Attribute, named_owners
 from stagegraph.actions.growth.bindings import Bounds, BoundTensor, as_size, bind
+from stagegraph.actions.growth.crosscheck import cross_check
 from stagegraph.actions.growth.families import Family, normalised, space_map
 from stagegraph.actions.growth.feeding import feeding_norm
 from stagegraph.actions.growth.filling import Content, Fill
@@ -88,6 +89,7 @@ def resizing(site: Site, bounds: Bounds, widening: Widening) -> ResizePlan:
     Raises:
         UnsupportedError: The function could not be kept; the message names what stands against it.
     """
+    seen = cross_check(site, bounds, widening.sizes)
     uses = list(_norms(site.model, bounds, widening))
     maps: dict[str, SpaceMap] = {}
     shares: dict[str, float] = {}
@@ -114,6 +116,7 @@ def resizing(site: Site, bounds: Bounds, widening: Widening) -> ResizePlan:
             "norms": compensated,
             "tied": tied,
             "symmetry": _symmetry(widening),
+            **seen,
         },
     )
 

@@ -252,10 +252,9 @@ def test_one_seed_gives_one_growth_and_leaves_the_global_numbers_alone():
 # What cannot be
 
 
-def without(spaces, *patterns):
-    return Spaces(
-        tensors={k: v for k, v in spaces.tensors.items() if k not in patterns}, sizes=spaces.sizes
-    )
+def without(spaces, *patterns, trace=True):
+    tensors = {k: v for k, v in spaces.tensors.items() if k not in patterns}
+    return Spaces(tensors=tensors, sizes=spaces.sizes, trace=trace)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +283,25 @@ def without(spaces, *patterns):
             "mlp",
             without(MLP, "two.weight"),
             {"space": "first", "add": 1},
+            r"axis 1 of 'two.weight' is tied to the space 'first' and is not declared: name it",
+        ),
+        (
+            "mlp",
+            without(MLP, "two.weight", trace=False),
+            {"space": "first", "add": 1},
             r"the grown model would not run: in two: RuntimeError: mat1 and mat2 .*name its axis",
+        ),
+        (
+            "gpt",
+            without(GPT, "pos"),
+            {"space": "stream", "factor": 2},
+            r"axis 1 of 'pos' is tied to the space 'stream' and is not declared",
+        ),
+        (
+            "mlp",
+            Spaces(tensors={**MLP.tensors, "two.weight": "second first:out"}),
+            {"space": "first", "add": 1},
+            r"axis 1 of 'two.weight' reads the space 'first': write 'first:in'",
         ),
         (
             "gpt",
