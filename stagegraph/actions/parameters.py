@@ -12,7 +12,14 @@ from stagegraph.actions.lineage import Lineage
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError, did_you_mean
 
-__all__ = ["Selection", "num_parameters", "select", "subtree_matches", "uncompiled"]
+__all__ = [
+    "Selection",
+    "num_parameters",
+    "select",
+    "shown_name",
+    "subtree_matches",
+    "uncompiled",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """A name as it reads without the layer that compiling a sub-module puts in."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
@@ -50,7 +57,7 @@ def subtree_matches(model: nn.Module, glob: str) -> set[str]:
     """The names of all modules and parameters that a glob takes; a module takes its subtree."""
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     names += [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    hit = {name for name in names if fnmatchcase(name, glob) or fnmatchcase(_shown(name), glob)}
+    hit = {name for name in names if fnmatchcase(name, glob) or fnmatchcase(shown_name(name), glob)}
     return hit | {name for name in names if _has_prefix_in(name, hit)}
 
 
@@ -60,8 +67,8 @@ def _has_prefix_in(name: str, prefixes: set[str]) -> bool:
 
 
 def _known_names(model: nn.Module) -> list[str]:
-    modules = [_shown(name) for name, _ in model.named_modules() if name]
-    return modules + [_shown(name) for name, _ in model.named_parameters()]
+    modules = [shown_name(name) for name, _ in model.named_modules() if name]
+    return modules + [shown_name(name) for name, _ in model.named_parameters()]
 
 
 def select(model: nn.Module, selected: Selected, *, lineage: Lineage, place: str) -> Selection:

@@ -145,7 +145,8 @@ class Moment:
             parameter.grad = grad
         with torch.no_grad():
             for tensor, content in self._contents:
-                tensor.detach().copy_(content)
+                if not torch.equal(tensor, content):  # a write would spoil a waiting backward
+                    tensor.detach().copy_(content)
         self._random.restore()
 
 
