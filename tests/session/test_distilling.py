@@ -12,7 +12,7 @@ from torch import nn
 import stagegraph as sg
 from stagegraph.actions.randomness import RandomState
 from stagegraph.actions.teachers import Teacher
-from tests.actions.models import Model, batch
+from tests.actions.models import Block, Model, batch
 from tests.session.training import Records, weights
 
 HEAD = "stagegraph: 1\nname: distilling\nbudget: {params: 50k, steps: 100}\ninitial: train\n"
@@ -166,8 +166,8 @@ def test_a_cut_run_goes_on_bit_for_bit():
         whole.tick()
         saved.append(whole.save())
     assert [m["target"] for m in whole.records.of("move")][-1] == "main:done"
-    for cut, at in enumerate(saved):
-        resumed = Taught(GROWING).load(at).go()
+    for cut in (1, 3, 4, 7, 9):  # before and at the growth, in the warm-up, at and after its end
+        resumed = Taught(GROWING).load(saved[cut]).go()
         assert resumed.losses == whole.losses[cut:], cut
         assert weights(resumed.model) == weights(whole.model), cut
 
@@ -341,6 +341,19 @@ def test_an_evaluation_before_the_loss_is_not_compared():
     with torch.no_grad():
         run.model(x * 9)
     assert run.engine.loss(task, inputs=x).item() == expected.item()
+
+
+def test_a_compiled_model_is_taught_alike():
+    def losses(*, compiled):
+        torch.manual_seed(3)
+        model = Model(norm=False, block=lambda: Block(dropout=0.0))
+        given = torch.compile(model, backend="eager") if compiled else model
+        run = Taught(alone("on: features, features: [blocks.0]", length=2), model=given)
+        run.go()
+        assert not model._forward_pre_hooks
+        return run.losses
+
+    assert losses(compiled=True) == losses(compiled=False)
 
 
 def test_a_module_that_did_not_run_is_told_of():
