@@ -170,6 +170,11 @@ class Teaching:
                 f"{self._who()}, which is run on the same batch: give engine.loss(loss, "
                 "outputs=..., inputs=...) what the model was given, as inputs="
             )
+        if loss.numel() != 1:
+            raise StageGraphError(
+                f"{self._who()}, and what that adds is one number; give engine.loss() the mean of "
+                f"the task's losses, not a tensor of shape {tuple(loss.shape)}"
+            )
         active = {
             lesson.place: (lesson, lesson.compares(teachers))
             for lesson in self._lessons

@@ -399,6 +399,13 @@ def test_inputs_and_outputs_are_asked_for():
         run.engine.loss(task, outputs={"labels": y}, inputs=x)
 
 
+def test_a_loss_per_example_is_refused():
+    run = Taught(alone()).go(until="taught")
+    x, _ = run.batch()
+    with pytest.raises(sg.StageGraphError, match=r"is one number; .* not a tensor of shape \(6,\)"):
+        run.engine.loss(torch.ones(6), outputs=run.model(x), inputs=x)
+
+
 def test_an_update_without_its_loss_is_refused_and_not_counted():
     run = Taught(alone()).go(until="taught")
     before = run.engine.progress.step
