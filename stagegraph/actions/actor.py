@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.companions import Companions
@@ -25,8 +25,10 @@ from stagegraph.actions.returning import return_to, unwind_to
 from stagegraph.actions.snapshots import Snapshot, stable_parameters, take
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.support import unsupported
+from stagegraph.actions.teachers import TEACHER, Teacher
+from stagegraph.actions.teachers import make as make_teacher
 from stagegraph.actions.undo import Moment, UndoLog
-from stagegraph.engine.ports import Boundary, Effect, Facts, Outcome
+from stagegraph.engine.ports import Boundary, Deed, Effect, Facts, Outcome
 from stagegraph.errors import (
     ActionError,
     SelectorError,
@@ -34,7 +36,7 @@ from stagegraph.errors import (
     StageGraphError,
     UnsupportedError,
 )
-from stagegraph.schema.actions import Action, GrowthAction, SnapshotAction
+from stagegraph.schema.actions import Action, GrowthAction, SnapshotAction, TeacherAction
 from stagegraph.schema.activities import Activity
 from stagegraph.schema.spaces import Spaces
 
@@ -173,7 +175,7 @@ class TorchActor:
             ActionError: An action failed; everything is as it was before.
         """
         self._standing.rates.heal()
-        log = UndoLog()
+        log, taps = UndoLog(), self._standing.teaching.taps
         try:
             evidence = self._carry_out(boundary, log)
             outcome = Outcome(evidence, self.facts())
@@ -181,7 +183,7 @@ class TorchActor:
         except BaseException:
             log.undo()
             raise
-        if _is_structural(boundary):
+        if _is_structural(boundary) or self._standing.teaching.taps is not taps:
             _forget_compiled()
         return outcome
 
@@ -198,6 +200,9 @@ class TorchActor:
             if isinstance(deed.action, SnapshotAction):
                 with _blamed_on(deed.place):
                     evidence[deed.place] = self._snapshot(deed.snapshot or deed.action.name)
+            elif isinstance(deed.action, TeacherAction):
+                with _blamed_on(deed.place):
+                    evidence[deed.place] = self._teacher(deed, deed.action.name)
         for deed in boundary.deeds:
             if isinstance(deed.action, GrowthAction):
                 alpha = boundary.alphas.get(deed.cohort or deed.place, 1.0)
@@ -207,6 +212,7 @@ class TorchActor:
             self._held = hold(standing, boundary.held, boundary.alphas)
         for name in boundary.forget:
             standing.snapshots.pop(name, None)
+            standing.teachers.pop(name, None)
         return evidence
 
     def _prepare_undo(self, boundary: Boundary, log: UndoLog) -> None:
@@ -245,6 +251,42 @@ class TorchActor:
             alphas=standing.gates.alphas(),
         )
         return {"kind": "snapshot", "snapshot": name}
+
+    def _teacher(self, deed: Deed, name: str) -> dict[str, Any]:
+        standing = self._standing
+        teacher, evidence = make_teacher(
+            standing.model,
+            name=name,
+            lineage=standing.lineage,
+            alphas=standing.gates.alphas(),
+            probe=standing.probe,
+            place=deed.place,
+        )
+        standing.teachers[deed.teacher or f"{TEACHER}{name}"] = teacher
+        return evidence
+
+    def loss(self, loss: Tensor, *, outputs: Any = None, inputs: Probe | None = None) -> Tensor:
+        """The loss with what the distillations in force add to it.
+
+        Raises:
+            StageGraphError: What they need was not given, or is not sound.
+        """
+        standing = self._standing
+        return standing.teaching.loss(
+            loss,
+            outputs=outputs,
+            inputs=inputs,
+            model=standing.model,
+            teachers=standing.teachers,
+        )
+
+    def require_loss(self) -> None:
+        """Refuse an update that was to be taught and whose loss did not come by :meth:`loss`.
+
+        Raises:
+            StageGraphError: It did not.
+        """
+        self._standing.teaching.require()
 
     def hold(self, held: Sequence[Effect], alphas: Mapping[str, float]) -> None:
         """Put activities in force without a boundary, as after a resume.
@@ -351,8 +393,10 @@ class TorchActor:
         return stable_parameters(standing.model, standing.optimizers, standing.lineage)
 
     def snapshots(self) -> dict[str, Any]:
-        """All snapshots in plain containers and tensors, to be saved with a checkpoint."""
-        return {name: snapshot.pack() for name, snapshot in self._standing.snapshots.items()}
+        """All snapshots and teachers in plain containers and tensors, for a checkpoint."""
+        standing = self._standing
+        packed = {name: snapshot.pack() for name, snapshot in standing.snapshots.items()}
+        return packed | {key: teacher.pack() for key, teacher in standing.teachers.items()}
 
     def load_snapshots(self, packed: Mapping[str, Any]) -> None:
         """The inverse of :meth:`snapshots`.
@@ -360,7 +404,16 @@ class TorchActor:
         Raises:
             SnapshotError: One of them cannot be read.
         """
-        self._standing.snapshots = {name: Snapshot.unpack(one) for name, one in packed.items()}
+        standing = self._standing
+        teachers = {
+            key: Teacher.unpack(one, model=standing.model, lineage=standing.lineage)
+            for key, one in packed.items()
+            if key.startswith(TEACHER)
+        }
+        standing.snapshots = {
+            name: Snapshot.unpack(one) for name, one in packed.items() if name not in teachers
+        }
+        standing.teachers = teachers
 
     def close(self) -> None:
         """Remove all hooks and release what is frozen; the model is the user's alone again."""

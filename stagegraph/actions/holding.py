@@ -12,7 +12,7 @@ from stagegraph.actions.parameters import Selection, select
 from stagegraph.actions.standing import Standing
 from stagegraph.engine.ports import Effect
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
-from stagegraph.schema.activities import AlphaRamp, Freeze, LrFactor, LrRamp
+from stagegraph.schema.activities import AlphaRamp, Distill, Freeze, LrFactor, LrRamp
 
 __all__ = ["Held", "hold"]
 
@@ -37,7 +37,9 @@ class Held:
             UnsupportedError: There is no such activity in force.
         """
         for place, value in values.items():
-            if place in self.ramped:
+            if place in standing.teaching.levels:
+                standing.teaching.tune(place, value)
+            elif place in self.ramped:
                 standing.gates.tune(self.ramped[place], value)
             elif place in self._places:
                 standing.rates.tune(place, value)
@@ -54,9 +56,16 @@ def hold(standing: Standing, effects: Sequence[Effect], alphas: Mapping[str, flo
         SelectorError: A selection matches nothing.
         UnsupportedError: An activity that this layer cannot hold.
     """
-    chosen = [(effect, _selection(standing, effect)) for effect in effects]
+    chosen = [
+        (effect, _selection(standing, effect))
+        for effect in effects
+        if not isinstance(effect.activity, Distill)
+    ]
     _hold_freezes(standing, chosen)
     _hold_factors(standing, chosen)
+    standing.teaching.hold(
+        effects, model=standing.model, lineage=standing.lineage, teachers=standing.teachers
+    )
     return Held(effects, _hold_alphas(standing, effects, alphas))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stagegraph.errors import UnsupportedError
 
-__all__ = ["Probe", "run_probe"]
+__all__ = ["Probe", "call", "main_tensor", "run_probe"]
 
 Probe = Tensor | Sequence[Any] | Mapping[str, Any] | Callable[[nn.Module], Any]
 """A batch (a tensor, ``model(*sequence)``, ``model(**mapping)``), or a function of the model."""
@@ -18,6 +18,17 @@ Probe = Tensor | Sequence[Any] | Mapping[str, Any] | Callable[[nn.Module], Any]
 @runtime_checkable
 class _HasLogits(Protocol):
     logits: Any
+
+
+def call(model: nn.Module, probe: Probe) -> Any:
+    """Run the model on a batch; what it puts out."""
+    if isinstance(probe, Tensor):
+        return model(probe)
+    if isinstance(probe, Mapping):
+        return model(**probe)
+    if isinstance(probe, Sequence):
+        return model(*probe)
+    return probe(model)
 
 
 def run_probe(model: nn.Module, probe: Probe) -> Tensor:
@@ -30,15 +41,8 @@ def run_probe(model: nn.Module, probe: Probe) -> Tensor:
     Raises:
         UnsupportedError: There is no floating tensor in the output.
     """
-    if isinstance(probe, Tensor):
-        output = model(probe)
-    elif isinstance(probe, Mapping):
-        output = model(**probe)
-    elif isinstance(probe, Sequence):
-        output = model(*probe)
-    else:
-        output = probe(model)
-    tensor = _main_tensor(output)
+    output = call(model, probe)
+    tensor = main_tensor(output)
     if tensor is None:
         raise UnsupportedError(
             f"the model's output on the probe is a {type(output).__name__} without a floating "
@@ -47,7 +51,8 @@ def run_probe(model: nn.Module, probe: Probe) -> Tensor:
     return tensor
 
 
-def _main_tensor(output: Any) -> Tensor | None:
+def main_tensor(output: Any) -> Tensor | None:
+    """The floating tensor that stands for an output, if there is one: its logits first."""
     if isinstance(output, Tensor):
         return output if output.is_floating_point() else None
     if isinstance(output, Mapping):
@@ -59,7 +64,7 @@ def _main_tensor(output: Any) -> Tensor | None:
     else:
         return None
     for value in values:
-        found = _main_tensor(value)
+        found = main_tensor(value)
         if found is not None:
             return found
     return None

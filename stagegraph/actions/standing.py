@@ -18,6 +18,8 @@ from stagegraph.actions.learning_rates import LearningRates
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.snapshots import Snapshot
+from stagegraph.actions.teachers import Teacher
+from stagegraph.actions.teaching import Teaching
 from stagegraph.schema.spaces import Spaces
 
 __all__ = ["Standing"]
@@ -38,6 +40,8 @@ class Standing:
         freezing: What is frozen.
         rates: The learning-rate factors.
         snapshots: Snapshots by id.
+        teachers: Teachers by id.
+        teaching: What is learnt from them now.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class Standing:
         self.freezing = Freezing()
         self.rates = LearningRates(self.optimizers)
         self.snapshots: dict[str, Snapshot] = {}
+        self.teachers: dict[str, Teacher] = {}
+        self.teaching = Teaching()
 
     @property
     def averaged(self) -> nn.Module | None:
@@ -95,11 +101,12 @@ class Standing:
 
     def remember(self) -> Callable[[], None]:
         """A way back to what is held now; the model itself is undone by reference."""
-        lineage, snapshots = self.lineage, dict(self.snapshots)
-        ways = (self.gates.remember(), self.freezing.remember(), self.rates.remember())
+        lineage, snapshots, teachers = self.lineage, dict(self.snapshots), dict(self.teachers)
+        held = (self.gates, self.freezing, self.rates, self.teaching)
+        ways = [one.remember() for one in held]
 
         def way_back() -> None:
-            self.lineage, self.snapshots = lineage, snapshots
+            self.lineage, self.snapshots, self.teachers = lineage, snapshots, teachers
             for way in ways:
                 way()
 
@@ -108,5 +115,7 @@ class Standing:
     def close(self) -> None:
         """Remove every hook and release everything."""
         self.rates.close()
+        self.teaching.close()
+        self.teachers.clear()
         self.gates.close()
         self.freezing.close()

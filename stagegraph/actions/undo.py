@@ -149,8 +149,15 @@ class Moment:
             parameter.grad = grad
         with torch.no_grad():
             for tensor, content in self._contents:
-                tensor.detach().copy_(content)
+                if not _same_bits(tensor, content):  # a write would spoil a waiting backward
+                    tensor.detach().copy_(content)
         self._random.restore()
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same bytes: NaN is NaN, and 0 is not -0."""
+    views = [t.detach().reshape(-1).contiguous().view(torch.uint8) for t in (one, other)]
+    return torch.equal(*views)
 
 
 def _give_back(tensor: Tensor, storage: Tensor) -> None:

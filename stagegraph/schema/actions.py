@@ -10,7 +10,16 @@ from stagegraph.schema.amounts import Count, Factor, Number
 from stagegraph.schema.base import Model, Note, Seq, as_union
 from stagegraph.schema.names import Glob, Name
 
-__all__ = ["Action", "Deepen", "GrowthAction", "RollBack", "Send", "SnapshotAction", "Widen"]
+__all__ = [
+    "Action",
+    "Deepen",
+    "GrowthAction",
+    "RollBack",
+    "Send",
+    "SnapshotAction",
+    "TeacherAction",
+    "Widen",
+]
 
 
 class ActionModel(Model):
@@ -28,6 +37,14 @@ class SnapshotAction(ActionModel):
     type: Literal["snapshot"]
     name: Name
     """What to call it; a later one of the same name is the newer."""
+
+
+class TeacherAction(ActionModel):
+    """Keep a frozen copy of the model as it is at the start of this boundary, to learn from."""
+
+    type: Literal["teacher"]
+    name: Name
+    """What to call it; a later one of the same name takes its place."""
 
 
 class RollBack(ActionModel):
@@ -144,4 +161,6 @@ class Widen(GrowthAction):
         return self
 
 
-Action = Annotated[SnapshotAction | RollBack | Send | Deepen | Widen, Field(discriminator="type")]
+Action = Annotated[
+    SnapshotAction | TeacherAction | RollBack | Send | Deepen | Widen, Field(discriminator="type")
+]
