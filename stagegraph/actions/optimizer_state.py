@@ -10,7 +10,7 @@ a policy (:data:`FreshState`), and one for the copies (:data:`CopiedState`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from torch.optim import Adagrad, Optimizer
 
 from stagegraph.actions.factored import grown_factor
 from stagegraph.actions.growth.maps import Binding, Factor, mapped
-from stagegraph.actions.state_rules import StateUse, fitting_shape, is_scalar, state_uses
+from stagegraph.actions.state_rules import StateUse, is_scalar, partner, rules_for
 from stagegraph.errors import UnsupportedError
 
 __all__ = ["CopiedState", "CopyPolicy", "FreshState", "grown_state", "state_for_copy"]
@@ -82,7 +82,7 @@ def grown_state(
     entry = optimizer.state.get(parameter)
     if not entry:
         return None
-    uses = _uses(optimizer, entry, tuple(parameter.shape))
+    uses = rules_for(optimizer, entry, tuple(parameter.shape))
     fresh = binding.marks("fresh").to(parameter.device)
     if policy == "fresh_step" and bool(fresh.any()):
         return _start(optimizer, parameter, binding.grown) or {}
@@ -94,7 +94,7 @@ def grown_state(
         if use in ("row", "column"):
             return grown_factor(
                 value,
-                _partner(entry, uses, key),
+                partner(entry, uses, key),
                 binding,
                 "row" if use == "row" else "column",
                 fill=policy == "fill_v",
@@ -137,7 +137,7 @@ def state_for_copy(
     entry = optimizer.state.get(template)
     if not entry:
         return None
-    uses = _uses(optimizer, entry, tuple(template.shape))
+    uses = rules_for(optimizer, entry, tuple(template.shape))
 
     def copied(key: str, value: Any) -> Any:
         if is_scalar(value):
@@ -152,45 +152,6 @@ def state_for_copy(
 
 def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _uses(
-    optimizer: Optimizer, entry: Mapping[str, Any], shape: tuple[int, ...]
-) -> dict[str, StateUse]:
-    """The rules of an optimizer, after a look that they cover the entry and its shapes."""
-    uses, name = state_uses(optimizer), type(optimizer).__name__
-    for key, value in entry.items():
-        if uses is not None and (is_scalar(value) or key in uses):
-            continue
-        what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise UnsupportedError(
-            f"optimizer {name}: there is no rule how its state {key!r} ({what}, beside a parameter "
-            f"of shape {shape}) grows; state it with register_state({name}, {{{key!r}: use}}), use "
-            "being gradient, square, ..."
-        )
-    assert uses is not None
-    for key, value in entry.items():
-        if is_scalar(value):
-            continue
-        wanted = fitting_shape(uses[key], value.dim(), shape)
-        if tuple(value.shape) != wanted:
-            raise UnsupportedError(
-                f"optimizer {name}: its state {key!r} has shape {tuple(value.shape)}; as "
-                f"{uses[key]!r} of a parameter of shape {shape} it would have {wanted}"
-            )
-    return uses
-
-
-def _partner(entry: Mapping[str, Any], uses: Mapping[str, StateUse], key: str) -> Tensor:
-    """The other half of a factored second moment."""
-    wanted = "column" if uses[key] == "row" else "row"
-    found = [value for other, value in entry.items() if uses.get(other) == wanted]
-    if len(found) != 1:
-        raise UnsupportedError(
-            f"state {key!r} is {uses[key]!r} and needs one state that is {wanted!r} beside it, "
-            f"found {len(found)}"
-        )
-    return found[0]  # type: ignore[no-any-return]
 
 
 def _mapped(value: Tensor, binding: Binding, use: StateUse) -> Tensor:

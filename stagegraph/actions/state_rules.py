@@ -16,7 +16,15 @@ from torch.optim import Optimizer
 
 from stagegraph.errors import UnsupportedError, did_you_mean
 
-__all__ = ["StateUse", "fitting_shape", "is_scalar", "register_state", "state_uses"]
+__all__ = [
+    "StateUse",
+    "fitting_shape",
+    "is_scalar",
+    "partner",
+    "register_state",
+    "rules_for",
+    "state_uses",
+]
 
 StateUse = Literal[
     "gradient",
@@ -147,3 +155,50 @@ def fitting_shape(use: StateUse | None, num_axes: int, shape: tuple[int, ...]) -
     if use == "row":
         return (*lead, rows, 1) if kept else (*lead, rows)
     return (*lead, 1, columns) if kept else (*lead, columns)
+
+
+def rules_for(
+    optimizer: Optimizer, entry: Mapping[str, Any], shape: tuple[int, ...]
+) -> dict[str, StateUse]:
+    """The rules of an optimizer, after a look that they cover an entry and its shapes.
+
+    Raises:
+        UnsupportedError: They do not.
+    """
+    uses, name = state_uses(optimizer), type(optimizer).__name__
+    for key, value in entry.items():
+        if uses is not None and (is_scalar(value) or key in uses):
+            continue
+        what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise UnsupportedError(
+            f"optimizer {name}: there is no rule how its state {key!r} ({what}, beside a parameter "
+            f"of shape {shape}) grows; state it with register_state({name}, {{{key!r}: use}}), use "
+            "being gradient, square, ..."
+        )
+    assert uses is not None
+    for key, value in entry.items():
+        if is_scalar(value):
+            continue
+        wanted = fitting_shape(uses[key], value.dim(), shape)
+        if tuple(value.shape) != wanted:
+            raise UnsupportedError(
+                f"optimizer {name}: its state {key!r} has shape {tuple(value.shape)}; as "
+                f"{uses[key]!r} of a parameter of shape {shape} it would have {wanted}"
+            )
+    return uses
+
+
+def partner(entry: Mapping[str, Any], uses: Mapping[str, StateUse], key: str) -> Tensor:
+    """The other half of a factored second moment.
+
+    Raises:
+        UnsupportedError: It is not there, or there are several.
+    """
+    wanted = "column" if uses[key] == "row" else "row"
+    found = [value for other, value in entry.items() if uses.get(other) == wanted]
+    if len(found) != 1:
+        raise UnsupportedError(
+            f"state {key!r} is {uses[key]!r} and needs one state that is {wanted!r} beside it, "
+            f"found {len(found)}"
+        )
+    return found[0]  # type: ignore[no-any-return]
