@@ -126,8 +126,8 @@ def state_for_copy(
         weight: The new parameter's value: an average of weights (ASGD's) begins with it.
 
     Returns:
-        A new entry with new tensors, or ``None`` where it is to have none. Adagrad cannot step
-        without one: its fresh entry is the one that it begins with.
+        A new entry with new tensors, or ``None`` where it is to have none. Adagrad, which in older
+        torch cannot step without one, gets the entry that it begins with.
 
     Raises:
         UnsupportedError: There is no rule for the optimizer or one of its keys.
