@@ -1,17 +1,13 @@
 """Optimizer state through a growth: what a parameter's state must be once it has grown.
 
-All of it follows from the same pair of maps as the weights (:mod:`stagegraph.actions.growth.maps`).
-With a the coefficient by which a gradient entry of the grown tensor is a multiple of an old one:
-gradients are multiplied by a, their squares by a², absolute values by |a|, updates that were
-divided by their own size by the sign of a, and weights by the weights' coefficient. What is one
-number per tensor is copied. Nothing is said of units that come from no old one; for these there is
-a policy (:data:`FreshState`), and one for the copies (:data:`CopiedState`).
+All of it follows from the same pair of maps as the weights (:mod:`stagegraph.actions.growth.maps`,
+:mod:`stagegraph.actions.state_maps`); what is one number per tensor is copied. The maps say nothing
+of units that come from no old one; for these there is a policy (:data:`FreshState`), and there is
+one for the copies (:data:`CopiedState`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -19,8 +15,9 @@ from torch import Tensor
 from torch.optim import Adagrad, Optimizer
 
 from stagegraph.actions.factored import grown_factor
-from stagegraph.actions.growth.maps import Binding, Factor, mapped
-from stagegraph.actions.state_rules import StateUse, is_scalar, partner, rules_for
+from stagegraph.actions.growth.maps import Binding
+from stagegraph.actions.state_maps import mapped_state, multiplied
+from stagegraph.actions.state_rules import StateUse, partner, rules_for
 from stagegraph.errors import UnsupportedError
 
 __all__ = ["CopiedState", "CopyPolicy", "FreshState", "grown_state", "state_for_copy"]
@@ -59,6 +56,7 @@ def grown_state(
     *,
     policy: FreshState,
     copies: CopiedState = "mapped",
+    times: float = 1.0,
     weight: Tensor | None = None,
 ) -> dict[str, Any] | None:
     """The state that a parameter must have once it has been widened; nothing is changed.
@@ -69,6 +67,8 @@ def grown_state(
         binding: How its axes grow.
         policy: For entries in fresh units; without any it has no effect.
         copies: For entries in copied units.
+        times: What the grown weight is multiplied by beside its map, as a norm's gain whose
+            statistics are spread over more units; its gradients are divided by it.
         weight: What the parameter is going to be, of shape ``binding.grown``: an average of
             weights (ASGD's) begins with it in fresh units.
 
@@ -82,17 +82,18 @@ def grown_state(
     entry = optimizer.state.get(parameter)
     if not entry:
         return None
+    assert binding.shape == tuple(parameter.shape), (binding.shape, parameter.shape)
     uses = rules_for(optimizer, entry, tuple(parameter.shape))
     fresh = binding.marks("fresh").to(parameter.device)
     if policy == "fresh_step" and bool(fresh.any()):
         return _start(optimizer, parameter, binding.grown) or {}
 
     def grown(key: str, value: Any) -> Any:
-        if is_scalar(value):
+        use = uses.get(key)
+        if use is None or value is None:
             return _copied(value)
-        use = uses[key]
         if use in ("row", "column"):
-            return grown_factor(
+            out = grown_factor(
                 value,
                 partner(entry, uses, key),
                 binding,
@@ -100,7 +101,8 @@ def grown_state(
                 fill=policy == "fill_v",
                 keep=copies == "mapped",
             )
-        out = _mapped(value, binding, use)
+            return multiplied(out, use, times)
+        out = mapped_state(value, binding, use, times=times)
         if bool(fresh.any()):
             out = _begun(out, fresh, use, policy, weight, history=out[~fresh.expand(out.shape)])
         if copies == "asymmetric" and use not in ("weight", "size"):
@@ -140,7 +142,7 @@ def state_for_copy(
     uses = rules_for(optimizer, entry, tuple(template.shape))
 
     def copied(key: str, value: Any) -> Any:
-        if is_scalar(value):
+        if key not in uses or value is None:
             return _copied(value)
         if policy == "copy" and uses[key] != "weight":
             return value.detach().clone()
@@ -152,29 +154,6 @@ def state_for_copy(
 
 def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _mapped(value: Tensor, binding: Binding, use: StateUse) -> Tensor:
-    match use:
-        case "gradient" | "square" | "weight":
-            return mapped(value, binding, use)
-        case "absolute":
-            return mapped(value, _rescaled(binding, torch.abs), "gradient")
-        case "update":
-            return mapped(value, _rescaled(binding, torch.sign), "gradient")
-    return mapped(value, _rescaled(binding, torch.sign), "square")
-
-
-def _rescaled(binding: Binding, of: Callable[[Tensor], Tensor]) -> Binding:
-    """The same copies with other coefficients."""
-
-    def factor(old: Factor) -> Factor:
-        if old.map is None:
-            return old
-        space = replace(old.map, write=of(old.map.write), read=of(old.map.read))
-        return replace(old, map=space)
-
-    return Binding(tuple(tuple(tuple(map(factor, part)) for part in axis) for axis in binding.axes))
 
 
 def _begun(

@@ -62,13 +62,17 @@ class _Coefficients:
     gradient: float
 
 
-def scales_of(optimizer: Optimizer, binding: Binding, *, group: Group | None = None) -> Scale:
+def scales_of(
+    optimizer: Optimizer, binding: Binding, *, times: float = 1.0, group: Group | None = None
+) -> Scale:
     """The scales at which a widened parameter's steps are those of the old one.
 
     Args:
         optimizer: The optimizer that trains it.
         binding: How it was widened. Units from no old one count as the others; with such, the
             grown model goes its own way as soon as they learn.
+        times: What the grown weight is multiplied by beside its map, as for
+            :func:`stagegraph.actions.optimizer_state.grown_state`.
         group: The parameter's group, where it is not as the optimizer's defaults.
 
     Raises:
@@ -83,7 +87,9 @@ def scales_of(optimizer: Optimizer, binding: Binding, *, group: Group | None = N
             f"one: {_reason(optimizer)}; those that have are "
             f"{', '.join(sorted(kind.__name__ for kind in _LAWS))}"
         )
-    return law(_coefficients(binding), group or optimizer.defaults, binding)
+    mapped_by = _coefficients(binding)
+    coefficients = _Coefficients(mapped_by.weight * abs(times), mapped_by.gradient / abs(times))
+    return law(coefficients, group or optimizer.defaults, binding)
 
 
 def _linear(c: _Coefficients, _group: Group, _binding: Binding) -> Scale:

@@ -19,7 +19,6 @@ from stagegraph.errors import UnsupportedError, did_you_mean
 __all__ = [
     "StateUse",
     "fitting_shape",
-    "is_scalar",
     "partner",
     "register_state",
     "rules_for",
@@ -133,7 +132,7 @@ def state_uses(optimizer: Optimizer) -> dict[str, StateUse] | None:
     return uses
 
 
-def is_scalar(value: Any) -> bool:
+def _is_scalar(value: Any) -> bool:
     """Whether an entry is one number (or none), for all of its parameter."""
     if isinstance(value, Tensor):
         return value.dim() == 0
@@ -167,7 +166,7 @@ def rules_for(
     """
     uses, name = state_uses(optimizer), type(optimizer).__name__
     for key, value in entry.items():
-        if uses is not None and (is_scalar(value) or key in uses):
+        if uses is not None and (_is_scalar(value) or key in uses):
             continue
         what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise UnsupportedError(
@@ -177,7 +176,7 @@ def rules_for(
         )
     assert uses is not None
     for key, value in entry.items():
-        if is_scalar(value):
+        if key not in uses or value is None:
             continue
         wanted = fitting_shape(uses[key], value.dim(), shape)
         if tuple(value.shape) != wanted:

@@ -25,7 +25,7 @@ from stagegraph.actions.learning_rates import LearningRates
 from stagegraph.actions.optimizer_state import grown_state
 from stagegraph.actions.scales import Scale, scales_of
 from stagegraph.errors import UnsupportedError
-from tests.actions.wide import bindings, loss_of, small, widened
+from tests.actions.wide import HALF, bindings, loss_of, small, widened
 
 HIDDEN = {"hidden": space_map("split", 4, 8)}
 HEADS = {"heads": space_map("split", 2, 4)}
@@ -38,19 +38,19 @@ def both(model):
     return list(model.parameters())
 
 
-def side_by_side(make, spaces, *, schedule=None, scaled=True, trained=both, steps=25):
+def side_by_side(make, spaces, *, schedule=None, scaled=True, trained=both, times=None, steps=25):
     """Train, grow, and go on with both; how far the grown weights end from the mapped small ones.
 
     The distance is relative to the largest entry of each weight.
     """
-    spaces = NO_SPACES | spaces
-    model = small()
+    spaces, tied, times = NO_SPACES | spaces, times is not None, times or {}
+    model = small(tied=tied)
     bound = bindings(model, **spaces)
     optimizer = make(trained(model))
     scheduler = None if schedule is None else schedule(optimizer)
     for number in range(5):
         update(model, optimizer, scheduler, number)
-    grown = widened(model, bound, heads=spaces["heads"])
+    grown = widened(model, bound, heads=spaces["heads"], times=times)
     wide = make(trained(grown))
     wide_scheduler = None if schedule is None else schedule(wide)
     if wide_scheduler is not None:
@@ -60,10 +60,12 @@ def side_by_side(make, spaces, *, schedule=None, scaled=True, trained=both, step
     for (name, old), new in zip(model.named_parameters(), grown.parameters(), strict=True):
         if id(old) not in ours:
             continue
-        state = grown_state(optimizer, old, bound[name], policy="fill_v")
+        more = times.get(name, 1.0)
+        state = grown_state(optimizer, old, bound[name], policy="fill_v", times=more)
         if state is not None:
             wide.state[new] = state
-        scales[id(new)] = scales_of(wide, bound[name], group=wide.param_groups[0])
+        group = wide.param_groups[0]
+        scales[id(new)] = scales_of(wide, bound[name], times=more, group=group)
     for group, old_group in zip(wide.param_groups, optimizer.param_groups, strict=True):
         group["lr"] = old_group["lr"]
     if scaled:
@@ -73,7 +75,7 @@ def side_by_side(make, spaces, *, schedule=None, scaled=True, trained=both, step
         update(grown, wide, wide_scheduler, number)
         assert [g["lr"] for g in wide.param_groups] == [g["lr"] for g in optimizer.param_groups]
     return max(
-        distance(new, mapped(old, bound[name], "weight"))
+        distance(new, mapped(old, bound[name], "weight") * times.get(name, 1.0))
         for (name, old), new in zip(model.named_parameters(), grown.parameters(), strict=True)
     )
 
@@ -115,6 +117,13 @@ def test_scales_go_on_under_a_schedule():
         return lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
 
     assert side_by_side(make, SPACES["all"], schedule=decay) < 1e-9
+
+
+@pytest.mark.parametrize("kind", [AdamW, Adam, SGD])
+def test_a_tied_head_needs_half_the_last_norm_and_scales_for_it(kind):
+    make = kinds(kind, weight_decay=0.1)
+    assert side_by_side(make, STREAM, times=HALF) < 1e-9
+    assert side_by_side(make, STREAM, times=HALF, scaled=False) > 1e-4
 
 
 OTHERS = {

@@ -16,7 +16,7 @@ NAMES = 5
 class Wide(nn.Module):
     """Embedding, one pre-norm block with causal attention and MLP, and a head."""
 
-    def __init__(self, stream=4, heads=2, hidden=4):
+    def __init__(self, stream=4, heads=2, hidden=4, *, tied=False):
         super().__init__()
         self.heads = heads
         self.embed = nn.Embedding(NAMES, stream)
@@ -30,6 +30,8 @@ class Wide(nn.Module):
         self.down = nn.Linear(hidden, stream)
         self.ln3 = nn.LayerNorm(stream)
         self.head = nn.Linear(stream, NAMES)
+        if tied:
+            self.head.weight = self.embed.weight
 
     def forward(self, tokens):
         x = self.embed(tokens)
@@ -88,21 +90,25 @@ def bindings(model, *, stream=None, heads=None, hidden=None):
     return found
 
 
-def small():
+def small(*, tied=False):
     state = torch.get_rng_state()
     torch.manual_seed(1)
-    model = Wide().double()
+    model = Wide(tied=tied).double()
     torch.set_rng_state(state)
     return model
 
 
-def widened(model, bound, *, heads=None):
-    """A second model with the grown weights."""
+HALF = {"ln3.weight": 0.5, "ln3.bias": 0.5}
+"""What a doubled stream is read with by a head that is tied to the embedding."""
+
+
+def widened(model, bound, *, heads=None, times=None):
+    """A second model with the grown weights, some of them multiplied by more than their map."""
     grown = copy.deepcopy(model)
     grown.heads = model.heads if heads is None else heads.after
     for (name, parameter), old in zip(grown.named_parameters(), model.parameters(), strict=True):
         parameter.grad = None
-        parameter.data = mapped(old, bound[name], "weight")
+        parameter.data = mapped(old, bound[name], "weight") * (times or {}).get(name, 1.0)
     for norm in (grown.ln1, grown.ln2, grown.ln3):
         norm.normalized_shape = tuple(norm.weight.shape)
     return grown
