@@ -22,6 +22,7 @@ from stagegraph.actions.parameters import num_parameters, uncompiled
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.randomness import RandomState
 from stagegraph.actions.returning import return_to, unwind_to
+from stagegraph.actions.scales import Scale
 from stagegraph.actions.snapshots import Snapshot, stable_parameters, take
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.support import unsupported
@@ -311,9 +312,9 @@ class TorchActor:
         found: list[float] = []
         for optimizer in self._standing.optimizers:
             for group in optimizer.param_groups:
-                counts = Counter(rates.keys_of(parameter) for parameter in group["params"])
-                keys = max(counts, key=counts.__getitem__, default=())
-                found.append(float(group["lr"]) * rates.product(keys))
+                counts = Counter(rates.class_of(parameter) for parameter in group["params"])
+                most = max(counts, key=counts.__getitem__, default=((), Scale()))
+                found.append(float(group["lr"]) * rates.scale(*most).lr)
         return found
 
     def heal(self) -> None:

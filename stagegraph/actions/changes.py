@@ -160,12 +160,15 @@ class Resized(Change):
     Attributes:
         grown: Per stable id of a parameter or buffer, how its axes grew.
         written: The attributes that say so.
+        scales: Per stable id of a parameter what its learning rate, eps and weight decay are
+            multiplied by from now on.
         how: What was done, in words and numbers for people.
     """
 
     kind: ClassVar[str] = "resize"
     grown: tuple[tuple[str, Axes], ...]
     written: tuple[Written, ...]
+    scales: tuple[tuple[str, float, float, float], ...]
     how: str
 
     @property
@@ -186,6 +189,7 @@ class Resized(Change):
             step=data["step"],
             grown=tuple((name, _axes(axes)) for name, axes in data["grown"]),
             written=tuple(Written(**one) for one in data["written"]),
+            scales=tuple((name, lr, eps, wd) for name, lr, eps, wd in data["scales"]),
             how=data["how"],
         )
 

@@ -75,7 +75,6 @@ def grow(standing: Standing, deed: Deed, *, step: int, alpha: float) -> dict[str
         **committed.evidence,
         **_effect(measured, alpha),
         "params": {"before": params, "after": num_parameters(model), "added": planned.cost},
-        "optimizer_state": "fresh",
         **({"took_over": [old.step for old in earlier]} if _old(earlier, step) else {}),
         "seconds": time.perf_counter() - began,
     }

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from stagegraph.actions.changes import Change
+from stagegraph.actions.cohorts import lasting_scales
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.freezing import Freezing
 from stagegraph.actions.gates import Gates
@@ -59,13 +60,30 @@ class Standing:
         self.probe = probe
         self.spaces = spaces
         self.parts = parts
-        self.lineage = Lineage()
+        self._lineage = Lineage()
         self.gates = Gates()
         self.freezing = Freezing()
         self.rates = LearningRates(self.optimizers)
         self.snapshots: dict[str, Snapshot] = {}
         self.teachers: dict[str, Teacher] = {}
         self.teaching = Teaching()
+
+    @property
+    def lineage(self) -> Lineage:
+        """The structural changes so far."""
+        return self._lineage
+
+    @lineage.setter
+    def lineage(self, lineage: Lineage) -> None:
+        """Stand at another lineage; the scales that parameters keep for good follow it."""
+        self._lineage = lineage
+        scales = lasting_scales(lineage)
+        if scales or self.rates.lasting_scales:
+            named = dict(self.model.named_parameters(remove_duplicate=False))
+            today = {lineage.today(name): scale for name, scale in scales.items()}
+            self.rates.lasting_scales = {
+                id(named[name]): scale for name, scale in today.items() if name in named
+            }
 
     @property
     def averaged(self) -> nn.Module | None:

@@ -77,6 +77,8 @@ class GrowthAction(ActionModel):
     """A change of the model's shape; says exactly one of ``add``, ``factor`` and ``to``."""
 
     structural: ClassVar = True
+    blends: ClassVar[bool] = False
+    """Whether it adds modules, which can be blended in with an alpha ramp."""
     name: Name | None = None
     """The name of the cohort it adds; default: ``region:stage#visit``."""
     add: Count | None = None
@@ -120,6 +122,7 @@ class Deepen(GrowthAction):
     2405.15319): the stack is continued with copies of its blocks from the bottom; not exact.
     """
 
+    blends: ClassVar = True
     type: Literal["deepen"]
     stack: Glob
     """Path of the ``nn.ModuleList`` or ``nn.Sequential``, such as ``transformer.blocks``."""
@@ -132,6 +135,9 @@ class Deepen(GrowthAction):
     found by trial."""
     count: Seq[Glob] = ()
     """Attributes that hold the number of blocks, such as ``config.num_hidden_layers``."""
+
+
+FreshState = Literal["fill_v", "old_step", "fresh_step"]
 
 
 class Widen(GrowthAction):
@@ -153,6 +159,17 @@ class Widen(GrowthAction):
     noise: Annotated[Number, Field(ge=0, le=1)] = 0.0
     """For ``split``: how much copies are made to differ where they are read, as a share of the
     spread of what is there; it cancels, so that the function stays."""
+
+    state: FreshState = "fill_v"
+    """The optimizer's state of units that come from no old one: first moments 0 and second moments
+    the mean of the others (``fill_v``), both 0 (``old_step``), or all of the tensor's anew
+    (``fresh_step``)."""
+    copies: Literal["mapped", "asymmetric"] = "mapped"
+    """The optimizer's state of copies: their share of the original's, or none for all but the first
+    (SPARKLING, 2602.02472), which sets them apart."""
+    scales: Literal["none", "keep"] = "none"
+    """``keep``: learning rate, eps and weight decay of what grew are scaled for good, so that the
+    grown model trains on as the small one would have (2602.10545)."""
 
     @model_validator(mode="after")
     def _noise_for_copies(self) -> Widen:

@@ -166,6 +166,7 @@ class NewBlocks(Prepared):
             "renumbered": list(plan.numbers),
             "shared": list(self.shared),
             "hooks_left_out": list(self.left_out),
+            "optimizer_state": "fresh",
         }
 
     def follow(self, averaged: nn.Module, site: Site, change: Change) -> None:

@@ -20,66 +20,15 @@ from torch.optim import Optimizer
 from stagegraph.actions.changes import Axes, Change, Resized, Written
 from stagegraph.actions.growth.attributes import Attribute
 from stagegraph.actions.growth.embedding import embedded, extracted, shapes
-from stagegraph.actions.growth.filling import Fill, fill, perturb
-from stagegraph.actions.growth.maps import Binding, mapped
+from stagegraph.actions.growth.maps import mapped
 from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
+from stagegraph.actions.growth.states import State, StatePolicy
+from stagegraph.actions.growth.tensor_growth import TensorGrowth
 from stagegraph.actions.growth.trial import try_out
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import SelectorError, UnsupportedError
 
-__all__ = ["NewTensors", "ResizePlan", "TensorGrowth", "Writing", "rebuild", "unwind"]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorGrowth:
-    """How one parameter or buffer grows.
-
-    Attributes:
-        name: Today's name.
-        tensor: The parameter or buffer.
-        binding: How its axes grow.
-        fill: What fresh units hold.
-        noise: How much copies are made to differ where they are read, as a share.
-        factor: What everything is multiplied by, once it is ``offset`` larger, in float64.
-        offset: What belongs to the value and is not stored in it: 1 for a gain of 1 + weight.
-        silent: Whether units that hold the mean of all others get zero here: a norm that subtracts
-            the mean makes nothing of them, and its bias must add nothing.
-    """
-
-    name: str
-    tensor: Tensor
-    binding: Binding
-    fill: Fill
-    noise: float = 0.0
-    factor: float = 1.0
-    offset: float = 0.0
-    silent: bool = False
-
-    @property
-    def axes(self) -> Axes:
-        """How its axes grow, as data."""
-        return tuple(
-            tuple(tuple((factor.size, factor.after) for factor in part) for part in axis)
-            for axis in self.binding.axes
-        )
-
-    def grown(self, value: Tensor, *, seed: int) -> Tensor:
-        """The grown tensor."""
-        out = mapped(value, self.binding, "weight")
-        if out.is_floating_point():
-            fill(out, value, self.binding, self.fill, seed=seed)
-            if self.noise:
-                perturb(out, value, self.binding, self.noise, seed=seed)
-        return self.finished(out)
-
-    def finished(self, out: Tensor) -> Tensor:
-        """The mapped tensor with its factor, and silent where it must be."""
-        if self.silent:
-            marks = self.binding.marks("averaged").to(out.device)
-            out = out.masked_fill(marks.expand_as(out), 0.0)
-        if self.factor == 1.0:
-            return out
-        return ((out.double() + self.offset) * self.factor - self.offset).to(out.dtype)
+__all__ = ["NewTensors", "ResizePlan", "Writing", "rebuild", "unwind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +52,7 @@ class ResizePlan(Planned):
         place: Where it is written.
         tensors: The tensors that grow.
         writings: The attributes that are written.
+        policy: What the optimizer's state of what is new is.
         how: What is done, for the lineage.
         exact: Whether the function is kept.
         evidence: What is done, for the certificate.
@@ -112,6 +62,7 @@ class ResizePlan(Planned):
     place: str
     tensors: tuple[TensorGrowth, ...]
     writings: tuple[Writing, ...]
+    policy: StatePolicy
     how: str
     exact: bool
     evidence: Mapping[str, Any]
@@ -140,6 +91,7 @@ class ResizePlan(Planned):
                 )
                 for writing in self.writings
             ),
+            scales=self.policy.scales_of(self.tensors, lineage),
             how=self.how,
         )
 
@@ -153,7 +105,7 @@ class ResizePlan(Planned):
             growth.name: growth.grown(growth.tensor.detach(), seed=_seed(seed, site, growth.name))
             for growth in self.tensors
         }
-        prepared = NewTensors(self, new)
+        prepared = NewTensors(self, new, self.policy.states(site.optimizers, self.tensors, new))
         if site.probe is not None:
             change = self.change(site.lineage, cohort="trial", step=0)
             try_out(
@@ -172,15 +124,19 @@ class NewTensors(Prepared):
     Attributes:
         plan: The plan.
         new: Each grown tensor by today's name.
+        states: The optimizers' state entries of those that have one.
     """
 
     plan: ResizePlan
     new: Mapping[str, Tensor]
+    states: Sequence[State]
 
     def commit(self, site: Site, change: Change) -> Committed:
         """Give the parameters and buffers their new contents."""
         assert isinstance(change, Resized)
         _fit(site.model, self.new, change, site.lineage)
+        for state in self.states:
+            state.put()
         return Committed(
             templates={},
             marks={
@@ -191,7 +147,7 @@ class NewTensors(Prepared):
             exact=self.plan.exact,
             remedy="; a norm, a nonlinearity or a tied weight does not commute with it: see the "
             "card of the action, or take another how:",
-            evidence=self.plan.evidence,
+            evidence={**self.plan.evidence, "optimizer_state": self.plan.policy.words},
             narrowed=self.plan.narrowed,
         )
 

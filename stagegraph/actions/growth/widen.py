@@ -7,7 +7,7 @@ over it need, and what is to be done where one weight both writes and reads it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
 
@@ -22,8 +22,10 @@ from stagegraph.actions.growth.filling import Content, Fill
 from stagegraph.actions.growth.maps import SpaceMap
 from stagegraph.actions.growth.norms import EPS, Norm, norm_of
 from stagegraph.actions.growth.operation import Site
-from stagegraph.actions.growth.resize import ResizePlan, TensorGrowth, Writing
+from stagegraph.actions.growth.resize import ResizePlan, Writing
 from stagegraph.actions.growth.shapes import stated_sizes
+from stagegraph.actions.growth.states import StatePolicy
+from stagegraph.actions.growth.tensor_growth import TensorGrowth
 from stagegraph.errors import UnsupportedError
 from stagegraph.schema.actions import Widen
 
@@ -45,6 +47,7 @@ class Widening:
         family: Where the new units come from.
         noise: How much copies are made to differ where they are read.
         seed: For an uneven split.
+        policy: What the optimizer's state of what is new is.
     """
 
     place: str
@@ -52,6 +55,7 @@ class Widening:
     family: Family
     noise: float = 0.0
     seed: int = 0
+    policy: StatePolicy = field(default_factory=StatePolicy)
 
 
 def plan(site: Site, action: Widen, *, place: str) -> ResizePlan:
@@ -69,8 +73,12 @@ def plan(site: Site, action: Widen, *, place: str) -> ResizePlan:
             sizes[space] = action.size_after(bounds.sizes[space])
         except ValueError as error:
             raise UnsupportedError(f"{place}: space {space!r}: {error}") from error
+    policy = StatePolicy(
+        action.state, action.copies, action.scales == "keep", tuple(site.optimizers)
+    )
     seed = crc32(f"{place}|{sorted(sizes.items())}".encode())
-    return resizing(site, bounds, Widening(place, sizes, action.how, noise=action.noise, seed=seed))
+    widening = Widening(place, sizes, action.how, action.noise, seed, policy)
+    return resizing(site, bounds, widening)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,7 @@ def resizing(site: Site, bounds: Bounds, widening: Widening) -> ResizePlan:
         place=widening.place,
         tensors=tuple(tensors.values()),
         writings=_writings(site.model, bounds, tensors, widening.sizes, uses, shares),
+        policy=widening.policy,
         how=f"{widening.family} {_sizes(bounds, widening)}",
         exact=True,
         evidence={
