@@ -7,7 +7,6 @@ parameters, groups and state dictionaries as before.
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stagegraph.actions.contents import Contents
 from stagegraph.actions.randomness import RandomState
 
 __all__ = ["Moment", "UndoLog", "untouched"]
 
-_CONTAINERS = (dict, OrderedDict, list, set)
+_CONTAINERS = frozenset((dict, OrderedDict, list, set))
 
 
 def _refill(container: Any, content: Any) -> None:
+    if not content and not container:
+        return  # most of a module's hooks
     container.clear()
     if isinstance(container, list):
         container.extend(content)
@@ -39,9 +41,7 @@ class _Attributes:
         self._owner = owner
         self._values = dict(vars(owner))
         self._contents = [
-            (value, copy.copy(value))
-            for value in self._values.values()
-            if type(value) in _CONTAINERS
+            (value, value.copy()) for value in self._values.values() if type(value) in _CONTAINERS
         ]
 
     def restore(self) -> None:
@@ -127,7 +127,7 @@ class Moment:
         contents: list[Tensor] = list(unique) if parameters else []
         if buffers:
             contents += held
-        self._contents = [(tensor, tensor.detach().clone()) for tensor in contents]
+        self._contents = Contents(contents)
         self._random = RandomState.capture()
         self._grad_enabled = torch.is_grad_enabled()
 
@@ -147,9 +147,7 @@ class Moment:
         for parameter, requires_grad, grad in self._flags:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
-        with torch.no_grad():
-            for tensor, content in self._contents:
-                tensor.detach().copy_(content)
+        self._contents.restore()
         self._random.restore()
 
 

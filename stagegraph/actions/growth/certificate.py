@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -39,16 +39,19 @@ class Reading:
 class Measured:
     """What a growth did.
 
+    A change is NaN where the output became NaN (or was), and infinite where it has another shape.
+
     Attributes:
         eval: Largest change of the output in eval mode, with alpha as it will be.
         train: The same in train mode.
         open: The same in eval mode with alpha 1 for the new blocks.
-        closed: The same with alpha 0; with a gate, nothing but 0 is right.
+        closed: The same with alpha 0; with gates, nothing but 0 is right.
         scale: Largest output before.
         eps: Rounding unit of the output.
         idle: New blocks that did not run.
         without_gradient: New blocks that ran, want a gradient, and got none.
         num_with_gradient: How many new parameters got a gradient that is not zero.
+        trained: How many new parameters want one.
     """
 
     eval: float
@@ -60,7 +63,7 @@ class Measured:
     idle: tuple[str, ...] = ()
     without_gradient: tuple[str, ...] = ()
     num_with_gradient: int = 0
-    trained: int = field(default=0)
+    trained: int = 0
 
 
 def exactness(change: float, measured: Measured) -> Exactness:
@@ -143,10 +146,16 @@ def measure(
     """
     aside = list(blocks.values())
     after = read(model, probe, seed=seed, aside=aside)
-    with gates.held_at(0.0, blocks):
-        closed = _output(model, probe, training=False, seed=seed, aside=aside)
+    closed = opened = after.eval  # what cannot differ is not run again
+    alphas = gates.alphas()
+    gated = {alphas[block] for block in blocks if block in alphas}
+    if gated - {0.0}:
+        with gates.held_at(0.0, blocks):
+            closed = _output(model, probe, training=False, seed=seed, aside=aside)
+    if gated - {1.0}:
+        with gates.held_at(1.0, blocks):
+            opened = _output(model, probe, training=False, seed=seed, aside=aside)
     with gates.held_at(1.0, blocks):
-        opened = _output(model, probe, training=False, seed=seed, aside=aside)
         idle, grads = _gradients(model, probe, blocks, _new(committed), seed)
     wanted = {id(p): p for p in _new(committed) if p.requires_grad}
     reached = {
@@ -160,7 +169,7 @@ def measure(
         train=_distance(before.train, narrowed(after.train)),
         open=_distance(before.eval, narrowed(opened)),
         closed=_distance(before.eval, narrowed(closed)),
-        scale=float(before.eval.double().abs().max()),
+        scale=_scale(before.eval),
         eps=torch.finfo(before.eval.dtype).eps,
         idle=idle,
         without_gradient=tuple(
@@ -212,4 +221,12 @@ def _gradients(
 def _distance(before: Tensor, after: Tensor) -> float:
     if before.shape != after.shape:
         return float("inf")
-    return float((after.double() - before.double()).abs().max())
+    wide = torch.promote_types(before.dtype, torch.float32)
+    change = (after.to(wide) - before.to(wide)).abs_()
+    change.masked_fill_(after == before, 0.0)  # a score masked with infinity is no change
+    return float(change.max()) if change.numel() else 0.0
+
+
+def _scale(output: Tensor) -> float:
+    finite = output.detach().abs().nan_to_num(nan=0.0, posinf=0.0)
+    return float(finite.max()) if finite.numel() else 0.0
