@@ -78,12 +78,14 @@ class Contents:
 
     def restore(self) -> None:
         """Put everything back; tensors must lie where they lay."""
-        for storage, copied in self._plain:
-            storage.copy_(copied)
+        for storage, content in self._plain:
+            storage.copy_(content)
         with torch.no_grad():
             for tensor, copied in self._others:
                 tensor.copy_(copied)
 
 
 def _copied(storage: torch.UntypedStorage, host: bool) -> torch.UntypedStorage:  # noqa: FBT001
-    return storage.cpu() if host and storage.device.type != "cpu" else storage.clone()
+    to_host = host and storage.device.type != "cpu"
+    copied: torch.UntypedStorage = (storage.cpu if to_host else storage.clone)()
+    return copied
