@@ -87,5 +87,4 @@ class Contents:
 
 def _copied(storage: torch.UntypedStorage, host: bool) -> torch.UntypedStorage:  # noqa: FBT001
     to_host = host and storage.device.type != "cpu"
-    copied: torch.UntypedStorage = (storage.cpu if to_host else storage.clone)()
-    return copied
+    return storage.cpu() if to_host else storage.clone()  # type: ignore[no-untyped-call, no-any-return]

@@ -25,8 +25,6 @@ _CONTAINERS = frozenset((dict, OrderedDict, list, set))
 
 
 def _refill(container: Any, content: Any) -> None:
-    if not content and not container:
-        return  # most of a module's hooks
     container.clear()
     if isinstance(container, list):
         container.extend(content)
@@ -35,18 +33,24 @@ def _refill(container: Any, content: Any) -> None:
 
 
 class _Attributes:
-    """The attributes of one object by reference, and what its own containers hold."""
+    """The attributes of one object by reference, and what its own containers hold.
+
+    A module has a dozen containers, most of them empty hooks: these are kept without a copy.
+    """
 
     def __init__(self, owner: object) -> None:
         self._owner = owner
         self._values = dict(vars(owner))
-        self._contents = [
-            (value, value.copy()) for value in self._values.values() if type(value) in _CONTAINERS
-        ]
+        containers = [value for value in self._values.values() if type(value) in _CONTAINERS]
+        self._empty = [container for container in containers if not container]
+        self._filled = [(container, container.copy()) for container in containers if container]
 
     def restore(self) -> None:
         _refill(vars(self._owner), self._values)
-        for container, content in self._contents:
+        for container in self._empty:
+            if container:
+                container.clear()
+        for container, content in self._filled:
             _refill(container, content)
 
 
@@ -131,6 +135,14 @@ class Moment:
         self._random = RandomState.capture()
         self._grad_enabled = torch.is_grad_enabled()
 
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Do something, and go back afterwards; as often as one likes."""
+        try:
+            yield
+        finally:
+            self.restore()
+
     def restore(self) -> None:
         """Go back: contents, identities, modes, hooks, gradients and random numbers.
 
@@ -183,8 +195,5 @@ class UndoLog:
 @contextmanager
 def untouched(*models: nn.Module) -> Iterator[None]:
     """Run a model inside and leave no trace: modes, buffers, hooks, ``.grad``, random numbers."""
-    moment = Moment(models, buffers=True)
-    try:
+    with Moment(models, buffers=True).restored():
         yield
-    finally:
-        moment.restore()
