@@ -25,7 +25,7 @@ class Certificate:
         changes: Largest change of the output, by mode.
         exactness: What that amounts to, in words.
         blocks: The new blocks, in words.
-        checks: Whether they ran and got a gradient, in words.
+        checks: Whether they ran and got a gradient, and what it took, in words.
     """
 
     before: int | None
@@ -86,4 +86,35 @@ def _checks(data: Mapping[str, Any]) -> list[str]:
         checks.append(f"gradient reached {told}")
     elif gradient is not None:
         checks.append(f"got a gradient: {shown(gradient)}")
-    return checks
+    if (tolerance := data.get("tolerance")) is not None:
+        checks.append(f"tolerance {shown(tolerance)}")
+    return checks + _memory(data)
+
+
+def _memory(data: Mapping[str, Any]) -> list[str]:
+    """What the growth takes, and the update that was tried, as far as it was measured."""
+    memory, rehearsal = mapping(data.get("memory")), mapping(data.get("rehearsal"))
+    told = []
+    if (new := finite(memory.get("new_bytes"))) is not None:
+        told.append(f"{_size(new)} new{_at_peak(memory)}")
+    if rehearsal:
+        told.append(f"an update was tried{_at_peak(rehearsal)}")
+    return told
+
+
+def _at_peak(data: Mapping[str, Any]) -> str:
+    peak = finite(data.get("peak_bytes"))
+    return "" if peak is None else f", {_size(peak)} at its peak"
+
+
+def _size(num_bytes: float) -> str:
+    """Bytes as people say them.
+
+    >>> _size(340_217_856)
+    '324 MiB'
+    """
+    for unit in ("bytes", "KiB", "MiB"):
+        if abs(num_bytes) < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.3g} GiB" if num_bytes < 1000 else f"{num_bytes:,.0f} GiB"
