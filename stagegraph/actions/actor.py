@@ -21,6 +21,7 @@ from stagegraph.actions.optimizers import innermost
 from stagegraph.actions.parameters import num_parameters, uncompiled
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.randomness import RandomState
+from stagegraph.actions.rehearsal import rehearse
 from stagegraph.actions.returning import return_to, unwind_to
 from stagegraph.actions.scales import Scale
 from stagegraph.actions.snapshots import Snapshot, stable_parameters, take
@@ -211,10 +212,22 @@ class TorchActor:
                     evidence[deed.place] = grow(standing, deed, step=boundary.step, alpha=alpha)
         with _blamed_on(f"boundary {boundary.step}"):
             self._held = hold(standing, boundary.held, boundary.alphas)
+        self._rehearse(boundary, evidence, log)
         for name in boundary.forget:
             standing.snapshots.pop(name, None)
             standing.teachers.pop(name, None)
         return evidence
+
+    def _rehearse(
+        self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]], log: UndoLog
+    ) -> None:
+        """Try one update, if a growth asks for it, with all that will be in force."""
+        asking = [deed for deed in boundary.deeds if _is_rehearsed(deed.action)]
+        for deed in asking[:1]:
+            with _blamed_on(deed.place):
+                found = rehearse(self._standing, log, place=deed.place, seed=deed.seed)
+            for one in asking:
+                evidence[one.place] = {**evidence[one.place], "rehearsal": found}
 
     def _prepare_undo(self, boundary: Boundary, log: UndoLog) -> None:
         standing, held = self._standing, self._held
@@ -425,6 +438,10 @@ class TorchActor:
 def _is_structural(boundary: Boundary) -> bool:
     growing = any(isinstance(deed.action, GrowthAction) for deed in boundary.deeds)
     return growing or boundary.restore is not None
+
+
+def _is_rehearsed(action: Action) -> bool:
+    return isinstance(action, GrowthAction) and action.probe == "train"
 
 
 @contextmanager

@@ -87,6 +87,11 @@ class GrowthAction(ActionModel):
     """How many times as many."""
     to: Count | None = None
     """How many afterwards."""
+    tolerance: Annotated[Number, Field(gt=0)] | None = None
+    """How far the model's output on the probe may change; default: not at all but for rounding
+    where the growth keeps the function, by any amount where it does not."""
+    probe: Literal["eval", "train"] = "eval"
+    """``train``: a real update is tried on the probe, and undone, before the growth holds."""
 
     @model_validator(mode="after")
     def _one_size(self) -> GrowthAction:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Axes, Change, Resized, Written
+from stagegraph.actions.giving import give
 from stagegraph.actions.growth.attributes import Attribute
 from stagegraph.actions.growth.embedding import embedded, extracted, shapes
 from stagegraph.actions.growth.maps import mapped
@@ -147,7 +148,7 @@ class NewTensors(Prepared):
             exact=self.plan.exact,
             remedy="; a norm, a nonlinearity or a tied weight does not commute with it: see the "
             "card of the action, or take another how:",
-            evidence={**self.plan.evidence, "optimizer_state": self.plan.policy.words},
+            evidence={**self.plan.evidence, "state": self.plan.policy.words},
             narrowed=self.plan.narrowed,
         )
 
@@ -189,13 +190,8 @@ def _fit(model: nn.Module, new: Mapping[str, Tensor], change: Resized, lineage: 
     """Give tensors new contents and attributes new values."""
     old = tensors_of(model)
     for name, tensor in new.items():
-        _swap(old[name], tensor)
+        give(old[name], tensor)
     _write(model, change, lineage, grow=True)
-
-
-def _swap(tensor: Tensor, content: Tensor) -> None:
-    tensor.grad = None
-    tensor.data = content
 
 
 def _write(model: nn.Module, change: Resized, lineage: Lineage, *, grow: bool) -> None:
@@ -265,4 +261,4 @@ def _reshape(
         for key, value in list(entry.items()):
             if isinstance(value, Tensor) and value.dim() and value.shape == before:
                 entry[key] = resized(value)
-    _swap(tensor, resized(tensor))
+    give(tensor, resized(tensor))

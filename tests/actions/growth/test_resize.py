@@ -79,7 +79,7 @@ def test_with_scales_kept_the_grown_model_trains_on_as_the_small_one(name, space
     twin = make(small.parameters(), lr=0.01, weight_decay=0.1, **options)
     twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     certificate = grow(standing, widen(space=spaces, factor=2, scales="keep"))
-    assert certificate["optimizer_state"]["scales"] == "kept for good"
+    assert certificate["state"]["scales"] == "kept for good"
     for one, other in ((model, optimizer), (small, twin)):
         train(one, other, 25, seed=5)
     torch.testing.assert_close(model(ids()), small(ids()), rtol=0, atol=1e-9)
@@ -140,6 +140,23 @@ def test_muon_and_adamw_side_by_side():
     grow(standing, widen(space=["mlp", "stream"], factor=2))
     train(model, several, 2)
     assert several[0].state[model.blocks[0]["up"].weight]["momentum_buffer"].shape == (20, 16)
+
+
+def test_a_loss_that_is_still_held_does_not_stand_in_the_way():
+    """Its graph keeps what autograd knows of the old shapes."""
+    model, optimizer, standing = made()
+    kept = model(ids()).pow(2).sum()
+    kept.backward()
+    seen = []
+    weight = model.blocks[0]["up"].weight
+    weight.register_post_accumulate_grad_hook(lambda p: seen.append(tuple(p.grad.shape)))
+    grow(standing, widen(space="mlp", factor=2))
+    train(model, optimizer, 1)
+    assert seen[-1] == (20, 8)
+    held = model(ids()).pow(2).sum()
+    with pytest.raises(ActionError, match="there are 20 already"):
+        grow(standing, widen(space="mlp", to=20), step=1)
+    held.backward()
 
 
 # What is new inside of tensors
