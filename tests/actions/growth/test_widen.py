@@ -12,11 +12,13 @@ from tests.actions.growth.wide import (
     GPT,
     MLP,
     RESNET,
+    VIT,
     Gpt,
     Mlp,
     ResNet,
     RmsNorm,
     TrueRmsNorm,
+    VisionTransformer,
     actor,
     grow,
     ids,
@@ -41,6 +43,7 @@ MODELS = {
     "own rms": (lambda: Gpt(TrueRmsNorm), GPT, ids),
     "1 + gain": (lambda: Gpt(one_plus), GPT, ids),
     "resnet": (ResNet, RESNET, images),
+    "vit": (VisionTransformer, VIT, images),
 }
 
 WIDENINGS = [
@@ -77,6 +80,8 @@ WIDENINGS = [
     ("resnet", "channels", "split", 9),
     ("resnet", "channels", "zero_out", 8),
     ("resnet", "channels", "uneven", 12),
+    ("vit", "mlp", "uneven", 24),
+    ("vit", "mlp", "zero_in", 20),
 ]
 
 every_widening = pytest.mark.parametrize(
@@ -173,6 +178,24 @@ def test_ties_stay_ties_and_objects_stay_the_same():
     assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
     assert all(a is b for a, b in zip(modules, model.modules(), strict=True))
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in parameters]
+
+
+@pytest.mark.parametrize(("how", "factor"), [("split", 2), ("zero_in", 1.5)])
+def test_attention_of_torch_grows_with_its_stream(how, factor):
+    """It takes as many entries in all its heads as the stream has."""
+    model, _, standing, batch = made("vit")
+    expected = model.eval()(batch).detach()
+    with pytest.raises(ActionError, match=r"the grown model would not run: in blocks.0.att: "):
+        grow(standing, widen(space="heads", factor=factor))
+    grow(standing, widen(space=["stream", "heads"], how=how, factor=factor))
+    torch.testing.assert_close(model.eval()(batch), expected, rtol=0, atol=1e-12)
+    assert model.blocks[0]["att"].embed_dim == model.blocks[0]["att"].num_heads * 4 == 8 * factor
+    other = VisionTransformer(int(8 * factor), int(2 * factor))
+    other.blocks.requires_grad_(False)
+    assert other.pos.shape == model.pos.shape
+    assert (
+        other.blocks[0]["att"].in_proj_weight.shape == model.blocks[0]["att"].in_proj_weight.shape
+    )
 
 
 def test_noise_cancels_where_copies_are_read():
