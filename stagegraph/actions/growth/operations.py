@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
 from torch import nn
 from torch.optim import Optimizer
 
-from stagegraph.actions.changes import Change, Deepened
-from stagegraph.actions.growth import deepen
+from stagegraph.actions.changes import Attached, Change, Deepened
+from stagegraph.actions.growth import attach, deepen
 from stagegraph.actions.growth.operation import Planned, Site
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import UnsupportedError
-from stagegraph.schema.actions import Deepen, GrowthAction
+from stagegraph.schema.actions import Attach, Deepen, GrowthAction
 
 __all__ = ["costs", "plan", "rebuild", "unwind", "word"]
 
-_PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {Deepen: deepen.plan}
+_PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {
+    Deepen: deepen.plan,
+    Attach: attach.plan,
+}
 _REBUILDS: dict[type[Change], Callable[..., None]] = {Deepened: deepen.rebuild}
-_UNWINDS: dict[type[Change], Callable[..., None]] = {Deepened: deepen.unwind}
+_REBUILDS_WITH_PARTS: dict[type[Change], Callable[..., None]] = {Attached: attach.rebuild}
+_UNWINDS: dict[type[Change], Callable[..., None]] = {
+    Deepened: deepen.unwind,
+    Attached: attach.unwind,
+}
 
 
 def plan(site: Site, action: GrowthAction, *, place: str) -> Planned:
@@ -43,7 +50,12 @@ def word(action: GrowthAction) -> str:
 
 
 def rebuild(
-    model: nn.Module, change: Change, *, optimizers: Sequence[Optimizer], lineage: Lineage
+    model: nn.Module,
+    change: Change,
+    *,
+    optimizers: Sequence[Optimizer],
+    lineage: Lineage,
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a recorded change again, for its structure; the weights are loaded afterwards.
 
@@ -54,12 +66,17 @@ def rebuild(
         change: The change.
         optimizers: The model's optimizers.
         lineage: The changes before this one.
+        parts: What the user gave by name; a builder that made something is needed again.
 
     Raises:
         SelectorError: The model is not what it was: something is not there.
         UnsupportedError: It is there, but is not what it was.
     """
-    _REBUILDS[type(change)](model, change, optimizers=optimizers, lineage=lineage)
+    with_parts = _REBUILDS_WITH_PARTS.get(type(change))
+    if with_parts is not None:
+        with_parts(model, change, optimizers=optimizers, lineage=lineage, parts=parts or {})
+    else:
+        _REBUILDS[type(change)](model, change, optimizers=optimizers, lineage=lineage)
 
 
 def unwind(model: nn.Module, optimizers: Sequence[Optimizer], lineage: Lineage) -> Change:
@@ -95,7 +112,7 @@ def costs(site: Site, actions: Sequence[GrowthAction], *, place: str) -> int:
         total += planned.cost
         if index + 1 < len(actions):
             change = planned.change(lineage, cohort=f"{place}#{index}", step=0)
-            rebuild(twin, change, optimizers=(), lineage=lineage)
+            rebuild(twin, change, optimizers=(), lineage=lineage, parts=site.parts)
             lineage = Lineage([*lineage.changes, change])
     return total
 

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from stagegraph.actions.growth.branches import attachments
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
 __all__ = [
@@ -120,6 +121,8 @@ def _rest_parameters(model: nn.Module, block: nn.Module) -> list[nn.Parameter]:
 def copy_block(model: nn.Module, block: nn.Module, *, path: str) -> nn.Module:
     """A copy of a block with parameters of its own, and without hooks or gradients.
 
+    Branches that were attached inside it are part of it; the hooks that run them are copied too.
+
     What belongs to the rest of the model (a rotary table, a config, a shared bias) is shared by
     the copy, as its siblings share it. No random number is drawn.
 
@@ -134,11 +137,19 @@ def copy_block(model: nn.Module, block: nn.Module, *, path: str) -> nn.Module:
     except (TypeError, RuntimeError, ValueError) as error:
         raise UnsupportedError(f"block {path!r} cannot be copied: {error}") from error
     for module in _own_modules(new, rest):
-        for key in (*_HOOKS, *_HOOK_FLAGS):
-            setattr(module, key, OrderedDict())
+        _keep_structure(module)
     if vars(block).get("_compiled_call_impl") is not None:
         new.compile()
     return new
+
+
+def _keep_structure(module: nn.Module) -> None:
+    """Take a copy's hooks off, but for those that run its branches."""
+    branches = attachments(module)
+    for key in (*_HOOKS, *_HOOK_FLAGS):
+        setattr(module, key, OrderedDict())
+    for hook in branches:
+        module.register_forward_hook(hook, with_kwargs=True)
 
 
 def _own_modules(block: nn.Module, rest: Sequence[nn.Module]) -> list[nn.Module]:
@@ -181,7 +192,13 @@ def _refuse_uncopyable(model: nn.Module, block: nn.Module, path: str) -> None:
             f"block {path!r} shares all its parameters with the rest of the model; a copy would "
             "add none"
         )
+    inside = set(map(id, block.modules()))
     for name, module in block.named_modules():
+        if any(id(hook.branch) not in inside for hook in attachments(module)):
+            raise UnsupportedError(
+                f"{path}.{name} runs a branch that is a child of a module around {path!r}, which a "
+                "copy would share; attach it to a module inside instead"
+            )
         if any(
             isinstance(hook, WeightNorm | SpectralNorm)
             for hook in vars(module)["_forward_pre_hooks"].values()
