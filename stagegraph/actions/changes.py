@@ -19,8 +19,10 @@ __all__ = [
     "Change",
     "CountChange",
     "Deepened",
+    "ExpertsAdded",
     "NewBlock",
     "NewBranch",
+    "NewExperts",
     "Upcycled",
     "read_change",
 ]
@@ -202,7 +204,60 @@ class Upcycled(Attached):
     kind: ClassVar[str] = "upcycle"
 
 
-_KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (Deepened, Attached, Upcycled)}
+@dataclass(frozen=True, slots=True)
+class NewExperts:
+    """Experts that a growth gave to one mixture.
+
+    Attributes:
+        moe: Stable id of the mixture.
+        label: What they are called among its entrants.
+        copy_of: The numbers of the experts that they were copied from.
+        top_k: How many experts a token was sent to before, and afterwards.
+    """
+
+    moe: str
+    label: str
+    copy_of: tuple[int, ...]
+    top_k: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsAdded(Change):
+    """Mixtures of experts that got more experts.
+
+    Attributes:
+        mixtures: What each got.
+    """
+
+    kind: ClassVar[str] = "add_experts"
+    mixtures: tuple[NewExperts, ...]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Per mixture, the module that holds its new experts and their router rows."""
+        return tuple(f"{one.moe}.entrants.{one.label}" for one in self.mixtures)
+
+    @classmethod
+    def from_fields(cls, data: Mapping[str, Any]) -> Self:
+        """Read one back."""
+        return cls(
+            cohort=data["cohort"],
+            step=data["step"],
+            mixtures=tuple(
+                NewExperts(
+                    moe=one["moe"],
+                    label=one["label"],
+                    copy_of=tuple(one["copy_of"]),
+                    top_k=(one["top_k"][0], one["top_k"][1]),
+                )
+                for one in data["mixtures"]
+            ),
+        )
+
+
+_KINDS: dict[str, type[Change]] = {
+    kind.kind: kind for kind in (Deepened, Attached, Upcycled, ExpertsAdded)
+}
 
 
 def read_change(data: Mapping[str, Any]) -> Change:

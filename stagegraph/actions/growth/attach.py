@@ -156,9 +156,7 @@ def _fields(action: Attach, host: nn.Module, path: str, place: str) -> dict[str,
             "axis: 1 (or whichever it is)"
         )
     written = action.out_features or written_width(host)
-    read = action.in_features or (
-        read_width(host) if action.mode == "parallel" else written
-    )
+    read = action.in_features or (read_width(host) if action.mode == "parallel" else written)
     if read is None or written is None:
         raise UnsupportedError(
             f"{place}: how many features {path!r} reads and writes cannot be told from its layers; "

@@ -193,4 +193,3 @@ def owner_of(
             f"{place}: {taken} is there already; give the new module another name with child:"
         )
     return ".".join(around), name
-

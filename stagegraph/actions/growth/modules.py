@@ -18,7 +18,7 @@ from stagegraph.actions.growth.stacks import copy_block
 from stagegraph.errors import UnsupportedError, did_you_mean
 from stagegraph.schema.actions import ATTACHABLE
 
-__all__ = ["Adapter", "MLP", "Maker", "make", "place_like", "silence"]
+__all__ = ["MLP", "Adapter", "Maker", "make", "place_like", "silence"]
 
 Maker = Callable[[nn.Module], nn.Module]
 """Makes a module for a host; what it draws belongs in parameters or in persistent buffers."""

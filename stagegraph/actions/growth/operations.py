@@ -11,24 +11,32 @@ from typing import Any, get_args
 from torch import nn
 from torch.optim import Optimizer
 
-from stagegraph.actions.changes import Attached, Change, Deepened
-from stagegraph.actions.growth import attach, deepen
+from stagegraph.actions.changes import Attached, Change, Deepened, ExpertsAdded, Upcycled
+from stagegraph.actions.growth import add_experts, attach, deepen, upcycle
 from stagegraph.actions.growth.operation import Planned, Site
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import UnsupportedError
-from stagegraph.schema.actions import Attach, Deepen, GrowthAction
+from stagegraph.schema.actions import AddExperts, Attach, Deepen, GrowthAction, Upcycle
 
 __all__ = ["costs", "plan", "rebuild", "unwind", "word"]
 
 _PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {
     Deepen: deepen.plan,
     Attach: attach.plan,
+    Upcycle: upcycle.plan,
+    AddExperts: add_experts.plan,
 }
-_REBUILDS: dict[type[Change], Callable[..., None]] = {Deepened: deepen.rebuild}
+_REBUILDS: dict[type[Change], Callable[..., None]] = {
+    Deepened: deepen.rebuild,
+    Upcycled: upcycle.rebuild,
+    ExpertsAdded: add_experts.rebuild,
+}
 _REBUILDS_WITH_PARTS: dict[type[Change], Callable[..., None]] = {Attached: attach.rebuild}
 _UNWINDS: dict[type[Change], Callable[..., None]] = {
     Deepened: deepen.unwind,
     Attached: attach.unwind,
+    Upcycled: upcycle.unwind,
+    ExpertsAdded: add_experts.unwind,
 }
 
 

@@ -34,7 +34,7 @@ def features_are_last(module: nn.Module) -> bool:
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
-    return [part for part in module.modules() if part.__dict__["_parameters"]]
+    return [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
 
 
 def _widths(layer: nn.Module) -> tuple[int | None, int] | None:
@@ -48,10 +48,9 @@ def _widths(layer: nn.Module) -> tuple[int | None, int] | None:
             return None, layer.embedding_dim
         case nn.LayerNorm() | nn.RMSNorm():
             return layer.normalized_shape[-1], layer.normalized_shape[-1]
-    shape = [tuple(p.shape) for p in layer.parameters(recurse=False) if p.dim() == 2]
-    if type(layer).__name__ == "Conv1D" and shape:  # GPT-2's, a linear layer the other way round
-        return shape[0]
-    own = [tuple(p.shape) for p in layer.parameters(recurse=False)]
-    if own and len(own[0]) == 1 and not list(layer.children()):
-        return own[0][0], own[0][0]  # a norm of somebody's own
+    first = next(layer.parameters(recurse=False))
+    if type(layer).__name__ == "Conv1D" and first.dim() == 2:
+        return first.shape[0], first.shape[1]  # GPT-2's linear layer, the other way round
+    if first.dim() == 1 and not list(layer.children()):
+        return len(first), len(first)  # a norm of somebody's own
     return None
