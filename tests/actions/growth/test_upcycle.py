@@ -9,8 +9,8 @@ from stagegraph.actions.growth.upcycle import plan
 from stagegraph.errors import ActionError, UnsupportedError
 from tests.actions.growth.grown import Listed, Residual, Scene, add_experts, upcycle
 from tests.actions.models import (
-    D,
     Block,
+    D,
     Model,
     accept,
     alpha_ramp,
