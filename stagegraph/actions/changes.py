@@ -7,8 +7,8 @@ larger where in them the new entries lie; all names are stable ids (:mod:`~.line
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from stagegraph.errors import SnapshotError
@@ -20,9 +20,11 @@ __all__ = [
     "CountChange",
     "Deepened",
     "ExpertsAdded",
+    "ListGrown",
     "NewBlock",
     "NewBranch",
     "NewExperts",
+    "NewListed",
     "Upcycled",
     "read_change",
 ]
@@ -255,8 +257,72 @@ class ExpertsAdded(Change):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class NewListed:
+    """Experts that a growth gave to a mixture of the model's own.
+
+    Attributes:
+        moe: Stable id of the mixture.
+        experts: Where its list of experts is, inside it.
+        router: Where its router is, inside it.
+        before: How many experts it had.
+        copy_of: The numbers of the experts that the new ones were copied from.
+        written: Attributes inside it, each with its value before and afterwards.
+    """
+
+    moe: str
+    experts: str
+    router: str
+    before: int
+    copy_of: tuple[int, ...]
+    written: tuple[tuple[str, int, int], ...]
+
+    def under(self, named: Callable[[str], str]) -> NewListed:
+        """The same with the mixture under another name."""
+        return replace(self, moe=named(self.moe))
+
+
+@dataclass(frozen=True, slots=True)
+class ListGrown(Change):
+    """Lists of experts that became longer, and their routers larger.
+
+    Attributes:
+        mixtures: What each got.
+    """
+
+    kind: ClassVar[str] = "list_experts"
+    mixtures: tuple[NewListed, ...]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The new experts."""
+        return tuple(
+            f"{one.moe}.{one.experts}.{one.before + at}"
+            for one in self.mixtures
+            for at in range(len(one.copy_of))
+        )
+
+    @classmethod
+    def from_fields(cls, data: Mapping[str, Any]) -> Self:
+        """Read one back."""
+        return cls(
+            cohort=data["cohort"],
+            step=data["step"],
+            mixtures=tuple(
+                NewListed(
+                    **{
+                        **one,
+                        "copy_of": tuple(one["copy_of"]),
+                        "written": tuple((n, b, a) for n, b, a in one["written"]),
+                    }
+                )
+                for one in data["mixtures"]
+            ),
+        )
+
+
 _KINDS: dict[str, type[Change]] = {
-    kind.kind: kind for kind in (Deepened, Attached, Upcycled, ExpertsAdded)
+    kind.kind: kind for kind in (Deepened, Attached, Upcycled, ExpertsAdded, ListGrown)
 }
 
 

@@ -251,6 +251,22 @@ class AddExperts(SizedGrowth):
     more experts."""
     noise: Annotated[Number, Field(ge=0, le=1)] = 0.0
     """Noise on the copies, relative to the spread of each weight; not exact."""
+    experts: Glob | None = None
+    """For a mixture of the model's own: where its ``nn.ModuleList`` of experts is, inside it."""
+    router: Glob | None = None
+    """For a mixture of the model's own: where its router is, an ``nn.Linear`` inside it."""
+    active: Glob | None = None
+    """For a mixture of the model's own: its attribute that holds how many a token is sent to."""
+    count: Seq[Glob] = ()
+    """For a mixture of the model's own: its attributes that hold how many experts there are."""
+
+    @model_validator(mode="after")
+    def _declared_together(self) -> AddExperts:
+        if (self.experts is None) != (self.router is None):
+            raise ValueError("'experts' and 'router' declare a mixture together; give both")
+        if self.experts is None and (self.active is not None or self.count):
+            raise ValueError("'active' and 'count' are for a mixture declared by 'experts'")
+        return self
 
 
 Action = Annotated[

@@ -19,6 +19,8 @@ from torch.optim import Optimizer
 from stagegraph.actions.changes import Change, ExpertsAdded, NewExperts
 from stagegraph.actions.growth.branches import attachments, find_hosts
 from stagegraph.actions.growth.experts import Entrants, Experts
+from stagegraph.actions.growth.listed_experts import ListedPlan
+from stagegraph.actions.growth.listed_experts import plan as plan_listed
 from stagegraph.actions.growth.neighbours import Neighbours
 from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
 from stagegraph.actions.growth.redrawing import add_noise, drops
@@ -116,15 +118,18 @@ class NewEntrants(Prepared):
                 _copy_values(copied, new)
 
 
-def plan(site: Site, action: AddExperts, *, place: str) -> AddExpertsPlan:
+def plan(site: Site, action: AddExperts, *, place: str) -> AddExpertsPlan | ListedPlan:
     """What more experts would do to this model; nothing is changed.
 
     Raises:
         SelectorError: A pattern matches no module.
         UnsupportedError: What is there is no mixture that can be given more so.
     """
+    paths = find_hosts(site.model, action.moe, place=place, what="moe")
+    if action.experts is not None:
+        return plan_listed(site, action, paths, place=place)
     mixtures, added, exact = list[NewExperts](), 0, action.top_k == "scale" and not action.noise
-    for path in find_hosts(site.model, action.moe, place=place, what="moe"):
+    for path in paths:
         moe = _mixture(site.model, path, place)
         before = moe.num_experts
         try:
@@ -154,7 +159,8 @@ def _mixture(model: nn.Module, path: str, place: str) -> Experts:
     known = [name for name, module in model.named_modules() if isinstance(module, Experts)]
     raise UnsupportedError(
         f"{place}: {path!r} is a {type(moe).__name__}, not a mixture that upcycle made "
-        f"(there is {', '.join(map(repr, known)) or 'none'})"
+        f"(there is {', '.join(map(repr, known)) or 'none'}); for one of the model's own, say "
+        "where its list of experts and its router are: experts: and router:"
     )
 
 

@@ -69,7 +69,10 @@ class AttachPlan(Planned):
         with preserved_randomness():
             seed_all(seed)
             branches = [maker(site.model, target) for target in self.targets]
-        zeroed = dict.fromkeys(map(self._silenced, self.targets, branches)) if self.zero else {}
+        zeroed: dict[str, None] = {}
+        if self.zero:
+            for target, branch in zip(self.targets, branches, strict=True):
+                zeroed |= dict.fromkeys(self._silenced(target, branch))
         if site.probe is not None:
             hosts = dict(zip((t.path for t in self.targets), branches, strict=True))
             for path, added in try_branches(
@@ -95,9 +98,9 @@ class AttachPlan(Planned):
             },
         )
 
-    def _silenced(self, target: Target, branch: nn.Module) -> str:
+    def _silenced(self, target: Target, branch: nn.Module) -> list[str]:
         last = silence(branch)
-        if last is None:
+        if not last:
             raise UnsupportedError(
                 f"{self.place}: module {self.module!r} for {target.path!r} has no linear layer to "
                 "begin with zero; write init: keep"

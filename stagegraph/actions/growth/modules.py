@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from stagegraph.actions.growth.branches import attachments
+from stagegraph.actions.growth.experts import Experts
 from stagegraph.actions.growth.stacks import copy_block
 from stagegraph.errors import UnsupportedError, did_you_mean
 from stagegraph.schema.actions import ATTACHABLE
@@ -143,20 +145,32 @@ def _from_part(kind: str, host: nn.Module, parts: Mapping[str, Any], place: str)
     return made if first is None else made.to(device=first.device)
 
 
-def silence(module: nn.Module) -> str | None:
+def silence(module: nn.Module) -> list[str]:
     """Fill a module's last linear layer with zeros, so that it begins by adding nothing.
 
+    In a copy of a module that runs branches, what they add to that layer's output is silent too.
+
     Returns:
-        The layer's name; ``None`` if there is no linear layer.
+        The names of the layers; empty if there is no linear layer.
     """
-    last: tuple[str, nn.Module] | None = None
-    for name, layer in module.named_modules():
-        weight = vars(layer)["_parameters"].get("weight")
-        if weight is not None and weight.dim() >= 2 and not isinstance(layer, nn.Embedding):
-            last = (name, layer)
-    if last is None:
-        return None
+    named = dict(module.named_modules())
+    branches = [(at, hook.branch) for at, part in named.items() for hook in attachments(part)]
+    inside = {id(part) for _, branch in branches for part in branch.modules()}
+    linear = [at for at, part in named.items() if id(part) not in inside and _is_linear(part)]
+    if not linear:
+        return []
+    last, names = linear[-1], [linear[-1]]
     with torch.no_grad():
-        for parameter in last[1].parameters(recurse=False):
+        for parameter in named[last].parameters(recurse=False):
             parameter.zero_()
-    return last[0] or "."
+    paths = {id(part): at for at, part in named.items()}
+    for host, branch in branches:
+        if host in ("", last) or last.startswith(f"{host}."):
+            speaking = branch.all_experts() if isinstance(branch, Experts) else [branch]
+            names += [f"{paths[id(s)]}.{name}".rstrip(".") for s in speaking for name in silence(s)]
+    return names
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    weight = vars(layer)["_parameters"].get("weight")
+    return weight is not None and weight.dim() >= 2 and not isinstance(layer, nn.Embedding)

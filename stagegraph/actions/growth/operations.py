@@ -11,8 +11,8 @@ from typing import Any, get_args
 from torch import nn
 from torch.optim import Optimizer
 
-from stagegraph.actions.changes import Attached, Change, Deepened, ExpertsAdded, Upcycled
-from stagegraph.actions.growth import add_experts, attach, deepen, upcycle
+from stagegraph.actions.changes import Attached, Change, Deepened, ExpertsAdded, ListGrown, Upcycled
+from stagegraph.actions.growth import add_experts, attach, deepen, listed_experts, upcycle
 from stagegraph.actions.growth.operation import Planned, Site
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import UnsupportedError
@@ -30,6 +30,7 @@ _REBUILDS: dict[type[Change], Callable[..., None]] = {
     Deepened: deepen.rebuild,
     Upcycled: upcycle.rebuild,
     ExpertsAdded: add_experts.rebuild,
+    ListGrown: listed_experts.rebuild,
 }
 _REBUILDS_WITH_PARTS: dict[type[Change], Callable[..., None]] = {Attached: attach.rebuild}
 _UNWINDS: dict[type[Change], Callable[..., None]] = {
@@ -37,6 +38,7 @@ _UNWINDS: dict[type[Change], Callable[..., None]] = {
     Attached: attach.unwind,
     Upcycled: upcycle.unwind,
     ExpertsAdded: add_experts.unwind,
+    ListGrown: listed_experts.unwind,
 }
 
 

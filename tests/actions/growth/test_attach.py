@@ -10,7 +10,7 @@ from stagegraph.actions.growth.branches import Branch, attachments
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.growth.operations import costs
 from stagegraph.errors import ActionError, SelectorError, UnsupportedError
-from tests.actions.growth.grown import Listed, Residual, Scene, attach
+from tests.actions.growth.grown import Listed, Residual, Scene, attach, upcycle
 from tests.actions.models import (
     D,
     Model,
@@ -154,6 +154,24 @@ def test_hosts_that_match_nothing_are_named_with_what_is_near():
         match=r"^p: host 'blocks\.\*\.mpl' matches no module .*; host 'heed'.*did you mean 'head'",
     ):
         plan(Site(Model(block=Residual)), action, place="p")
+
+
+def test_a_copy_of_what_runs_branches_begins_with_zero_too():
+    scene = Scene()
+    scene.grow(attach())
+    scene.grow(upcycle(experts=3), cohort="experts", step=1)
+    scene.shake()
+    before = scene.output()
+    certificate = scene.grow(attach(module="copy"), cohort="copy", step=2)
+    assert scene.changed(before) == 0.0
+    assert certificate["zeroed"] == [
+        "module.down",
+        "module.adapter.module.up",
+        "module.moe.experts.1.down",
+        "module.moe.experts.1.adapter.module.up",
+        "module.moe.experts.2.down",
+        "module.moe.experts.2.adapter.module.up",
+    ]
 
 
 def test_a_star_is_one_part_of_a_path():
