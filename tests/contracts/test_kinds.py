@@ -82,6 +82,9 @@ KINDS = {
     "send": Traits(actions.Send),
     "deepen": Traits(actions.Deepen, structural=True, needs=GROWN),
     "widen": Traits(actions.Widen, structural=True, needs=GROWN),
+    "attach": Traits(actions.Attach, structural=True, needs=GROWN),
+    "upcycle": Traits(actions.Upcycle, structural=True, needs=GROWN),
+    "add_experts": Traits(actions.AddExperts, structural=True, needs=GROWN),
 }
 
 IN_THE_SCHEMA = {

@@ -228,7 +228,45 @@ def growths():
         how=st.sampled_from(["split", "zero_out"]),
         note=NOTES,
     )
-    return deepen | widen
+    attach = st.builds(
+        lambda made, **rest: act.Attach(type="attach", **made, **rest),
+        made=st.sampled_from(
+            [
+                {"module": "adapter", "bottleneck": 4, "norm": "layer"},
+                {"module": "mlp", "hidden": 8, "act": "relu", "bias": False, "axis": 1},
+                {"module": "linear", "in_features": 3, "out_features": 5},
+                {"module": "copy"},
+                {"module": "mine", "init": "zero"},
+            ]
+        ),
+        host=_tuples(texts(1), 1),
+        mode=st.sampled_from(["parallel", "after"]),
+        child=_maybe(names()),
+        name=_maybe(names()),
+        note=NOTES,
+    )
+    upcycle = st.builds(
+        act.Upcycle,
+        type=st.just("upcycle"),
+        host=_tuples(texts(1), 1),
+        experts=st.integers(3, 9),
+        top_k=st.integers(1, 3),
+        noise=st.sampled_from([0.0, 0.01]),
+        reinit=st.sampled_from([0.0, 0.5]),
+        child=names(),
+        name=_maybe(names()),
+        note=NOTES,
+    )
+    add_experts = st.builds(
+        lambda size, **rest: act.AddExperts(type="add_experts", **size, **rest),
+        size=_sizes(),
+        moe=_tuples(texts(1), 1),
+        top_k=st.sampled_from(["keep", "scale"]),
+        noise=st.sampled_from([0.0, 0.01]),
+        name=_maybe(names()),
+        note=NOTES,
+    )
+    return deepen | widen | attach | upcycle | add_experts
 
 
 def actions():

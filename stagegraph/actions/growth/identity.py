@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stagegraph.actions.growth.branches import attachments
 from stagegraph.actions.growth.stacks import copy_block, own_parameters
 from stagegraph.actions.parameters import subtree_matches
 from stagegraph.actions.randomness import fixed_direction, preserved_randomness
@@ -131,7 +132,10 @@ def find_zeroing(model: nn.Module, block: nn.Module, call: Call, *, place: str) 
     ran = _execution(scratch, call)
     chosen: list[Zeroing] = []
     for unit in reversed(ran):
-        silent = _silencing(unit, own, {unit.name for unit in ran})
+        # what a module runs beside itself is zeroed already: it ran after it, and speaks through it
+        branches = _joined(chosen) if attachments(unit.module) else ()
+        with _filled(scratch, branches):
+            silent = _silencing(unit, own, {unit.name for unit in ran})
         if silent is None:
             continue
         chosen.append(silent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -15,6 +14,8 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from stagegraph.actions.copying import duplicate
+from stagegraph.actions.growth.branches import attachments
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
 __all__ = [
@@ -35,11 +36,6 @@ _HOOKS = (
     "_forward_pre_hooks",
     "_backward_hooks",
     "_backward_pre_hooks",
-)
-_HOOK_FLAGS = (
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs",
 )
 
 
@@ -120,6 +116,8 @@ def _rest_parameters(model: nn.Module, block: nn.Module) -> list[nn.Parameter]:
 def copy_block(model: nn.Module, block: nn.Module, *, path: str) -> nn.Module:
     """A copy of a block with parameters of its own, and without hooks or gradients.
 
+    Branches that were attached inside it are part of it; the hooks that run them are copied too.
+
     What belongs to the rest of the model (a rotary table, a config, a shared bias) is shared by
     the copy, as its siblings share it. No random number is drawn.
 
@@ -130,12 +128,9 @@ def copy_block(model: nn.Module, block: nn.Module, *, path: str) -> nn.Module:
     rest = _rest(model, block)
     own = _own_modules(block, rest)
     try:
-        new: nn.Module = copy.deepcopy(block, _kept(rest, own))
+        new = duplicate(block, _kept(rest, own), own=own)
     except (TypeError, RuntimeError, ValueError) as error:
         raise UnsupportedError(f"block {path!r} cannot be copied: {error}") from error
-    for module in _own_modules(new, rest):
-        for key in (*_HOOKS, *_HOOK_FLAGS):
-            setattr(module, key, OrderedDict())
     if vars(block).get("_compiled_call_impl") is not None:
         new.compile()
     return new
@@ -164,8 +159,6 @@ def _kept(rest: Sequence[nn.Module], own: Sequence[nn.Module]) -> dict[int, Any]
                 kept[id(value)] = value
     for module in own:
         kept.pop(id(module), None)
-        for key in (*_HOOKS, *_HOOK_FLAGS):  # the copy gets none, so they need no copying
-            kept[id(vars(module)[key])] = vars(module)[key]
     shared = {id(tensor): tensor for tensor in _tensors(rest)}
     for tensor in _tensors(own):
         kept.pop(id(tensor), None)
@@ -183,7 +176,13 @@ def _refuse_uncopyable(model: nn.Module, block: nn.Module, path: str) -> None:
             f"block {path!r} shares all its parameters with the rest of the model; a copy would "
             "add none"
         )
+    inside = set(map(id, block.modules()))
     for name, module in block.named_modules():
+        if any(id(hook.branch) not in inside for hook in attachments(module)):
+            raise UnsupportedError(
+                f"{path}.{name} runs a branch that is a child of a module around {path!r}, which a "
+                "copy would share; attach it to a module inside instead"
+            )
         if any(
             isinstance(hook, WeightNorm | SpectralNorm)
             for hook in vars(module)["_forward_pre_hooks"].values()
