@@ -44,7 +44,7 @@ def grow(standing: Standing, deed: Deed, *, step: int, alpha: float) -> dict[str
     if probe is None:
         raise UnsupportedError("a growth is measured on a batch; give probe=...")
     cohort = deed.cohort or deed.place
-    site = standing.site()
+    site = standing.site(alpha=alpha)
     planned = plan(site, action, place=deed.place)
     prepared = planned.prepare(site, seed=deed.seed)
     before = read(model, probe, seed=deed.seed)

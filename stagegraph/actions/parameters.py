@@ -79,7 +79,7 @@ def select(model: nn.Module, selected: Selected, *, lineage: Lineage, place: str
             wrong.append(f"{glob!r} matches no parameter and no module of the model{near}")
         taken |= hit
     for cohort in selected.cohorts:
-        names = lineage.module_names(lineage.cohort(cohort))
+        names = lineage.added_names(lineage.cohort(cohort))
         if not names:
             near = did_you_mean(cohort, lineage.cohorts())
             wrong.append(f"no growth of the name {cohort!r} has added anything{near}")
@@ -92,8 +92,10 @@ def select(model: nn.Module, selected: Selected, *, lineage: Lineage, place: str
 
 
 def _subtree(model: nn.Module, module: str) -> Iterable[str]:
-    tree = model.get_submodule(module)
     yield module
+    tree = dict(model.named_modules(remove_duplicate=False)).get(module)
+    if tree is None:
+        return  # a parameter of its own
     for name, _ in tree.named_modules(remove_duplicate=False):
         if name:
             yield f"{module}.{name}"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 from torch import nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Change, Deepened
-from stagegraph.actions.growth import deepen
+from stagegraph.actions.growth import deepen, deepened
 from stagegraph.actions.growth.operation import Planned, Site
+from stagegraph.actions.growth.twin import twin_of
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import UnsupportedError
 from stagegraph.schema.actions import Deepen, GrowthAction
@@ -21,8 +20,8 @@ from stagegraph.schema.actions import Deepen, GrowthAction
 __all__ = ["costs", "plan", "rebuild", "unwind", "word"]
 
 _PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {Deepen: deepen.plan}
-_REBUILDS: dict[type[Change], Callable[..., None]] = {Deepened: deepen.rebuild}
-_UNWINDS: dict[type[Change], Callable[..., None]] = {Deepened: deepen.unwind}
+_REBUILDS: dict[type[Change], Callable[..., None]] = {Deepened: deepened.rebuild}
+_UNWINDS: dict[type[Change], Callable[..., None]] = {Deepened: deepened.unwind}
 
 
 def plan(site: Site, action: GrowthAction, *, place: str) -> Planned:
@@ -88,7 +87,7 @@ def costs(site: Site, actions: Sequence[GrowthAction], *, place: str) -> int:
         UnsupportedError: One cannot grow so.
     """
     total, lineage = 0, site.lineage
-    twin = site.model if len(actions) == 1 else _twin(site.model)
+    twin = site.model if len(actions) == 1 else twin_of(site.model)
     for index, action in enumerate(actions):
         here = replace(site, model=twin, optimizers=(), lineage=lineage)
         planned = plan(here, action, place=place)
@@ -98,20 +97,3 @@ def costs(site: Site, actions: Sequence[GrowthAction], *, place: str) -> int:
             rebuild(twin, change, optimizers=(), lineage=lineage)
             lineage = Lineage([*lineage.changes, change])
     return total
-
-
-def _twin(model: nn.Module) -> nn.Module:
-    """The model's structure with tensors on the meta device, and no hooks."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and id(tensor) not in memo:
-                meta = tensor.detach().to("meta")
-                as_parameter = isinstance(tensor, nn.Parameter)
-                memo[id(tensor)] = (
-                    nn.Parameter(meta, tensor.requires_grad) if as_parameter else meta
-                )
-        for key, value in vars(module).items():
-            if key.endswith("_hooks"):
-                memo[id(value)] = OrderedDict()
-    return copy.deepcopy(model, memo)
