@@ -121,7 +121,7 @@ def _refuse_other_size(path: str, found: int, size: int, place: str) -> None:
 
 
 def as_long_beside(around: Sequence[tuple[str, Any]], stack: str, size: int) -> list[str]:
-    """Paths of tensors and lists directly in the modules around a stack that are as long as it.
+    """Paths of tensors and lists right in the modules around a stack that are as long as it.
 
     An ``nn.Sequential`` is none: it runs as a whole. Of a stack of one block nothing can be said.
 
@@ -140,6 +140,11 @@ def as_long_beside(around: Sequence[tuple[str, Any]], stack: str, size: int) -> 
             name
             for name, module in owner._modules.items()
             if isinstance(module, nn.ModuleList | nn.ParameterList) and len(module) == size
+        ]
+        names += [
+            name
+            for name, value in vars(owner).items()
+            if type(value) is list and len(value) == size and not name.startswith("_")
         ]
         found += [f"{path}.{name}".lstrip(".") for name in names]
     return [one for one in found if not f"{stack}.".startswith(f"{one}.")]

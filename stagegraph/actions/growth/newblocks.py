@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stagegraph.actions.changes import Change, Deepened
 from stagegraph.actions.growth.beside import Entries, copied_entries
@@ -123,7 +123,9 @@ class NewBlocks(Prepared):
         rebuild(averaged, change, optimizers=(), lineage=site.lineage)
         new = [at.at for at in self.plan.places]
         inside = tuple(f"{self.plan.path}.{at}." for at in new)
-        own = [(n, p) for n, p in site.model.named_parameters() if p in self.templates]
+        own: list[tuple[str, Tensor]] = [
+            (name, p) for name, p in site.model.named_parameters() if p in self.templates
+        ]
         own += [(n, b) for n, b in site.model.named_buffers() if n.startswith(inside)]
         theirs = {**dict(averaged.named_parameters()), **dict(averaged.named_buffers())}
         with torch.no_grad():

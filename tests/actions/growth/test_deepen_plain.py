@@ -192,6 +192,15 @@ def test_what_stands_beside_must_be_told():
         plan(Site(shorter), deepen(count=BESIDE), place="p")
 
 
+def test_a_plain_list_with_an_entry_per_block_must_be_told_too():
+    model = Model()
+    model.windows = [4, None]
+    with pytest.raises(UnsupportedError, match=r"^p: windows beside stack 'blocks' is as long"):
+        plan(Site(model), deepen(), place="p")
+    grown(model, batch(), at="spread", count=("windows",))
+    assert model.windows == [4, 4, None, None]
+
+
 def test_what_has_an_entry_per_block_grows_in_the_same_places():
     torch.manual_seed(0)
     model = Beside()
