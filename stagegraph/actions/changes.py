@@ -55,6 +55,11 @@ class Change(ABC):
         """Stable ids of the modules it added; each can be blended in."""
 
     @property
+    def others(self) -> tuple[str, ...]:
+        """Stable ids of the other modules and parameters it added, which are never blended in."""
+        return ()
+
+    @property
     def tensors(self) -> Mapping[str, Axes]:
         """Stable ids of the parameters and buffers that it made larger, and how."""
         return {}
@@ -117,6 +122,8 @@ class Deepened(Change):
         blocks: What was inserted, in the order of their places.
         counts: The attributes that count blocks.
         numbered: Names of the attributes that hold a block's number, such as ``layer_idx``.
+        beside: Stable ids of lists that have a module or a parameter per block.
+        rows: Stable ids of parameters and buffers that have a row per block.
     """
 
     kind: ClassVar[str] = "deepen"
@@ -125,11 +132,18 @@ class Deepened(Change):
     blocks: tuple[NewBlock, ...]
     counts: tuple[CountChange, ...] = ()
     numbered: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
 
     @property
     def modules(self) -> tuple[str, ...]:
         """The blocks."""
         return tuple(f"{self.stack}.{block.label}" for block in self.blocks)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The new entries of lists beside the stack."""
+        return tuple(f"{path}.{block.label}" for path in self.beside for block in self.blocks)
 
     @classmethod
     def from_fields(cls, data: Mapping[str, Any]) -> Self:
@@ -142,6 +156,8 @@ class Deepened(Change):
             blocks=tuple(NewBlock(**block) for block in data["blocks"]),
             counts=tuple(CountChange(**count) for count in data["counts"]),
             numbered=tuple(data["numbered"]),
+            beside=tuple(data.get("beside", ())),
+            rows=tuple(data.get("rows", ())),
         )
 
 

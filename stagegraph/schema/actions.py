@@ -133,23 +133,59 @@ class Deepen(SizedGrowth):
     """Insert residual blocks into a stack, in place.
 
     ``identity`` (1511.05641, 2401.02415): each new block is a copy of its lower neighbour whose
-    branches end in zero, so that the function does not change. ``stack`` (StackBERT; G_stack,
-    2405.15319): the stack is continued with copies of its blocks from the bottom; not exact.
+    branches end in zero, so that the function does not change. The others are not exact: ``stack``
+    (StackBERT; G_stack, 2405.15319) goes on with copies from the bottom, ``interleave``
+    (2510.08008) doubles blocks where they stand, ``middle`` (MIDAS, 2409.19044) doubles those in
+    the middle, ``drop_and_cat`` (SOLAR, 2312.15166) puts the upper part of one copy of the stack on
+    the lower part of another, and ``random`` begins anew.
     """
 
     blends: ClassVar = True
     type: Literal["deepen"]
     stack: Glob
     """Path of the ``nn.ModuleList`` or ``nn.Sequential``, such as ``transformer.blocks``."""
-    how: Literal["identity", "stack"] = "identity"
-    """Where the new blocks' weights come from."""
-    at: Literal["end", "spread"] = "end"
-    """Where they go: above all others, or spread evenly between them."""
+    how: Literal["identity", "stack", "interleave", "middle", "drop_and_cat", "random"] = "identity"
+    """Which blocks are copied, and what becomes of the copies."""
+    at: Literal["end", "spread"] | None = None
+    """For ``identity`` and ``random``: above all others (``end``, the default), or evenly between
+    them (``spread``). Of the others each says itself where its blocks go."""
+    init: Literal["copy", "fresh"] | None = None
+    """For ``identity``: whether weights that are not zeroed are copied (the default), or
+    initialised anew."""
+    noise: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Noise on the weights that are copied, relative to the root of their mean square."""
     zero: Seq[Glob] = ()
     """For ``identity``: the modules inside a block whose output to zero, if they are not to be
     found by trial."""
     count: Seq[Glob] = ()
-    """Attributes that hold the number of blocks, such as ``config.num_hidden_layers``."""
+    """What else holds the number of blocks, or something for each of them: attributes, lists,
+    parameters with a row per block, other stacks; such as ``config.num_hidden_layers``."""
+    leave: Seq[Glob] = ()
+    """What is as long as the stack by chance, and stays as it is."""
+
+    @model_validator(mode="after")
+    def _what_goes_together(self) -> Deepen:
+        if self.at is not None and self.how not in ("identity", "random"):
+            way = ": 'interleave' spreads copies" if (self.how, self.at) == _SPREAD_STACK else ""
+            raise ValueError(f"how: {self.how} says itself where its blocks go, without 'at'{way}")
+        if self.zero and self.how != "identity":
+            raise ValueError(f"'zero' is for how: identity; how: {self.how} zeroes nothing")
+        if self.init is not None and self.how != "identity":
+            raise ValueError(
+                "'init' is for how: identity; without zeros, new weights are how: random, and "
+                "copied ones how: stack, interleave, middle or drop_and_cat"
+            )
+        if self.noise is not None and self.fresh:
+            raise ValueError("'noise' is for weights that are copied; here they begin anew")
+        return self
+
+    @property
+    def fresh(self) -> bool:
+        """Whether new blocks begin with new weights instead of copied ones."""
+        return self.how == "random" or self.init == "fresh"
+
+
+_SPREAD_STACK = ("stack", "spread")
 
 
 FreshState = Literal["fill_v", "old_step", "fresh_step"]

@@ -47,7 +47,7 @@ GROWTHS = {
     "two": (Residual, [attach(), attach(child="second", init="keep")]),
     "experts": (Residual, [upcycle(noise=0.1)]),
     "more experts": (Residual, [upcycle(experts=2), add_experts(noise=0.1)]),
-    "deeper": (Residual, [attach(), deepen(at="spread", how="stack")]),
+    "deeper": (Residual, [attach(), deepen(how="interleave")]),
     "attached to new blocks": (Residual, [deepen(at="spread"), attach(), upcycle()]),
 }
 every_growth = pytest.mark.parametrize("name", GROWTHS)

@@ -207,17 +207,31 @@ def _sizes():
     )
 
 
+def _ways():
+    """How a deepening chooses its blocks, with what each way takes."""
+    at = _maybe(st.sampled_from(["end", "spread"]))
+    noise = _maybe(st.sampled_from([0.01, 0.5, 1.0]))
+    zero = _tuples(texts(1))
+    copying = st.sampled_from(["stack", "interleave", "middle", "drop_and_cat"])
+    identity = {"how": st.just("identity"), "at": at, "zero": zero}
+    return st.one_of(
+        st.fixed_dictionaries({**identity, "init": _maybe(st.just("copy")), "noise": noise}),
+        st.fixed_dictionaries({**identity, "init": st.just("fresh")}),
+        st.fixed_dictionaries({"how": st.just("random"), "at": at}),
+        st.fixed_dictionaries({"how": copying, "noise": noise}),
+    )
+
+
 def growths():
     """Structural actions."""
     deepen = st.builds(
-        lambda size, **rest: act.Deepen(type="deepen", **size, **rest),
+        lambda size, way, **rest: act.Deepen(type="deepen", **size, **way, **rest),
         size=_sizes(),
+        way=_ways(),
         stack=texts(1),
         name=_maybe(names()),
-        how=st.sampled_from(["identity", "stack"]),
-        at=st.sampled_from(["end", "spread"]),
-        zero=_tuples(texts(1)),
         count=_tuples(texts(1)),
+        leave=_tuples(texts(1)),
         note=NOTES,
     )
     widen = st.builds(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Change, ListGrown, NewListed
+from stagegraph.actions.giving import give
 from stagegraph.actions.growth.counts import find_count
 from stagegraph.actions.growth.maps import Binding, Factor, SpaceMap, Use, mapped
 from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
@@ -275,8 +276,7 @@ def _binding(one: NewListed, parameter: Tensor) -> Binding:
 def _reshape(parameter: nn.Parameter, optimizers: Sequence[Optimizer], to: Any) -> None:
     """Let a parameter and its optimizer state have other sizes; the parameter stays the same."""
     shape = parameter.shape
-    parameter.grad = None
-    parameter.data = to(parameter.data, "weight")
+    give(parameter, to(parameter.data, "weight"))
     for optimizer in optimizers:
         entry = optimizer.state.get(parameter, {})
         for key, value in list(entry.items()):

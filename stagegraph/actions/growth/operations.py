@@ -22,6 +22,7 @@ from stagegraph.actions.growth import (
     add_experts,
     attach,
     deepen,
+    deepened,
     listed_experts,
     resize,
     upcycle,
@@ -43,7 +44,7 @@ _PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {
     AddExperts: add_experts.plan,
 }
 _REBUILDS: dict[type[Change], Callable[..., None]] = {
-    Deepened: deepen.rebuild,
+    Deepened: deepened.rebuild,
     Resized: resize.rebuild,
     Upcycled: upcycle.rebuild,
     ExpertsAdded: add_experts.rebuild,
@@ -51,7 +52,7 @@ _REBUILDS: dict[type[Change], Callable[..., None]] = {
 }
 _REBUILDS_WITH_PARTS: dict[type[Change], Callable[..., None]] = {Attached: attach.rebuild}
 _UNWINDS: dict[type[Change], Callable[..., None]] = {
-    Deepened: deepen.unwind,
+    Deepened: deepened.unwind,
     Resized: resize.unwind,
     Attached: attach.unwind,
     Upcycled: upcycle.unwind,

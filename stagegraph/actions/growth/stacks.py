@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,16 +16,21 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from stagegraph.actions.copying import duplicate
 from stagegraph.actions.growth.branches import attachments
+from stagegraph.actions.growth.compiled import compile_alike
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
 __all__ = [
     "Stack",
     "copy_block",
+    "find_entries",
     "find_stack",
     "insert",
+    "insert_entries",
     "left_out_hooks",
+    "own_modules",
     "own_parameters",
     "remove",
+    "remove_entries",
     "stacks",
 ]
 
@@ -131,8 +136,7 @@ def copy_block(model: nn.Module, block: nn.Module, *, path: str) -> nn.Module:
         new = duplicate(block, _kept(rest, own), own=own)
     except (TypeError, RuntimeError, ValueError) as error:
         raise UnsupportedError(f"block {path!r} cannot be copied: {error}") from error
-    if vars(block).get("_compiled_call_impl") is not None:
-        new.compile()
+    compile_alike(block, new)
     return new
 
 
@@ -224,3 +228,48 @@ def remove(stack: Stack, at: Sequence[int]) -> None:
 def _fill(stack: Stack, blocks: Sequence[nn.Module]) -> None:
     stack._modules.clear()
     stack._modules.update({str(index): block for index, block in enumerate(blocks)})
+
+
+def find_entries(entries: nn.Module, *, path: str, place: str) -> list[Any]:
+    """The modules of a list, or the parameters of a list of parameters, in order.
+
+    Raises:
+        UnsupportedError: It names them, or holds something else.
+    """
+    held = entries._parameters if isinstance(entries, nn.ParameterList) else entries._modules
+    found = list(held.values())
+    if list(held) != [str(index) for index in range(len(found))] or None in found:
+        raise UnsupportedError(
+            f"{place}: {path!r} does not hold one module or parameter per block, numbered from 0"
+        )
+    return found
+
+
+def insert_entries(entries: nn.Module, new: Mapping[int, Any]) -> None:
+    """Put modules or parameters at these places of the grown list; the others move up."""
+    if not isinstance(entries, nn.ParameterList):
+        insert(cast(Stack, entries), new)
+        return
+    old = iter(list(entries._parameters.values()))
+    total = len(entries._parameters) + len(new)
+    _fill_parameters(entries, [new[at] if at in new else next(old) for at in range(total)])
+
+
+def remove_entries(entries: nn.Module, at: Sequence[int]) -> None:
+    """Take the modules or parameters at these places out; the others move down."""
+    if not isinstance(entries, nn.ParameterList):
+        remove(cast(Stack, entries), at)
+        return
+    gone, held = set(at), entries._parameters.values()
+    _fill_parameters(entries, [one for place, one in enumerate(held) if place not in gone])
+
+
+def _fill_parameters(entries: nn.ParameterList, held: Sequence[Any]) -> None:
+    entries._parameters.clear()
+    entries._parameters.update({str(index): one for index, one in enumerate(held)})
+    vars(entries)["_size"] = len(held)
+
+
+def own_modules(model: nn.Module, block: nn.Module) -> list[nn.Module]:
+    """The modules of a block that the rest of the model does not use."""
+    return _own_modules(block, _rest(model, block))
