@@ -161,12 +161,14 @@ class Resized(Change):
         grown: Per stable id of a parameter or buffer, how its axes grew.
         written: The attributes that say so.
         how: What was done, in words and numbers for people.
+        patterns: Per stable id of a buffer whose content follows from what it was: how it goes on.
     """
 
     kind: ClassVar[str] = "resize"
     grown: tuple[tuple[str, Axes], ...]
     written: tuple[Written, ...]
     how: str
+    patterns: tuple[tuple[str, str], ...] = ()
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -187,6 +189,7 @@ class Resized(Change):
             grown=tuple((name, _axes(axes)) for name, axes in data["grown"]),
             written=tuple(Written(**one) for one in data["written"]),
             how=data["how"],
+            patterns=tuple((name, str(pattern)) for name, pattern in data.get("patterns", ())),
         )
 
 

@@ -10,7 +10,20 @@ from stagegraph.schema.amounts import Count, Factor, Number
 from stagegraph.schema.base import Model, Note, Seq, as_union
 from stagegraph.schema.names import Glob, Name
 
-__all__ = ["Action", "Deepen", "GrowthAction", "RollBack", "Send", "SnapshotAction", "Widen"]
+__all__ = [
+    "Action",
+    "AddHeads",
+    "AttentionGrowth",
+    "Deepen",
+    "ExtendContext",
+    "ExtendVocab",
+    "GrowthAction",
+    "RollBack",
+    "Send",
+    "SnapshotAction",
+    "Widen",
+    "WidenHeadDim",
+]
 
 
 class ActionModel(Model):
@@ -144,4 +157,74 @@ class Widen(GrowthAction):
         return self
 
 
-Action = Annotated[SnapshotAction | RollBack | Send | Deepen | Widen, Field(discriminator="type")]
+class ExtendVocab(GrowthAction):
+    """Give a vocabulary more entries: rows of the embedding and of the head; old logits stay."""
+
+    type: Literal["extend_vocab"]
+    space: Name
+    """The space of the vocabulary."""
+    init: Literal["mean", "mean_noise", "random"] = "mean"
+    """What new rows hold: the mean of the old ones, the mean and a tenth of their spread at random,
+    or random numbers as large as they."""
+    quiet: bool = False
+    """Whether new entries begin with so low a bias that they have no probability, so that the loss
+    stays too; the head must have a bias."""
+
+
+class ExtendContext(GrowthAction):
+    """Let a model read longer sequences; what it says of those it could read stays."""
+
+    type: Literal["extend_context"]
+    space: Name
+    """The space of the positions."""
+    init: Literal["last", "mean", "interpolate", "zero"] = "last"
+    """What new learned positions hold: the last old one, the mean of all, the old ones stretched
+    over the new places, or zero."""
+    rope_base: Annotated[Number, Field(gt=0, le=1_000_000)] | None = None
+    """By how much to multiply the base of rotary positions; changes what the model computes."""
+
+
+class AttentionGrowth(GrowthAction):
+    """A growth inside of attention, which must know queries, keys and values from each other."""
+
+    q: Seq[Glob] = ()
+    """Parameters that make queries, where their names do not tell (``q_proj``, ``query``, ...)."""
+    k: Seq[Glob] = ()
+    """Parameters that make keys."""
+    v: Seq[Glob] = ()
+    """Parameters that make values."""
+    order: Literal["qkv", "qvk", "kqv", "kvq", "vqk", "vkq"] = "qkv"
+    """The order in which they are packed, in an axis such as ``(3 heads head_dim)``."""
+
+
+class AddHeads(AttentionGrowth):
+    """Give attention more heads."""
+
+    type: Literal["add_heads"]
+    space: Name
+    """The space of the heads; with grouped queries, of the groups or of the heads in a group."""
+    how: Literal["zero_out", "split", "uneven", "zero_in"] = "zero_out"
+    """Where new heads come from: read with zero; copies, read in equal or unequal shares; or values
+    of zero."""
+
+
+class WidenHeadDim(AttentionGrowth):
+    """Make each head of an attention wider."""
+
+    type: Literal["widen_head_dim"]
+    space: Name
+    """The space of a head's units; with rotary positions, of one half of them."""
+
+
+Action = Annotated[
+    SnapshotAction
+    | RollBack
+    | Send
+    | Deepen
+    | Widen
+    | ExtendVocab
+    | ExtendContext
+    | AddHeads
+    | WidenHeadDim,
+    Field(discriminator="type"),
+]

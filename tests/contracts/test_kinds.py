@@ -80,6 +80,10 @@ KINDS = {
     "send": Traits(actions.Send),
     "deepen": Traits(actions.Deepen, structural=True, needs=GROWN),
     "widen": Traits(actions.Widen, structural=True, needs=GROWN),
+    "extend_vocab": Traits(actions.ExtendVocab, structural=True, needs=GROWN),
+    "extend_context": Traits(actions.ExtendContext, structural=True, needs=GROWN),
+    "add_heads": Traits(actions.AddHeads, structural=True, needs=GROWN),
+    "widen_head_dim": Traits(actions.WidenHeadDim, structural=True, needs=GROWN),
 }
 
 IN_THE_SCHEMA = {

@@ -10,18 +10,38 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Change, Deepened, Resized
-from stagegraph.actions.growth import deepen, resize, widen
+from stagegraph.actions.growth import (
+    add_heads,
+    deepen,
+    extend_context,
+    extend_vocab,
+    resize,
+    widen,
+    widen_head_dim,
+)
 from stagegraph.actions.growth.operation import Planned, Site
 from stagegraph.actions.growth.trial import twin
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import UnsupportedError
-from stagegraph.schema.actions import Deepen, GrowthAction, Widen
+from stagegraph.schema.actions import (
+    AddHeads,
+    Deepen,
+    ExtendContext,
+    ExtendVocab,
+    GrowthAction,
+    Widen,
+    WidenHeadDim,
+)
 
 __all__ = ["costs", "plan", "rebuild", "unwind", "word"]
 
 _PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {
     Deepen: deepen.plan,
     Widen: widen.plan,
+    ExtendVocab: extend_vocab.plan,
+    ExtendContext: extend_context.plan,
+    AddHeads: add_heads.plan,
+    WidenHeadDim: widen_head_dim.plan,
 }
 _REBUILDS: dict[type[Change], Callable[..., None]] = {
     Deepened: deepen.rebuild,

@@ -23,6 +23,7 @@ from stagegraph.actions.growth.embedding import embedded, extracted, shapes
 from stagegraph.actions.growth.filling import Fill, fill, perturb
 from stagegraph.actions.growth.maps import Binding, mapped
 from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
+from stagegraph.actions.growth.patterns import continued
 from stagegraph.actions.growth.trial import try_out
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import SelectorError, UnsupportedError
@@ -44,6 +45,10 @@ class TensorGrowth:
         offset: What belongs to the value and is not stored in it: 1 for a gain of 1 + weight.
         silent: Whether units that hold the mean of all others get zero here: a norm that subtracts
             the mean makes nothing of them, and its bias must add nothing.
+        mute: Which entries are zero, whatever ``fill`` says. Booleans that broadcast to the grown
+            shape.
+        added: What fresh entries get on top.
+        pattern: For a buffer: how its content goes on (:mod:`~.patterns`); nothing is filled in.
     """
 
     name: str
@@ -54,6 +59,9 @@ class TensorGrowth:
     factor: float = 1.0
     offset: float = 0.0
     silent: bool = False
+    mute: Tensor | None = None
+    added: float = 0.0
+    pattern: str | None = None
 
     @property
     def axes(self) -> Axes:
@@ -65,11 +73,16 @@ class TensorGrowth:
 
     def grown(self, value: Tensor, *, seed: int) -> Tensor:
         """The grown tensor."""
+        if self.pattern is not None:
+            return continued(value, self.pattern, self.binding.grown)
         out = mapped(value, self.binding, "weight")
         if out.is_floating_point():
             fill(out, value, self.binding, self.fill, seed=seed)
             if self.noise:
                 perturb(out, value, self.binding, self.noise, seed=seed)
+        if self.added:
+            fresh = self.binding.marks("fresh").to(out.device).expand_as(out)
+            out = torch.where(fresh, out + self.added, out)
         return self.finished(out)
 
     def finished(self, out: Tensor) -> Tensor:
@@ -77,6 +90,8 @@ class TensorGrowth:
         if self.silent:
             marks = self.binding.marks("averaged").to(out.device)
             out = out.masked_fill(marks.expand_as(out), 0.0)
+        if self.mute is not None:
+            out = out.masked_fill(self.mute.to(out.device).expand_as(out), 0.0)
         if self.factor == 1.0:
             return out
         return ((out.double() + self.offset) * self.factor - self.offset).to(out.dtype)
@@ -107,6 +122,7 @@ class ResizePlan(Planned):
         exact: Whether the function is kept.
         evidence: What is done, for the certificate.
         narrowed: Makes a grown output comparable with the old one.
+        remedy: What an author can do where the function was not kept.
     """
 
     place: str
@@ -116,6 +132,10 @@ class ResizePlan(Planned):
     exact: bool
     evidence: Mapping[str, Any]
     narrowed: Callable[[Tensor], Tensor] | None = None
+    remedy: str = (
+        "; a norm, a nonlinearity or a tied weight does not commute with it: see the "
+        "card of the action, or take another how:"
+    )
 
     @property
     def cost(self) -> int:
@@ -141,6 +161,11 @@ class ResizePlan(Planned):
                 for writing in self.writings
             ),
             how=self.how,
+            patterns=tuple(
+                (lineage.stable(growth.name), growth.pattern)
+                for growth in self.tensors
+                if growth.pattern is not None
+            ),
         )
 
     def prepare(self, site: Site, *, seed: int) -> NewTensors:
@@ -189,8 +214,7 @@ class NewTensors(Prepared):
                 if isinstance(growth.tensor, nn.Parameter)
             },
             exact=self.plan.exact,
-            remedy="; a norm, a nonlinearity or a tied weight does not commute with it: see the "
-            "card of the action, or take another how:",
+            remedy=self.plan.remedy,
             evidence=self.plan.evidence,
             narrowed=self.plan.narrowed,
         )
@@ -202,6 +226,9 @@ class NewTensors(Prepared):
         new: dict[str, Tensor] = {}
         for growth in self.plan.tensors:
             value = old[growth.name].detach()
+            if growth.pattern is not None:
+                new[growth.name] = self.new[growth.name].to(value.device, copy=True)
+                continue
             out = growth.finished(mapped(value, growth.binding, "weight"))
             fresh = growth.binding.marks("fresh").to(out.device).expand_as(out)
             new[growth.name] = torch.where(fresh, self.new[growth.name].to(out.device), out)
@@ -265,8 +292,19 @@ def rebuild(
 ) -> None:
     """Make the tensors as large again; what is new in them is zero until the weights are loaded."""
     place = f"lineage of {change.cohort!r}"
+    patterns = {lineage.today(stable): pattern for stable, pattern in change.patterns}
+    there = tensors_of(model)
+    # a buffer that is in no checkpoint would keep zeros: what goes on by a pattern is made here
+    contents = {
+        id(there[name]): continued(there[name].detach(), pattern, shapes(axes)[1])
+        for stable, axes in change.grown
+        for name, pattern in patterns.items()
+        if lineage.today(stable) == name and name in there
+    }
     for tensor, axes in _recorded(model, change, lineage, place, grown=False):
         _reshape(tensor, optimizers, partial(embedded, axes=axes))
+        if id(tensor) in contents:
+            _swap(tensor, contents[id(tensor)])
     _write(model, change, lineage, grow=True)
 
 

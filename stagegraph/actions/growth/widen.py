@@ -24,9 +24,9 @@ from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.growth.resize import ResizePlan, TensorGrowth, Writing
 from stagegraph.actions.growth.shapes import stated_sizes
 from stagegraph.errors import UnsupportedError
-from stagegraph.schema.actions import Widen
+from stagegraph.schema.actions import GrowthAction, Widen
 
-__all__ = ["Widening", "plan", "resizing"]
+__all__ = ["Widening", "plan", "resizing", "size_after"]
 
 
 _WRITTEN: Mapping[Family, Content] = {"zero_out": "random", "pair": "pair"}
@@ -64,12 +64,21 @@ def plan(site: Site, action: Widen, *, place: str) -> ResizePlan:
     sizes: dict[str, int] = {}
     for space in action.space:
         bounds.of(space)
-        try:
-            sizes[space] = action.size_after(bounds.sizes[space])
-        except ValueError as error:
-            raise UnsupportedError(f"{place}: space {space!r}: {error}") from error
+        sizes[space] = size_after(bounds, action, space)
     seed = crc32(f"{place}|{sorted(sizes.items())}".encode())
     return resizing(site, bounds, Widening(place, sizes, action.how, noise=action.noise, seed=seed))
+
+
+def size_after(bounds: Bounds, action: GrowthAction, space: str) -> int:
+    """The size of a space afterwards.
+
+    Raises:
+        UnsupportedError: It would not grow, or not be whole.
+    """
+    try:
+        return action.size_after(bounds.sizes[space])
+    except ValueError as error:
+        raise UnsupportedError(f"{bounds.place}: space {space!r}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
