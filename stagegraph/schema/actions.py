@@ -214,6 +214,9 @@ class WidenHeadDim(AttentionGrowth):
     type: Literal["widen_head_dim"]
     space: Name
     """The space of a head's units; with rotary positions, of one half of them."""
+    scale: Literal["auto", "by_size", "fixed"] = "auto"
+    """What scores are multiplied with: 1/√d for heads of d units (``by_size``), or a number that
+    stays (``fixed``). ``auto``: fixed where the attention has a scale that is another number."""
 
 
 Action = Annotated[

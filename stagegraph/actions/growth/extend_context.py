@@ -68,6 +68,7 @@ def plan(site: Site, action: ExtendContext, *, place: str) -> ResizePlan:
         writings=(*planned.writings, *told),
         how=f"extend_context {space}: {before} to {after}, {action.init}",
         exact=not rescalings,
+        reached=False,
         remedy="; something depends on the longest length also where sequences are short",
         evidence={
             **planned.evidence,

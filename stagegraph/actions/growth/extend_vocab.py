@@ -57,6 +57,7 @@ def plan(site: Site, action: ExtendVocab, *, place: str) -> ResizePlan:
         writings=(*planned.writings, *_told(site.model, before, after, planned.writings)),
         how=f"extend_vocab {space}: {before} to {after}, {action.init}",
         exact=seen or action.quiet,
+        reached=seen or not action.quiet,  # a loss has no slope where there is no probability
         narrowed=_narrowed(shape, before, after),
         remedy="; something else than a row of its own depends on the vocabulary's size",
         evidence={

@@ -153,7 +153,10 @@ def continued(old: Tensor, pattern: str, shape: Sequence[int]) -> Tensor:
         return torch.cat([old, (float(old[-1]) * ratio**more).to(old.dtype)])
     assert base is not None, "seen when it was planned"
     times = float(pattern.removeprefix(_RESCALED)) if pattern.startswith(_RESCALED) else 1.0
-    return frequencies(base * times, shape[0], like=old)
+    made = frequencies(base * times, shape[0], like=old)
+    if pattern == FREQUENCIES:
+        made[:: shape[0] // len(old)] = old  # as it was rounded
+    return made
 
 
 def _longer_mask(old: Tensor, shape: Sequence[int]) -> Tensor:

@@ -33,6 +33,8 @@ _NAMES: Mapping[str, Kind] = {
     **dict.fromkeys(("v", "value", "v_proj", "value_proj", "wv", "w_v", "to_v", "v_lin"), "v"),
 }
 
+_KINDS: Mapping[str, Kind] = {"q": "q", "k": "k", "v": "v"}
+
 Kinds = Mapping[tuple[int, int], tuple[int | None, tuple[Kind, ...]]]
 """Per axis and part that writes the space: the factor that tells the kinds apart, ``None`` where
 there is one kind, and the kind at each of its places."""
@@ -85,9 +87,10 @@ def kinds_of(bound: BoundTensor, action: AttentionGrowth, space: str, *, place: 
 
 
 def _named(name: str, action: AttentionGrowth) -> Kind | None:
-    for kind, patterns in (("q", action.q), ("k", action.k), ("v", action.v)):
+    told: Mapping[Kind, Sequence[str]] = {"q": action.q, "k": action.k, "v": action.v}
+    for kind, patterns in told.items():
         if any(_matches(name, pattern) for pattern in patterns):
-            return kind  # type: ignore[return-value]
+            return kind
     path = name.split(".")
     own = path[-2] if path[-1] in ("weight", "bias") and len(path) > 1 else path[-1]
     return _NAMES.get(own)
@@ -101,7 +104,7 @@ def _packed(
     part: AxisPart, nth: int, num_parts: int, action: AttentionGrowth
 ) -> tuple[int | None, tuple[Kind, ...]] | None:
     for order in (action.order, action.order.replace("q", "")):
-        kinds: tuple[Kind, ...] = tuple(order)  # type: ignore[assignment]
+        kinds = tuple(_KINDS[letter] for letter in order)
         if num_parts == len(kinds):
             return None, (kinds[nth],)
         places = [at for at, f in enumerate(part) if f.space is None and f.size == len(kinds)]

@@ -123,6 +123,8 @@ class ResizePlan(Planned):
         evidence: What is done, for the certificate.
         narrowed: Makes a grown output comparable with the old one.
         remedy: What an author can do where the function was not kept.
+        reached: Whether the probe gets to what is new; new positions lie behind its end, and so
+            nothing can be said of their gradient.
     """
 
     place: str
@@ -136,6 +138,7 @@ class ResizePlan(Planned):
         "; a norm, a nonlinearity or a tied weight does not commute with it: see the "
         "card of the action, or take another how:"
     )
+    reached: bool = True
 
     @property
     def cost(self) -> int:
@@ -211,7 +214,7 @@ class NewTensors(Prepared):
             marks={
                 growth.tensor: growth.binding.marks("added")
                 for growth in self.plan.tensors
-                if isinstance(growth.tensor, nn.Parameter)
+                if isinstance(growth.tensor, nn.Parameter) and self.plan.reached
             },
             exact=self.plan.exact,
             remedy=self.plan.remedy,

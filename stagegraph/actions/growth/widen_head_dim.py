@@ -41,9 +41,10 @@ _SCALE = re.compile(r"scal|norm_factor|temperature")
 """What attributes are called that scores are multiplied with or divided by."""
 
 _REMEDY = (
-    ": scores are scaled otherwise than by 1/√d, or rotary positions turn other pairs than "
-    "declared: with rotary positions write (heads 2 half) where they turn the first half against "
-    "the second, (heads half 2) where they turn neighbours, and let space be half"
+    ": scores are scaled otherwise than it seemed (say scale: fixed, or scale: by_size where they "
+    "are scaled by 1/√d), or rotary positions turn other pairs than declared: write (heads 2 half) "
+    "where they turn the first half against the second, (heads half 2) where they turn neighbours, "
+    "and let space be half"
 )
 
 
@@ -63,12 +64,18 @@ def plan(site: Site, action: WidenHeadDim, *, place: str) -> ResizePlan:
     buffers = {b.name: b for b in bounds.of(space) if not isinstance(b.tensor, nn.Parameter)}
     parameters = _without(bounds, buffers)
     kinds = writers(parameters, action, space)
-    times, scales = _scales(site.model, parameters, kinds, space, after)
+    times, scales = _scales(site.model, parameters, kinds, action, after)
     patterns = _patterns(buffers, before, after, place)
     interleaved = bool(patterns) and set(patterns.values()) == {FREQUENCIES}
     planned = resizing(site, bounds, Widening(place, {space: after}, "zero_out"))
     tensors = tuple(
-        _grown(growth, bounds, kinds.get(growth.name, {}), times, patterns, space, interleaved)
+        _grown(
+            growth,
+            kinds.get(growth.name, {}),
+            times=times.get(growth.name, 1.0),
+            pattern=patterns.get(growth.name),
+            interleaved=interleaved,
+        )
         for growth in planned.tensors
     )
     return replace(
@@ -82,7 +89,7 @@ def plan(site: Site, action: WidenHeadDim, *, place: str) -> ResizePlan:
             "queries_times": {name: factor for name, factor in times.items() if factor != 1.0},
             "scales": [one.attribute.path for one in scales],
             "frequencies": patterns,
-            "citizen": interleaved or not patterns,
+            "citizen": not patterns or interleaved,
         },
     )
 
@@ -107,44 +114,44 @@ def _refuse_norms(model: nn.Module, bounds: Bounds, space: str) -> None:
 
 
 def _scales(
-    model: nn.Module, bounds: Bounds, kinds: Mapping[str, Kinds], space: str, after: int
+    model: nn.Module,
+    bounds: Bounds,
+    kinds: Mapping[str, Kinds],
+    action: WidenHeadDim,
+    after: int,
 ) -> tuple[dict[str, float], list[Writing]]:
     """What each tensor of queries is multiplied by, and the attributes that hold 1/√d or √d."""
-    before = bounds.sizes[space]
+    before = bounds.sizes[action.space]
     ratio = after / before
     times: dict[str, float] = {}
     found: dict[tuple[int, str], Writing] = {}
     for name, one in kinds.items():
         if not any("q" in names for _, names in one.values()):
             continue
-        scales = list(_scales_above(model, name))
+        scales = [] if action.scale == "fixed" else list(_scales_above(model, name))
         writings = [
             Writing(scale, scale.value * power)
             for scale in scales
             for power in _powers(scale.value, before, ratio)
         ]
         # a scale that is another number than 1/√d stays what it is when d grows
-        times[name] = 1.0 if scales and not writings else sqrt(ratio)
+        other = bool(scales) and not writings and action.scale == "auto"
+        times[name] = 1.0 if other or action.scale == "fixed" else sqrt(ratio)
         found |= {(id(w.attribute.owner), w.attribute.name): w for w in writings}
     return times, list(found.values())
 
 
 def _scales_above(model: nn.Module, name: str) -> Iterator[Attribute]:
-    """The scales of the innermost module above a parameter that has any."""
+    """The scales of the module that has a parameter, and of the one that has that."""
     path = name
-    while "." in path:
+    for _ in range(2):
+        if not path:
+            return
         path = path.rpartition(".")[0]
         module = model.get_submodule(path)
-        own = [
-            Attribute(f"{path}.{key}", module, key)
-            for key, value in vars(module).items()
-            if _SCALE.search(key) and isinstance(value, float)
-        ]
-        if own:
-            yield from own
-            return
-        if isinstance(module, nn.ModuleList):
-            return
+        for key, value in vars(module).items():
+            if _SCALE.search(key) and isinstance(value, float):
+                yield Attribute(f"{path}.{key}".lstrip("."), module, key)
 
 
 def _powers(value: Any, before: int, ratio: float) -> list[float]:
@@ -182,21 +189,20 @@ def _patterns(
 
 def _grown(
     growth: TensorGrowth,
-    bounds: Bounds,
     kinds: Kinds,
-    times: Mapping[str, float],
-    patterns: Mapping[str, str],
-    space: str,
+    *,
+    times: float,
+    pattern: str | None,
     interleaved: bool,
 ) -> TensorGrowth:
-    bound = next(one for one in bounds.tensors if one.name == growth.name)
+    """The growth of a tensor with its queries multiplied, and silent where they are new."""
     axes: list[tuple[Part, ...]] = []
     shifted: dict[tuple[int, int], tuple[int | None, tuple[Kind, ...]]] = {}
     for dim, axis in enumerate(growth.binding.axes):
         parts: list[Part] = []
         for at, part in enumerate(axis):
             place, names = kinds.get((dim, at), (None, ()))
-            factors = _scaled(part, place, names, times.get(growth.name, 1.0))
+            factors = _scaled(part, place, names, times)
             if interleaved:
                 place = _moved(part, place)
                 factors = tuple(one for factor in factors for one in _between(factor))
@@ -204,10 +210,9 @@ def _grown(
             if names:
                 shifted[dim, at] = (place, names)
         axes.append(tuple(parts))
-    assert bound.axes_of(space)
     binding = Binding(tuple(axes))
     mute = marked(binding, shifted, ("q",)) if shifted else None
-    return replace(growth, binding=binding, mute=mute, pattern=patterns.get(growth.name))
+    return replace(growth, binding=binding, mute=mute, pattern=pattern)
 
 
 def _scaled(part: Part, place: int | None, names: tuple[Kind, ...], times: float) -> Part:
@@ -218,8 +223,8 @@ def _scaled(part: Part, place: int | None, names: tuple[Kind, ...], times: float
         place = next(at for at, factor in enumerate(part) if factor.map is not None)
         grown = part[place].map
         assert grown is not None
-        old = grown.source >= 0
-        by = torch.where(old, times, 1.0).double()
+        by = torch.ones(grown.after, dtype=torch.float64)
+        by[grown.source >= 0] = times
         space = replace(grown, write=grown.write * by, read=grown.read / by)
     else:
         by = torch.tensor([times if name == "q" else 1.0 for name in names], dtype=torch.float64)
