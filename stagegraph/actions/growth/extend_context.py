@@ -2,8 +2,8 @@
 
 Learned positions get new rows. Masks, and the numbers of the positions, go on as they began; any
 other buffer that is as long as a sequence is refused, as nobody knows how it goes on. A model with
-rotary positions has no tensor to grow: there the attributes change that state the length, and, where
-it is asked for, the base of the frequencies, which changes what the model computes.
+rotary positions has no tensor to grow: there the attributes change that state the length, and,
+where it is asked for, the base of the frequencies, which changes what the model computes.
 """
 
 from __future__ import annotations

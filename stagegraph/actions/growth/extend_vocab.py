@@ -53,7 +53,7 @@ def plan(site: Site, action: ExtendVocab, *, place: str) -> ResizePlan:
     seen = shape is None or before in shape
     return replace(
         planned,
-        tensors=tuple(_filled(growth, action, growth.name in biases) for growth in planned.tensors),
+        tensors=tuple(_filled(growth, action, biases) for growth in planned.tensors),
         writings=(*planned.writings, *_told(site.model, before, after, planned.writings)),
         how=f"extend_vocab {space}: {before} to {after}, {action.init}",
         exact=seen or action.quiet,
@@ -77,8 +77,8 @@ def _biases(bounds: Bounds, space: str) -> set[str]:
     }
 
 
-def _filled(growth: TensorGrowth, action: ExtendVocab, is_bias: bool) -> TensorGrowth:
-    if not is_bias:
+def _filled(growth: TensorGrowth, action: ExtendVocab, biases: set[str]) -> TensorGrowth:
+    if growth.name not in biases:
         return replace(growth, fill=Fill(out=action.init, read="zero"))
     if not action.quiet:
         return replace(growth, fill=Fill(out="mean" if action.init != "random" else "zero"))

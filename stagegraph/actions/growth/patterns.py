@@ -1,8 +1,8 @@
 """Patterns: buffers whose content follows from their size, and goes on when that grows.
 
-A causal mask, the numbers of the positions, the frequencies of rotary positions: no training changed
-them, and a checkpoint often does not have them. They are known by their content, so that what a
-model calls them does not matter, and made anew from it, so that a resumed run has them too.
+A causal mask, the numbers of the positions, the frequencies of rotary positions: no training
+changed them, and a checkpoint often does not have them. They are known by their content, so that
+what a model calls them does not matter, and made anew from it, so that a resumed run has them.
 """
 
 from __future__ import annotations
