@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stagegraph.actions.state_rules import register_state as register_state
     from stagegraph.drawing.render import render as render
     from stagegraph.engine.explain import Explanation as Explanation
     from stagegraph.engine.simulate import Interval as Interval
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from stagegraph.schema.stagegraph import StageGraph as StageGraph
     from stagegraph.session.check import check as check
     from stagegraph.session.engine import Engine as Engine
+    from stagegraph.session.spaces import propose_spaces as propose_spaces
     from stagegraph.session.terminal import Terminal as Terminal
     from stagegraph.version import __version__ as __version__
 
@@ -70,6 +72,8 @@ _HOMES = {
     "digest": "schema.dump",
     "dump": "schema.dump",
     "load": "schema.load",
+    "propose_spaces": "session.spaces",
+    "register_state": "actions.state_rules",
     "render": "drawing.render",
     "simulate": "engine.simulate",
 }

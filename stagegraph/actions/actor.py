@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.companions import Companions
@@ -21,12 +21,16 @@ from stagegraph.actions.optimizers import innermost
 from stagegraph.actions.parameters import num_parameters, uncompiled
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.randomness import RandomState
+from stagegraph.actions.rehearsal import rehearse
 from stagegraph.actions.returning import return_to, unwind_to
+from stagegraph.actions.scales import Scale
 from stagegraph.actions.snapshots import Snapshot, stable_parameters, take
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.support import unsupported
+from stagegraph.actions.teachers import TEACHER, Teacher
+from stagegraph.actions.teachers import make as make_teacher
 from stagegraph.actions.undo import Moment, UndoLog
-from stagegraph.engine.ports import Boundary, Effect, Facts, Outcome
+from stagegraph.engine.ports import Boundary, Deed, Effect, Facts, Outcome
 from stagegraph.errors import (
     ActionError,
     SelectorError,
@@ -34,7 +38,7 @@ from stagegraph.errors import (
     StageGraphError,
     UnsupportedError,
 )
-from stagegraph.schema.actions import Action, GrowthAction, SnapshotAction
+from stagegraph.schema.actions import Action, GrowthAction, SnapshotAction, TeacherAction
 from stagegraph.schema.activities import Activity
 from stagegraph.schema.spaces import Spaces
 
@@ -173,7 +177,7 @@ class TorchActor:
             ActionError: An action failed; everything is as it was before.
         """
         self._standing.rates.heal()
-        log = UndoLog()
+        log, taps = UndoLog(), self._standing.teaching.taps
         try:
             evidence = self._carry_out(boundary, log)
             outcome = Outcome(evidence, self.facts())
@@ -181,7 +185,7 @@ class TorchActor:
         except BaseException:
             log.undo()
             raise
-        if _is_structural(boundary):
+        if _is_structural(boundary) or self._standing.teaching.taps is not taps:
             _forget_compiled()
         return outcome
 
@@ -198,6 +202,9 @@ class TorchActor:
             if isinstance(deed.action, SnapshotAction):
                 with _blamed_on(deed.place):
                     evidence[deed.place] = self._snapshot(deed.snapshot or deed.action.name)
+            elif isinstance(deed.action, TeacherAction):
+                with _blamed_on(deed.place):
+                    evidence[deed.place] = self._teacher(deed, deed.action.name)
         for deed in boundary.deeds:
             if isinstance(deed.action, GrowthAction):
                 alpha = boundary.alphas.get(deed.cohort or deed.place, 1.0)
@@ -205,9 +212,22 @@ class TorchActor:
                     evidence[deed.place] = grow(standing, deed, step=boundary.step, alpha=alpha)
         with _blamed_on(f"boundary {boundary.step}"):
             self._held = hold(standing, boundary.held, boundary.alphas)
+        self._rehearse(boundary, evidence, log)
         for name in boundary.forget:
             standing.snapshots.pop(name, None)
+            standing.teachers.pop(name, None)
         return evidence
+
+    def _rehearse(
+        self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]], log: UndoLog
+    ) -> None:
+        """Try one update, if a growth asks for it, with all that will be in force."""
+        asking = [deed for deed in boundary.deeds if _is_rehearsed(deed.action)]
+        for deed in asking[:1]:
+            with _blamed_on(deed.place):
+                found = rehearse(self._standing, log, place=deed.place, seed=deed.seed)
+            for one in asking:
+                evidence[one.place] = {**evidence[one.place], "rehearsal": found}
 
     def _prepare_undo(self, boundary: Boundary, log: UndoLog) -> None:
         standing, held = self._standing, self._held
@@ -246,6 +266,42 @@ class TorchActor:
         )
         return {"kind": "snapshot", "snapshot": name}
 
+    def _teacher(self, deed: Deed, name: str) -> dict[str, Any]:
+        standing = self._standing
+        teacher, evidence = make_teacher(
+            standing.model,
+            name=name,
+            lineage=standing.lineage,
+            alphas=standing.gates.alphas(),
+            probe=standing.probe,
+            place=deed.place,
+        )
+        standing.teachers[deed.teacher or f"{TEACHER}{name}"] = teacher
+        return evidence
+
+    def loss(self, loss: Tensor, *, outputs: Any = None, inputs: Probe | None = None) -> Tensor:
+        """The loss with what the distillations in force add to it.
+
+        Raises:
+            StageGraphError: What they need was not given, or is not sound.
+        """
+        standing = self._standing
+        return standing.teaching.loss(
+            loss,
+            outputs=outputs,
+            inputs=inputs,
+            model=standing.model,
+            teachers=standing.teachers,
+        )
+
+    def require_loss(self) -> None:
+        """Refuse an update that was to be taught and whose loss did not come by :meth:`loss`.
+
+        Raises:
+            StageGraphError: It did not.
+        """
+        self._standing.teaching.require()
+
     def hold(self, held: Sequence[Effect], alphas: Mapping[str, float]) -> None:
         """Put activities in force without a boundary, as after a resume.
 
@@ -269,9 +325,9 @@ class TorchActor:
         found: list[float] = []
         for optimizer in self._standing.optimizers:
             for group in optimizer.param_groups:
-                counts = Counter(rates.keys_of(parameter) for parameter in group["params"])
-                keys = max(counts, key=counts.__getitem__, default=())
-                found.append(float(group["lr"]) * rates.product(keys))
+                counts = Counter(rates.class_of(parameter) for parameter in group["params"])
+                most = max(counts, key=counts.__getitem__, default=((), Scale()))
+                found.append(float(group["lr"]) * rates.scale(*most).lr)
         return found
 
     def heal(self) -> None:
@@ -351,8 +407,10 @@ class TorchActor:
         return stable_parameters(standing.model, standing.optimizers, standing.lineage)
 
     def snapshots(self) -> dict[str, Any]:
-        """All snapshots in plain containers and tensors, to be saved with a checkpoint."""
-        return {name: snapshot.pack() for name, snapshot in self._standing.snapshots.items()}
+        """All snapshots and teachers in plain containers and tensors, for a checkpoint."""
+        standing = self._standing
+        packed = {name: snapshot.pack() for name, snapshot in standing.snapshots.items()}
+        return packed | {key: teacher.pack() for key, teacher in standing.teachers.items()}
 
     def load_snapshots(self, packed: Mapping[str, Any]) -> None:
         """The inverse of :meth:`snapshots`.
@@ -360,7 +418,16 @@ class TorchActor:
         Raises:
             SnapshotError: One of them cannot be read.
         """
-        self._standing.snapshots = {name: Snapshot.unpack(one) for name, one in packed.items()}
+        standing = self._standing
+        teachers = {
+            key: Teacher.unpack(one, model=standing.model, lineage=standing.lineage)
+            for key, one in packed.items()
+            if key.startswith(TEACHER)
+        }
+        standing.snapshots = {
+            name: Snapshot.unpack(one) for name, one in packed.items() if name not in teachers
+        }
+        standing.teachers = teachers
 
     def close(self) -> None:
         """Remove all hooks and release what is frozen; the model is the user's alone again."""
@@ -371,6 +438,10 @@ class TorchActor:
 def _is_structural(boundary: Boundary) -> bool:
     growing = any(isinstance(deed.action, GrowthAction) for deed in boundary.deeds)
     return growing or boundary.restore is not None
+
+
+def _is_rehearsed(action: Action) -> bool:
+    return isinstance(action, GrowthAction) and action.probe == "train"
 
 
 @contextmanager

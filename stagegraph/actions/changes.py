@@ -160,6 +160,8 @@ class Resized(Change):
     Attributes:
         grown: Per stable id of a parameter or buffer, how its axes grew.
         written: The attributes that say so.
+        scales: Per stable id of a parameter what its learning rate, eps and weight decay are
+            multiplied by from now on.
         how: What was done, in words and numbers for people.
         patterns: Per stable id of a buffer whose content follows from what it was: how it goes on.
     """
@@ -167,6 +169,7 @@ class Resized(Change):
     kind: ClassVar[str] = "resize"
     grown: tuple[tuple[str, Axes], ...]
     written: tuple[Written, ...]
+    scales: tuple[tuple[str, float, float, float], ...]
     how: str
     patterns: tuple[tuple[str, str], ...] = ()
 
@@ -188,6 +191,7 @@ class Resized(Change):
             step=data["step"],
             grown=tuple((name, _axes(axes)) for name, axes in data["grown"]),
             written=tuple(Written(**one) for one in data["written"]),
+            scales=tuple((name, lr, eps, wd) for name, lr, eps, wd in data["scales"]),
             how=data["how"],
             patterns=tuple((name, str(pattern)) for name, pattern in data.get("patterns", ())),
         )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor, UntypedStorage
+
 from stagegraph.actions.changes import Change
+from stagegraph.actions.contents import state_tensors, storages
 from stagegraph.actions.growth.certificate import Measured, exactness, measure, read
 from stagegraph.actions.growth.operation import Committed
 from stagegraph.actions.growth.operations import plan, word
+from stagegraph.actions.growth.verdict import refuse
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.memory import Height
 from stagegraph.actions.optimizers import check_state_shapes, state_shapes
 from stagegraph.actions.parameters import num_parameters
 from stagegraph.actions.standing import Standing
@@ -44,6 +49,7 @@ def grow(standing: Standing, deed: Deed, *, step: int, alpha: float) -> dict[str
     if probe is None:
         raise UnsupportedError("a growth is measured on a batch; give probe=...")
     cohort = deed.cohort or deed.place
+    height, owned = Height(model.parameters()), _memory_of(standing)
     site = standing.site()
     planned = plan(site, action, place=deed.place)
     prepared = planned.prepare(site, seed=deed.seed)
@@ -68,17 +74,34 @@ def grow(standing: Standing, deed: Deed, *, step: int, alpha: float) -> dict[str
         gates=standing.gates,
         seed=deed.seed,
     )
-    _refuse(deed.place, measured, committed, gated=alpha != 1.0)
+    refuse(deed.place, measured, committed, gated=alpha != 1.0, tolerance=action.tolerance)
     return {
         "kind": word(action),
         "cohort": cohort,
+        "promise": "exact" if committed.exact else "approximate",
+        "symmetry": "none",  # what an operation says of these two counts
+        "state": "fresh",
         **committed.evidence,
         **_effect(measured, alpha),
+        "tolerance": action.tolerance,
         "params": {"before": params, "after": num_parameters(model), "added": planned.cost},
-        "optimizer_state": "fresh",
+        "memory": {"new_bytes": _new_bytes(standing, owned), **height.as_json()},
         **({"took_over": [old.step for old in earlier]} if _old(earlier, step) else {}),
         "seconds": time.perf_counter() - began,
     }
+
+
+def _memory_of(standing: Standing) -> dict[int, UntypedStorage]:
+    """The memory that models and optimizer state lie in, held on to, so that none is reused."""
+    held: list[Tensor] = state_tensors(standing.optimizers)
+    for model in standing.models:
+        held += [*model.parameters(), *model.buffers()]
+    return storages(held)
+
+
+def _new_bytes(standing: Standing, owned: Mapping[int, UntypedStorage]) -> int:
+    now = _memory_of(standing)
+    return sum(storage.nbytes() for address, storage in now.items() if address not in owned)
 
 
 def _old(earlier: tuple[Change, ...], step: int) -> bool:
@@ -94,63 +117,6 @@ def _effect(measured: Measured, alpha: float) -> dict[str, Any]:
         "executed": True,
         "gradient": {"reached": measured.num_with_gradient, "of": measured.trained},
     }
-
-
-def _refuse(place: str, measured: Measured, committed: Committed, *, gated: bool) -> None:
-    if measured.idle:
-        raise ActionError(
-            place,
-            f"the new blocks {', '.join(measured.idle)} did not run on the probe: the model's own "
-            "loop passes them by; name the attribute that says how many blocks there are in count:",
-        )
-    changes = {"eval": measured.eval, "train": measured.train}
-    broken = [mode for mode, change in changes.items() if not math.isfinite(change)]
-    if broken:
-        raise ActionError(
-            place,
-            f"in {' and '.join(broken)} mode the grown model's output on the probe is not "
-            "finite, or has another shape than before",
-        )
-    if committed.templates or committed.marks:  # else nothing new is there to learn
-        _refuse_unlearnable(place, measured)
-    if gated and measured.closed != 0.0:
-        raise ActionError(
-            place,
-            f"with alpha 0 the new blocks still change the output on the probe by "
-            f"{measured.closed:.3g}, so that they cannot be blended in: a block changes its input "
-            "in place, or the model takes more from it than its first output",
-        )
-    if not committed.exact:
-        return
-    for mode, change in (*changes.items(), ("eval, with alpha 1,", measured.open)):
-        if not exactness(change, measured).startswith("exact"):
-            raise ActionError(
-                place,
-                f"the growth was to keep the function, and in {mode} mode the output on the probe "
-                f"changed by {change:.3g} {committed.remedy}",
-            )
-
-
-def _refuse_unlearnable(place: str, measured: Measured) -> None:
-    if measured.trained == 0:
-        raise ActionError(
-            place,
-            "what would grow is frozen by its owner, and so would be what is new: it would never "
-            "be trained; let what is grown or copied require a gradient",
-        )
-    if measured.without_gradient:
-        raise ActionError(
-            place,
-            f"the new blocks {', '.join(measured.without_gradient)} get no gradient on the probe, "
-            "so that they would never learn",
-        )
-    if not measured.num_with_gradient:
-        raise ActionError(
-            place,
-            "nothing that is new gets a gradient on the probe, so that it would never learn; where "
-            "new units begin at zero before a ReLU, let them be read with zero instead (how: "
-            "zero_out)",
-        )
 
 
 def _refuse_untrained(standing: Standing, committed: Committed, place: str) -> None:

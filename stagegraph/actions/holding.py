@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from stagegraph.actions.freezing import running_norms
-from stagegraph.actions.learning_rates import Factor
+from stagegraph.actions.learning_rates import Factor, SliceFactor
 from stagegraph.actions.parameters import Selection, select
 from stagegraph.actions.standing import Standing
 from stagegraph.engine.ports import Effect
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
-from stagegraph.schema.activities import AlphaRamp, Freeze, LrFactor, LrRamp
+from stagegraph.schema.activities import AlphaRamp, Distill, Freeze, LrFactor, LrRamp
 
 __all__ = ["Held", "hold"]
 
@@ -37,7 +37,9 @@ class Held:
             UnsupportedError: There is no such activity in force.
         """
         for place, value in values.items():
-            if place in self.ramped:
+            if place in standing.teaching.levels:
+                standing.teaching.tune(place, value)
+            elif place in self.ramped:
                 standing.gates.tune(self.ramped[place], value)
             elif place in self._places:
                 standing.rates.tune(place, value)
@@ -54,9 +56,16 @@ def hold(standing: Standing, effects: Sequence[Effect], alphas: Mapping[str, flo
         SelectorError: A selection matches nothing.
         UnsupportedError: An activity that this layer cannot hold.
     """
-    chosen = [(effect, _selection(standing, effect)) for effect in effects]
+    chosen = [
+        (effect, _selection(standing, effect))
+        for effect in effects
+        if not isinstance(effect.activity, Distill)
+    ]
     _hold_freezes(standing, chosen)
-    _hold_factors(standing, chosen)
+    _hold_factors(standing, chosen)  # a slice that is frozen is held by a factor of 0
+    standing.teaching.hold(
+        effects, model=standing.model, lineage=standing.lineage, teachers=standing.teachers
+    )
     return Held(effects, _hold_alphas(standing, effects, alphas))
 
 
@@ -80,7 +89,7 @@ def _hold_freezes(standing: Standing, chosen: Sequence[tuple[Effect, Selection]]
 
 
 def _hold_factors(standing: Standing, chosen: Sequence[tuple[Effect, Selection]]) -> None:
-    factors: list[Factor] = []
+    factors: list[Factor | SliceFactor] = []
     values: dict[str, float] = {}
     for effect, selection in chosen:
         if isinstance(effect.activity, LrFactor | LrRamp):
@@ -89,6 +98,10 @@ def _hold_factors(standing: Standing, chosen: Sequence[tuple[Effect, Selection]]
             ids = frozenset(map(id, selection.parameters))
             factors.append(Factor(effect.place, None if selection.everything else ids))
             values[effect.place] = effect.value
+        elif isinstance(effect.activity, Freeze) and selection.slices:
+            values[effect.place] = 0.0
+        if effect.place in values:
+            factors += [SliceFactor(effect.place, p, mask) for p, mask in selection.slices]
     standing.rates.hold(factors, values, lasting=standing.rates.lasting)
 
 
@@ -100,8 +113,7 @@ def _hold_alphas(
     for cohort, alpha in (whole | dict(alphas)).items():
         blocks = standing.modules_of(standing.lineage.cohort(cohort))
         if not blocks and alpha != 1.0:
-            near = did_you_mean(cohort, standing.lineage.cohorts())
-            raise SelectorError(f"alpha {alpha:g} is for {cohort!r}, which nothing grew{near}")
+            raise _nothing_to_blend(standing, cohort, alpha)
         wanted |= dict.fromkeys(blocks, alpha)
     ramped: dict[str, list[str]] = {}
     for effect in effects:
@@ -116,3 +128,13 @@ def _hold_alphas(
     moving = {block for blocks in ramped.values() for block in blocks}
     standing.gates.set(wanted, standing.module, moving=moving)
     return ramped
+
+
+def _nothing_to_blend(standing: Standing, cohort: str, alpha: float) -> SelectorError:
+    if standing.lineage.cohort(cohort):
+        return SelectorError(
+            f"alpha {alpha:g} is for {cohort!r}, which made tensors larger: there is no new block "
+            "that could be blended in; ease it in with an lr_ramp of the same growth"
+        )
+    near = did_you_mean(cohort, standing.lineage.cohorts())
+    return SelectorError(f"alpha {alpha:g} is for {cohort!r}, which nothing grew{near}")

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stagegraph.actions.state_rules import fitting_shape, state_uses
 from stagegraph.errors import UnsupportedError
 
 __all__ = [
@@ -185,13 +186,18 @@ def check_state_shapes(
 ) -> None:
     """Refuse optimizer state that no longer fits its parameter.
 
-    A fused step does not check: it would write beyond the end of the tensor.
+    A fused step does not check: it would write beyond the end of the tensor. What a factored state
+    (Adafactor's row and column means) must look like beside its parameter, its rule says.
 
     Raises:
-        UnsupportedError: A state's shape differs from its parameter's, and did not before.
+        UnsupportedError: A state's shape is not what it must be, and not what it was before.
     """
-    for (parameter, key), (state, shape) in state_shapes(optimizers).items():
-        if state != shape and before.get((parameter, key)) != (state, shape):
-            raise UnsupportedError(
-                f"optimizer state {key!r} has shape {state}, its parameter {shape}"
-            )
+    for optimizer in optimizers:
+        uses = state_uses(optimizer) or {}
+        for (parameter, key), (state, shape) in state_shapes([optimizer]).items():
+            wanted = fitting_shape(uses.get(key), len(state), shape)
+            if state != wanted and before.get((parameter, key)) != (state, shape):
+                fits = "" if wanted == shape else f", beside which it must have {wanted}"
+                raise UnsupportedError(
+                    f"optimizer state {key!r} has shape {state}, its parameter {shape}{fits}"
+                )

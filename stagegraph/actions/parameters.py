@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
+from stagegraph.actions.cohorts import new_parts
 from stagegraph.actions.lineage import Lineage
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError, did_you_mean
@@ -31,11 +32,14 @@ class Selection:
         parameters: The parameters, each once, in the model's order.
         modules: The modules whose whole subtree was selected, and those all of whose own
             parameters were.
+        slices: Parameters of which some entries are selected, and not all, with booleans of their
+            shape: what a growth in width added.
     """
 
     everything: bool
     parameters: tuple[nn.Parameter, ...]
     modules: tuple[nn.Module, ...]
+    slices: tuple[tuple[nn.Parameter, Tensor], ...] = ()
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -78,6 +82,7 @@ def select(model: nn.Module, selected: Selected, *, lineage: Lineage, place: str
         SelectorError: A glob or a cohort that matches nothing; all of them are named.
     """
     taken: set[str] = set()
+    parts: dict[str, Tensor] = {}
     wrong: list[str] = []
     for glob in selected.globs:
         hit = subtree_matches(model, glob)
@@ -86,16 +91,34 @@ def select(model: nn.Module, selected: Selected, *, lineage: Lineage, place: str
             wrong.append(f"{glob!r} matches no parameter and no module of the model{near}")
         taken |= hit
     for cohort in selected.cohorts:
-        names = lineage.module_names(lineage.cohort(cohort))
-        if not names:
+        changes = lineage.cohort(cohort)
+        names = lineage.module_names(changes)
+        found = new_parts(lineage, changes)
+        for name, mask in found.items():
+            parts[name] = parts[name] | mask if name in parts else mask
+        if not (names or found):
             near = did_you_mean(cohort, lineage.cohorts())
             wrong.append(f"no growth of the name {cohort!r} has added anything{near}")
         taken |= {name for block in names for name in _subtree(model, block)}
-    if not (taken or wrong or selected.everything):
+    if not (taken or parts or wrong or selected.everything):
         wrong.append("nothing is selected: no growth has added anything yet")
     if wrong:
         raise SelectorError(f"{place}: " + "; ".join(wrong))
-    return _gather(model, taken, everything=selected.everything)
+    gathered = _gather(model, taken, everything=selected.everything)
+    return replace(gathered, slices=_slices(model, parts, gathered, lineage))
+
+
+def _slices(
+    model: nn.Module, parts: Mapping[str, Tensor], gathered: Selection, lineage: Lineage
+) -> tuple[tuple[nn.Parameter, Tensor], ...]:
+    whole = {id(parameter) for parameter in gathered.parameters}
+    found = {lineage.today(name): mask for name, mask in parts.items()}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    return tuple(
+        (named[name], mask)
+        for name, mask in found.items()
+        if name in named and id(named[name]) not in whole
+    )
 
 
 def _subtree(model: nn.Module, module: str) -> Iterable[str]:

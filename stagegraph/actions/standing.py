@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from stagegraph.actions.changes import Change
+from stagegraph.actions.cohorts import lasting_scales
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.freezing import Freezing
 from stagegraph.actions.gates import Gates
@@ -18,6 +19,8 @@ from stagegraph.actions.learning_rates import LearningRates
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.snapshots import Snapshot
+from stagegraph.actions.teachers import Teacher
+from stagegraph.actions.teaching import Teaching
 from stagegraph.schema.spaces import Spaces
 
 __all__ = ["Standing"]
@@ -38,6 +41,8 @@ class Standing:
         freezing: What is frozen.
         rates: The learning-rate factors.
         snapshots: Snapshots by id.
+        teachers: Teachers by id.
+        teaching: What is learnt from them now.
     """
 
     def __init__(
@@ -55,11 +60,30 @@ class Standing:
         self.probe = probe
         self.spaces = spaces
         self.parts = parts
-        self.lineage = Lineage()
+        self._lineage = Lineage()
         self.gates = Gates()
         self.freezing = Freezing()
         self.rates = LearningRates(self.optimizers)
         self.snapshots: dict[str, Snapshot] = {}
+        self.teachers: dict[str, Teacher] = {}
+        self.teaching = Teaching()
+
+    @property
+    def lineage(self) -> Lineage:
+        """The structural changes so far."""
+        return self._lineage
+
+    @lineage.setter
+    def lineage(self, lineage: Lineage) -> None:
+        """Stand at another lineage; the scales that parameters keep for good follow it."""
+        self._lineage = lineage
+        scales = lasting_scales(lineage)
+        if scales or self.rates.lasting_scales:
+            named = dict(self.model.named_parameters(remove_duplicate=False))
+            today = {lineage.today(name): scale for name, scale in scales.items()}
+            self.rates.lasting_scales = {
+                id(named[name]): scale for name, scale in today.items() if name in named
+            }
 
     @property
     def averaged(self) -> nn.Module | None:
@@ -95,11 +119,12 @@ class Standing:
 
     def remember(self) -> Callable[[], None]:
         """A way back to what is held now; the model itself is undone by reference."""
-        lineage, snapshots = self.lineage, dict(self.snapshots)
-        ways = (self.gates.remember(), self.freezing.remember(), self.rates.remember())
+        lineage, snapshots, teachers = self.lineage, dict(self.snapshots), dict(self.teachers)
+        held = (self.gates, self.freezing, self.rates, self.teaching)
+        ways = [one.remember() for one in held]
 
         def way_back() -> None:
-            self.lineage, self.snapshots = lineage, snapshots
+            self.lineage, self.snapshots, self.teachers = lineage, snapshots, teachers
             for way in ways:
                 way()
 
@@ -108,5 +133,7 @@ class Standing:
     def close(self) -> None:
         """Remove every hook and release everything."""
         self.rates.close()
+        self.teaching.close()
+        self.teachers.clear()
         self.gates.close()
         self.freezing.close()

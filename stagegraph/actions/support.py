@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from stagegraph.actions.companions import Companions
+from stagegraph.actions.copying import why_no_copy
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.growth.operations import plan
 from stagegraph.actions.lineage import Lineage
@@ -22,10 +23,26 @@ from stagegraph.actions.optimizers import (
 )
 from stagegraph.actions.parameters import select, uncompiled
 from stagegraph.actions.probes import Probe
+from stagegraph.actions.taps import outermost
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError, UnsupportedError
-from stagegraph.schema.actions import Action, GrowthAction, RollBack, Send, SnapshotAction
-from stagegraph.schema.activities import Activity, AlphaRamp, Freeze, LrFactor, LrRamp, Selection
+from stagegraph.schema.actions import (
+    Action,
+    GrowthAction,
+    RollBack,
+    Send,
+    SnapshotAction,
+    TeacherAction,
+)
+from stagegraph.schema.activities import (
+    Activity,
+    AlphaRamp,
+    Distill,
+    Freeze,
+    LrFactor,
+    LrRamp,
+    Selection,
+)
 from stagegraph.schema.spaces import Spaces
 
 __all__ = ["Placed", "inspect", "unsupported"]
@@ -63,6 +80,8 @@ def _of_action(
 ) -> list[str]:
     if isinstance(action, SnapshotAction | Send):
         return []
+    if isinstance(action, TeacherAction):
+        return why_no_copy(model)
     if isinstance(action, RollBack):
         if action.data == "rewind" and action.rng != "fork" and companions.data is None:
             return [
@@ -95,7 +114,7 @@ def _of_activity(
     if isinstance(activity, Freeze):
         reasons = [why for optimizer in optimizers if (why := refuse_growth(optimizer))]
         return reasons + _of_wrapping(model)
-    if isinstance(activity, AlphaRamp):
+    if isinstance(activity, AlphaRamp | Distill):
         return []
     return [f"this version has nothing that could hold a {activity.type}"]
 
@@ -162,6 +181,9 @@ def inspect(
         if isinstance(action, GrowthAction):
             problems += _problem(lambda a=action, at=place: plan(site, a, place=at))
     for place, activity in activities:
+        if isinstance(activity, Distill):
+            for glob in activity.features:
+                problems += _problem(lambda g=glob, at=place: outermost(model, g, place=at))
         selected = _strings(getattr(activity, "of", ()))
         if selected.globs:
             problems += _problem(

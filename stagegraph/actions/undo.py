@@ -7,7 +7,6 @@ parameters, groups and state dictionaries as before.
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stagegraph.actions.contents import Contents
+from stagegraph.actions.giving import give
 from stagegraph.actions.randomness import RandomState
 
 __all__ = ["Moment", "UndoLog", "untouched"]
 
-_CONTAINERS = (dict, OrderedDict, list, set)
+_CONTAINERS = frozenset((dict, OrderedDict, list, set))
 
 
 def _refill(container: Any, content: Any) -> None:
@@ -33,20 +34,24 @@ def _refill(container: Any, content: Any) -> None:
 
 
 class _Attributes:
-    """The attributes of one object by reference, and what its own containers hold."""
+    """The attributes of one object by reference, and what its own containers hold.
+
+    A module has a dozen containers, most of them empty hooks: these are kept without a copy.
+    """
 
     def __init__(self, owner: object) -> None:
         self._owner = owner
         self._values = dict(vars(owner))
-        self._contents = [
-            (value, copy.copy(value))
-            for value in self._values.values()
-            if type(value) in _CONTAINERS
-        ]
+        containers = [value for value in self._values.values() if type(value) in _CONTAINERS]
+        self._empty = [container for container in containers if not container]
+        self._filled = [(container, container.copy()) for container in containers if container]
 
     def restore(self) -> None:
         _refill(vars(self._owner), self._values)
-        for container, content in self._contents:
+        for container in self._empty:
+            if container:
+                container.clear()
+        for container, content in self._filled:
             _refill(container, content)
 
 
@@ -127,9 +132,17 @@ class Moment:
         contents: list[Tensor] = list(unique) if parameters else []
         if buffers:
             contents += held
-        self._contents = [(tensor, tensor.detach().clone()) for tensor in contents]
+        self._contents = Contents(contents)
         self._random = RandomState.capture()
         self._grad_enabled = torch.is_grad_enabled()
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Do something, and go back afterwards; as often as one likes."""
+        try:
+            yield
+        finally:
+            self.restore()
 
     def restore(self) -> None:
         """Go back: contents, identities, modes, hooks, gradients and random numbers.
@@ -147,17 +160,14 @@ class Moment:
         for parameter, requires_grad, grad in self._flags:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
-        with torch.no_grad():
-            for tensor, content in self._contents:
-                tensor.detach().copy_(content)
+        self._contents.restore()
         self._random.restore()
 
 
 def _give_back(tensor: Tensor, storage: Tensor) -> None:
     """Let a tensor have the memory that it had, if it was given another one."""
     if tensor.shape != storage.shape or tensor.data_ptr() != storage.data_ptr():
-        tensor.grad = None
-        tensor.data = storage
+        give(tensor, storage)
 
 
 class UndoLog:
@@ -185,8 +195,5 @@ class UndoLog:
 @contextmanager
 def untouched(*models: nn.Module) -> Iterator[None]:
     """Run a model inside and leave no trace: modes, buffers, hooks, ``.grad``, random numbers."""
-    moment = Moment(models, buffers=True)
-    try:
+    with Moment(models, buffers=True).restored():
         yield
-    finally:
-        moment.restore()

@@ -24,8 +24,8 @@ class Certificate:
         after: Parameters after.
         changes: Largest change of the output, by mode.
         exactness: What that amounts to, in words.
-        blocks: The new blocks, in words.
-        checks: Whether they ran and got a gradient, in words.
+        blocks: The new blocks or units, in words.
+        checks: Whether they ran and got a gradient, and what it took, in words.
     """
 
     before: int | None
@@ -67,13 +67,19 @@ def _blocks(data: Mapping[str, Any]) -> str:
     named = sequence(data.get("new_blocks"))
     if named:
         return ", ".join(map(shown, named))
-    counts = mapping(data.get("blocks"))
+    counts, units = mapping(data.get("blocks")), mapping(data.get("units"))
+    if units:
+        return ", ".join(f"{shown(space)}: {_sizes(sizes)} units" for space, sizes in units.items())
     if not counts:
         return shown(data.get("new_blocks"))
     stack = f"{shown(data['stack'])}: " if "stack" in data else ""
     places = [shown(mapping(block).get("at")) for block in sequence(data.get("inserted"))]
     where = f", new at {', '.join(places)}" if places else ""
     return f"{stack}{shown(counts.get('before'))} → {shown(counts.get('after'))} blocks{where}"
+
+
+def _sizes(sizes: Any) -> str:
+    return " → ".join(map(shown, sequence(sizes)))
 
 
 def _checks(data: Mapping[str, Any]) -> list[str]:
@@ -86,4 +92,35 @@ def _checks(data: Mapping[str, Any]) -> list[str]:
         checks.append(f"gradient reached {told}")
     elif gradient is not None:
         checks.append(f"got a gradient: {shown(gradient)}")
-    return checks
+    if (tolerance := data.get("tolerance")) is not None:
+        checks.append(f"tolerance {shown(tolerance)}")
+    return checks + _memory(data)
+
+
+def _memory(data: Mapping[str, Any]) -> list[str]:
+    """What the growth takes, and the update that was tried, as far as it was measured."""
+    memory, rehearsal = mapping(data.get("memory")), mapping(data.get("rehearsal"))
+    told = []
+    if (new := finite(memory.get("new_bytes"))) is not None:
+        told.append(f"{_size(new)} new{_at_peak(memory)}")
+    if rehearsal:
+        told.append(f"an update was tried{_at_peak(rehearsal)}")
+    return told
+
+
+def _at_peak(data: Mapping[str, Any]) -> str:
+    peak = finite(data.get("peak_bytes"))
+    return "" if peak is None else f", {_size(peak)} at its peak"
+
+
+def _size(num_bytes: float) -> str:
+    """Bytes as people say them.
+
+    >>> _size(340_217_856)
+    '324 MiB'
+    """
+    for unit in ("bytes", "KiB", "MiB"):
+        if abs(num_bytes) < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.3g} GiB" if num_bytes < 1000 else f"{num_bytes:,.0f} GiB"

@@ -7,6 +7,7 @@ from typing import Any
 from stagegraph.progress import Duration, Unit
 from stagegraph.schema.base import Model
 from stagegraph.schema.guard_text import format_guard
+from stagegraph.schema.levels import MovingLevel
 
 __all__ = [
     "action_words",
@@ -150,8 +151,8 @@ def action_words(action: Model) -> str:
     """An action in short."""
     given = _given(action)
     match given.pop("type", ""):
-        case "snapshot":
-            return f"snapshot {given.get('name')}"
+        case "snapshot" | "teacher" as kind:
+            return f"{kind} {given.get('name')}"
         case "roll_back":
             differ = [f"{key} {given[key]}" for key in ("data", "rng") if key in given] + (
                 [f"LR × {given['lr_factor']:g}"] if "lr_factor" in given else []
@@ -201,8 +202,31 @@ def activity_words(activity: Model) -> str:
             return f"freeze {of}"
         case "difficulty":
             return f"difficulty {getattr(activity, 'level', '?')}"
+        case "distill":
+            return _distill_words(given)
         case kind:
             return f"{kind}{on} " + " ".join(f"{key}={_item(v)}" for key, v in given.items())
+
+
+def _distill_words(given: dict[str, Any]) -> str:
+    """Whom it learns from, then what is not as by default."""
+    names = ", ".join(str(getattr(one, "name", one)) for one in given.get("teachers", ()))
+    words = [f"distill from {names}"]
+    if "features" in given:
+        words.append(f"on {_of(given['features'])}")
+    if "loss" in given:
+        words.append(f"by {given['loss']}")
+    words += [f"{mark} {_level(given[key])}" for key, mark in _LEVELS.items() if key in given]
+    return " ".join(words)
+
+
+_LEVELS = {"temperature": "T", "weight": "×"}
+
+
+def _level(level: Any) -> str:
+    if not isinstance(level, MovingLevel):
+        return f"{level:g}"
+    return f"{level.start:g}→{level.end:g} over {_over(level)}"
 
 
 def _over(activity: Model) -> str:

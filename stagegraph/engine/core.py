@@ -89,6 +89,8 @@ class Core:
         """Whether an evaluation is due; the boundary waits for :meth:`observe`."""
         self.sink = sink
         """Who keeps the records; records that nobody keeps are not made."""
+        self.refuse: Callable[[], None] | None = None
+        """Called with each update before it counts; raises if it must not."""
         self.loss: Any = None
         """The training loss of the last update, as it was given."""
         self._actor = actor
@@ -209,6 +211,8 @@ class Core:
             MissingFact: The graph reads samples, tokens, epochs or flops, and nobody counts them.
             ProgressError: Progress goes backwards.
         """
+        if self.refuse is not None:
+            self.refuse()
         if self._look <= 0 and self._settled():
             return
         self._pending += 1

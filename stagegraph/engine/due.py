@@ -10,12 +10,12 @@ import math
 from collections.abc import Mapping
 from fractions import Fraction
 
+from stagegraph.engine.holding import overs
 from stagegraph.engine.plans import Plans, StagePlan
 from stagegraph.engine.slots import TimeSlot, time_slot
 from stagegraph.engine.state import State
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.progress import Duration, Progress, Unit
-from stagegraph.schema.activities import Ramp
 
 __all__ = ["Due", "due", "evaluations"]
 
@@ -77,8 +77,8 @@ def _stage(
         if duration is not None:
             _after(found, duration, entered, state.clock)
     for activity in stage.during:
-        if isinstance(activity.activity, Ramp):
-            _after(found, activity.activity.over, held[activity.place], state.clock)
+        for over in overs(activity.activity):
+            _after(found, over, held[activity.place], state.clock)
 
 
 def _conditions(

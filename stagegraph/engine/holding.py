@@ -16,9 +16,18 @@ from stagegraph.engine.state import RegionState, State
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import CompiledGraph, HeldActivity
 from stagegraph.progress import Duration, Progress
-from stagegraph.schema.activities import AlphaRamp, GrownCohort, LrFactor, LrRamp, Ramp
+from stagegraph.schema.activities import (
+    Activity,
+    AlphaRamp,
+    Distill,
+    GrownCohort,
+    LrFactor,
+    LrRamp,
+    Ramp,
+)
+from stagegraph.schema.levels import MovingLevel
 
-__all__ = ["all_alphas", "alphas", "bending", "effects", "held_after", "moving", "values"]
+__all__ = ["all_alphas", "alphas", "bending", "effects", "held_after", "moving", "overs", "values"]
 
 
 def held_after(
@@ -45,9 +54,36 @@ def _value(held: HeldActivity, region: RegionState, clock: Progress) -> float | 
         return activity.factor
     if not isinstance(activity, AlphaRamp | LrRamp):
         return None
-    over: Duration = activity.over
-    share = clock.elapsed(region.held[held.place], over.unit) / over.exact
-    return curve_value(activity.curve, activity.start, activity.end, share)
+    return _on_curve(activity, region.held[held.place], clock)
+
+
+def _on_curve(ramp: AlphaRamp | LrRamp | MovingLevel, since: Progress, clock: Progress) -> float:
+    share = clock.elapsed(since, ramp.over.unit) / ramp.over.exact
+    return curve_value(ramp.curve, ramp.start, ramp.end, share)
+
+
+def _levels(held: HeldActivity, region: RegionState, clock: Progress) -> dict[str, float]:
+    since = region.held[held.place]
+    return {
+        key: _on_curve(level, since, clock) if isinstance(level, MovingLevel) else level
+        for key, level in held.activity.levels.items()
+    }
+
+
+def _teachers(held: HeldActivity, state: State) -> dict[str, str]:
+    if not isinstance(held.activity, Distill):
+        return {}
+    names = [teacher.name for teacher in held.activity.weighted]
+    missing = [name for name in names if name not in state.teachers]
+    if missing:
+        raise ActionError(held.place, f"no teacher {missing[0]!r} has been made yet")
+    return {name: state.teachers[name] for name in names}
+
+
+def overs(activity: Activity) -> tuple[Duration, ...]:
+    """How long each of an activity's moving values takes."""
+    own = (activity.over,) if isinstance(activity, Ramp) else ()
+    return (*own, *(v.over for v in activity.levels.values() if isinstance(v, MovingLevel)))
 
 
 def _selected(held: HeldActivity, region: RegionState, cohorts: tuple[str, ...]) -> Selected:
@@ -75,7 +111,8 @@ def effects(graph: CompiledGraph, state: State) -> tuple[Effect, ...]:
     """Every activity in force, with its value for the next update.
 
     Raises:
-        ActionError: A selection asks for a growth that has not happened.
+        ActionError: A selection asks for a growth that has not happened, or a distillation for a
+            teacher that has not been made.
     """
     if state.ended is not None:
         return ()
@@ -85,33 +122,40 @@ def effects(graph: CompiledGraph, state: State) -> tuple[Effect, ...]:
             held.activity,
             _selected(held, region, state.cohorts),
             _value(held, region, state.clock),
+            _levels(held, region, state.clock),
+            _teachers(held, state),
         )
         for held, region in _held(graph, state)
     )
 
 
 def moving(graph: CompiledGraph, state: State) -> tuple[tuple[HeldActivity, Progress], ...]:
-    """The ramps in force that have not reached their end, with their start."""
+    """The activities in force with a value that has not reached its end, with their start."""
     if state.ended is not None:
         return ()
     return tuple(
         (held, region.held[held.place])
         for held, region in _held(graph, state)
-        if isinstance(held.activity, Ramp)
-        and not state.clock.reached(held.activity.over, region.held[held.place])
+        if any(
+            not state.clock.reached(over, region.held[held.place]) for over in overs(held.activity)
+        )
     )
 
 
 def values(graph: CompiledGraph, state: State) -> dict[str, float]:
-    """The value of every ramp in force for the next update, by place."""
+    """Every value in force that moves, for the next update: by place, levels by place and key."""
+    found: dict[str, float] = {}
     if state.ended is not None:
-        return {}
-    return {
-        held.place: value
-        for held, region in _held(graph, state)
-        if isinstance(held.activity, Ramp)
-        and (value := _value(held, region, state.clock)) is not None
-    }
+        return found
+    for held, region in _held(graph, state):
+        value = _value(held, region, state.clock) if isinstance(held.activity, Ramp) else None
+        if value is not None:
+            found[held.place] = value
+        levels = held.activity.levels
+        for key, level in _levels(held, region, state.clock).items() if levels else ():
+            if isinstance(levels[key], MovingLevel):
+                found[f"{held.place}/{key}"] = level
+    return found
 
 
 def alphas(graph: CompiledGraph, state: State) -> dict[str, float]:

@@ -19,7 +19,7 @@ from stagegraph.engine.ports import Boundary, Deed, Restore
 from stagegraph.engine.state import BackSlot, PendingEvent, RegionState, SnapshotState, State
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import STOP, CompiledGraph, PlacedAction
-from stagegraph.schema.actions import GrowthAction, RollBack, Send, SnapshotAction
+from stagegraph.schema.actions import GrowthAction, RollBack, Send, SnapshotAction, TeacherAction
 
 __all__ = ["Step", "work_out"]
 
@@ -81,12 +81,7 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
             if deed.cohort is not None:
                 cohorts[deed.place] = deed.cohort
                 grown.append(deed.cohort)
-            if deed.snapshot is not None:
-                assert isinstance(placed.action, SnapshotAction)
-                kept = SnapshotState(
-                    placed.action.name, deed.snapshot, restored.without_snapshots()
-                )
-                after = replace(after, snapshots=(*after.snapshots, kept))
+            after = _kept(after, deed, restored)
         if grown:
             after = _grew(after, move.region, tuple(grown))
     after = replace(after, ended=decision.ends, blocked=dict(decision.blocked))
@@ -103,6 +98,7 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     if changed:
         alpha = all_alphas(graph, after)
         number = state.spent.step
+        forget = (*forget, *sorted(state.all_teachers() - after.all_teachers()))
         boundary = Boundary(state.clock.step, restore, tuple(deeds), held, alpha, forget, number)
     return Step(after, boundary, cohorts, heard, ignored, disturbed)
 
@@ -255,11 +251,24 @@ def _grew(after: State, name: str, grown: tuple[str, ...]) -> State:
 
 def _deed(placed: PlacedAction, cohort: str | None, state: State, seed: int, index: int) -> Deed:
     action = placed.action
-    snapshot = None
+    snapshot = teacher = None
     if isinstance(action, SnapshotAction):
         snapshot = f"{action.name}@{state.spent.step}.{index}"
+    elif isinstance(action, TeacherAction):
+        teacher = f"teacher:{action.name}@{state.spent.step}.{index}"
     own = crc32(f"{seed}|{state.spent.step}|{placed.place}".encode())
-    return Deed(placed.place, action, cohort, snapshot, own)
+    return Deed(placed.place, action, cohort, snapshot, own, teacher)
+
+
+def _kept(after: State, deed: Deed, start: State) -> State:
+    """The state that knows of the snapshot or the teacher that a deed makes."""
+    action = deed.action
+    if isinstance(action, SnapshotAction) and deed.snapshot is not None:
+        kept = SnapshotState(action.name, deed.snapshot, start.without_snapshots())
+        return replace(after, snapshots=(*after.snapshots, kept))
+    if isinstance(action, TeacherAction) and deed.teacher is not None:
+        return replace(after, teachers={**after.teachers, action.name: deed.teacher})
+    return after
 
 
 def _cohort(placed: PlacedAction, visits: Mapping[str, int], taken: Collection[str]) -> str | None:

@@ -67,12 +67,16 @@ class Effect:
         activity: The activity.
         of: What it is applied to.
         value: Alpha or LR factor for the next update; ``None`` where there is no number.
+        levels: The activity's other numbers for the next update, by key.
+        teachers: Per teacher that it names, the id of the one that is meant now.
     """
 
     place: str
     activity: Activity
     of: Selected
     value: float | None
+    levels: Mapping[str, float] = field(default_factory=dict)
+    teachers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class Deed:
         cohort: For a growth: what to call the parameters it adds.
         snapshot: For a snapshot: its id, unique in the run.
         seed: A seed of its own, the same on all ranks and at each replay.
+        teacher: For a teacher: its id, unique in the run.
     """
 
     place: str
@@ -92,6 +97,7 @@ class Deed:
     cohort: str | None
     snapshot: str | None
     seed: int
+    teacher: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,8 @@ class Boundary:
         deeds: The actions, in order.
         held: All activities in force from now on; what is not among them is released.
         alphas: Alpha per cohort from now on.
-        forget: Ids of snapshots that nothing can return to any more.
+        forget: Ids of snapshots that nothing can return to any more, and of teachers that nobody
+            can learn from any more.
         number: Updates ever made, abandoned branches included.
     """
 
@@ -169,7 +176,10 @@ class Actor(Protocol):
         ...
 
     def tune(self, values: Mapping[str, float]) -> None:
-        """Set the values of moving activities, by place, for the next update."""
+        """Set the values of moving activities for the next update.
+
+        By place; a level of an activity by its place and key, ``main:settle.during[0]/weight``.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -139,6 +139,7 @@ class State:
         blocked: Edges that a lock holds back, with the reason.
         facts: What is known of the model.
         ended: Why the run ended, or ``None``.
+        teachers: Per name of a teacher, the id of the newest on the present branch.
     """
 
     clock: Progress = Progress()
@@ -159,6 +160,7 @@ class State:
     blocked: Mapping[str, str] = field(default_factory=dict)
     facts: Facts = Facts()
     ended: str | None = None
+    teachers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stages(self) -> dict[str, str]:
@@ -168,6 +170,11 @@ class State:
     def snapshot(self, name: str) -> SnapshotState | None:
         """The newest snapshot of a name on the present branch."""
         return next((s for s in reversed(self.snapshots) if s.name == name), None)
+
+    def all_teachers(self) -> frozenset[str]:
+        """Ids of the teachers that somebody can learn from: now, or after a rollback."""
+        later = (snapshot.state.teachers.values() for snapshot in self.snapshots)
+        return frozenset(self.teachers.values()).union(*later)
 
     def without_snapshots(self) -> State:
         """The state as a snapshot keeps it."""
@@ -225,6 +232,7 @@ def _state_to_json(state: State) -> dict[str, Any]:
         "blocked": dict(state.blocked),
         "facts": {"params": state.facts.params, "costs": dict(state.facts.costs)},
         "ended": state.ended,
+        "teachers": dict(state.teachers),
     }
 
 
@@ -251,6 +259,7 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         blocked=dict(data["blocked"]),
         facts=Facts(data["facts"]["params"], dict(data["facts"]["costs"])),
         ended=data["ended"],
+        teachers=dict(data.get("teachers", {})),  # states of earlier versions have none
     )
 
 

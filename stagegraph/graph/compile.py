@@ -18,10 +18,25 @@ from stagegraph.graph.compiled import (
     PlacedAction,
 )
 from stagegraph.graph.problems import Problems
-from stagegraph.graph.resolve import Included, Names, Scope, collect, include, stage_key
+from stagegraph.graph.resolve import (
+    Included,
+    Names,
+    Scope,
+    collect,
+    define_actions,
+    include,
+    stage_key,
+)
 from stagegraph.progress import Duration
-from stagegraph.schema.actions import Action, GrowthAction, RollBack, Send, SnapshotAction
-from stagegraph.schema.activities import Activity, GrownCohort, LrFactor
+from stagegraph.schema.actions import (
+    Action,
+    GrowthAction,
+    RollBack,
+    Send,
+    SnapshotAction,
+    TeacherAction,
+)
+from stagegraph.schema.activities import Activity, Distill, GrownCohort, LrFactor
 from stagegraph.schema.base import Model
 from stagegraph.schema.expressions import Best, Last, NameExpr, Visits
 from stagegraph.schema.guards import (
@@ -89,11 +104,7 @@ def _define_interrupts(graph: StageGraph, names: Names) -> None:
     first = next(iter(names.values()))
     own = [i for region in graph.all_regions.values() for i in region.interrupts]
     for interrupt in (*graph.interrupts, *own):
-        for action in interrupt.actions:
-            if isinstance(action, SnapshotAction):
-                first.snapshots.add(action.name)
-            elif isinstance(action, GrowthAction) and action.name is not None:
-                first.cohorts.add(action.name)
+        define_actions(first, interrupt.actions, "")
 
 
 def _unplaced_interrupts(graph: StageGraph, names: Names, problems: Problems) -> None:
@@ -299,6 +310,12 @@ class _Compiler:
         return HeldActivity(f"{self.scope.region}:{full}", pointer, activity, named=True)
 
     def _activity(self, activity: Activity, pointer: str, prefix: str) -> Activity:
+        if isinstance(activity, Distill):
+            teachers = tuple(
+                one.model_copy(update={"name": self._teacher(one.name, pointer, prefix)})
+                for one in activity.weighted
+            )
+            return activity.model_copy(update={"teachers": teachers})
         of = getattr(activity, "of", None)
         if of is None:
             return activity
@@ -333,7 +350,7 @@ class _Compiler:
 
     def _action(self, action: Action, pointer: str, prefix: str) -> Action:
         match action:
-            case SnapshotAction():
+            case SnapshotAction() | TeacherAction():
                 return action.model_copy(update={"name": prefix + action.name})
             case RollBack():
                 to = self._snapshot(action.to, f"{pointer}/to", prefix)
@@ -466,4 +483,14 @@ class _Compiler:
             self.problems.add("unknown-snapshot", pointer, message)
             return name
         self.problems.use("snapshots", full)
+        return full
+
+    def _teacher(self, name: str, pointer: str, prefix: str) -> str:
+        known = collect(self.names, lambda scope: scope.teachers)
+        full = self.scope.look_up(name, prefix, known)
+        if full is None:
+            message = f"no action makes a teacher {name!r}{did_you_mean(name, known)}"
+            self.problems.add("unknown-teacher", f"{pointer}/teachers", message)
+            return name
+        self.problems.use("teachers", full)
         return full

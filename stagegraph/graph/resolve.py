@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from stagegraph.schema.actions import GrowthAction, SnapshotAction
+from stagegraph.schema.actions import GrowthAction, SnapshotAction, TeacherAction
 from stagegraph.schema.activities import Activity
 from stagegraph.schema.names import split_reference
 from stagegraph.schema.stagegraph import Region, StageGraph, SubGraph
 from stagegraph.schema.stages import Final, Stage, Trial, Use
 from stagegraph.schema.transitions import Interrupt
 
-__all__ = ["Included", "Names", "Scope", "collect", "include", "stage_key"]
+__all__ = ["Included", "Names", "Scope", "collect", "define_actions", "include", "stage_key"]
 
 MAX_NESTING = 16
 
@@ -49,6 +49,7 @@ class Scope:
         activities: Named activities by prefixed name, with their pointers.
         interrupts: Interrupts of included sub-graphs, with prefix and pointer.
         snapshots: Prefixed names of snapshots taken anywhere.
+        teachers: Prefixed names of teachers made anywhere.
         cohorts: Prefixed names of cohorts.
         loops: Names of sub-graphs that include themselves, with pointers.
         unknown: ``use`` of entries that do not exist: (name, pointer).
@@ -60,6 +61,7 @@ class Scope:
     activities: dict[str, tuple[Activity, str]] = field(default_factory=dict)
     interrupts: list[tuple[Interrupt, str, str]] = field(default_factory=list)
     snapshots: set[str] = field(default_factory=set)
+    teachers: set[str] = field(default_factory=set)
     cohorts: set[str] = field(default_factory=set)
     loops: list[tuple[str, str]] = field(default_factory=list)
     unknown: list[tuple[str, str]] = field(default_factory=list)
@@ -88,7 +90,7 @@ class Scope:
         return None
 
     def look_up(self, name: str, prefix: str, known: Mapping[str, object] | set[str]) -> str | None:
-        """The full name of an activity, snapshot or cohort, seen from inside ``prefix``."""
+        """The full name of an activity, snapshot or the like, seen from inside ``prefix``."""
         return next((outer + name for outer in _outwards(prefix) if outer + name in known), None)
 
 
@@ -166,22 +168,25 @@ def _include_names(scope: Scope, sub: SubGraph, prefix: str, place: str) -> None
         scope.activities[prefix + name] = (activity, f"{place}/activities/{name}")
     for index, interrupt in enumerate(sub.interrupts):
         scope.interrupts.append((interrupt, prefix, f"{place}/interrupts/{index}"))
-        _define_actions(scope, interrupt.actions, prefix)
+        define_actions(scope, interrupt.actions, prefix)
 
 
 def _define(scope: Scope, stage: Stage, prefix: str) -> None:
-    _define_actions(scope, getattr(stage, "actions", ()), prefix)
+    define_actions(scope, getattr(stage, "actions", ()), prefix)
     for transition in getattr(stage, "transitions", ()):
-        _define_actions(scope, transition.actions, prefix)
+        define_actions(scope, transition.actions, prefix)
     if isinstance(stage, Trial):
         for option in stage.options:
-            _define_actions(scope, option.actions, prefix)
+            define_actions(scope, option.actions, prefix)
 
 
-def _define_actions(scope: Scope, actions: tuple[object, ...], prefix: str) -> None:
+def define_actions(scope: Scope, actions: tuple[object, ...], prefix: str) -> None:
+    """Note the names of snapshots, teachers and cohorts that actions define."""
     for action in actions:
         if isinstance(action, SnapshotAction):
             scope.snapshots.add(prefix + action.name)
+        elif isinstance(action, TeacherAction):
+            scope.teachers.add(prefix + action.name)
         elif isinstance(action, GrowthAction) and action.name is not None:
             scope.cohorts.add(prefix + action.name)
 

@@ -21,6 +21,8 @@ __all__ = [
     "RollBack",
     "Send",
     "SnapshotAction",
+    "TeacherAction",
+    "UnitGrowth",
     "Widen",
     "WidenHeadDim",
 ]
@@ -41,6 +43,14 @@ class SnapshotAction(ActionModel):
     type: Literal["snapshot"]
     name: Name
     """What to call it; a later one of the same name is the newer."""
+
+
+class TeacherAction(ActionModel):
+    """Keep a frozen copy of the model as it is at the start of this boundary, to learn from."""
+
+    type: Literal["teacher"]
+    name: Name
+    """What to call it; a later one of the same name takes its place."""
 
 
 class RollBack(ActionModel):
@@ -73,6 +83,8 @@ class GrowthAction(ActionModel):
     """A change of the model's shape; says exactly one of ``add``, ``factor`` and ``to``."""
 
     structural: ClassVar = True
+    blends: ClassVar[bool] = False
+    """Whether it adds modules, which can be blended in with an alpha ramp."""
     name: Name | None = None
     """The name of the cohort it adds; default: ``region:stage#visit``."""
     add: Count | None = None
@@ -81,6 +93,11 @@ class GrowthAction(ActionModel):
     """How many times as many."""
     to: Count | None = None
     """How many afterwards."""
+    tolerance: Annotated[Number, Field(gt=0)] | None = None
+    """How far the model's output on the probe may change; default: not at all but for rounding
+    where the growth keeps the function, by any amount where it does not."""
+    probe: Literal["eval", "train"] = "eval"
+    """``train``: a real update is tried on the probe, and undone, before the growth holds."""
 
     @model_validator(mode="after")
     def _one_size(self) -> GrowthAction:
@@ -116,6 +133,7 @@ class Deepen(GrowthAction):
     2405.15319): the stack is continued with copies of its blocks from the bottom; not exact.
     """
 
+    blends: ClassVar = True
     type: Literal["deepen"]
     stack: Glob
     """Path of the ``nn.ModuleList`` or ``nn.Sequential``, such as ``transformer.blocks``."""
@@ -128,6 +146,9 @@ class Deepen(GrowthAction):
     found by trial."""
     count: Seq[Glob] = ()
     """Attributes that hold the number of blocks, such as ``config.num_hidden_layers``."""
+
+
+FreshState = Literal["fill_v", "old_step", "fresh_step"]
 
 
 class Widen(GrowthAction):
@@ -150,6 +171,17 @@ class Widen(GrowthAction):
     """For ``split``: how much copies are made to differ where they are read, as a share of the
     spread of what is there; it cancels, so that the function stays."""
 
+    state: FreshState = "fill_v"
+    """The optimizer's state of units that come from no old one: first moments 0 and second moments
+    the mean of the others (``fill_v``), both 0 (``old_step``), or all of the tensor's anew
+    (``fresh_step``)."""
+    copies: Literal["mapped", "asymmetric"] = "mapped"
+    """The optimizer's state of copies: their share of the original's, or none for all but the first
+    (SPARKLING, 2602.02472), which sets them apart."""
+    scales: Literal["none", "keep"] = "none"
+    """``keep``: learning rate, eps and weight decay of what grew are scaled for good, so that the
+    grown model trains on as the small one would have (2602.10545)."""
+
     @model_validator(mode="after")
     def _noise_for_copies(self) -> Widen:
         if self.noise and self.how not in ("split", "uneven"):
@@ -157,12 +189,20 @@ class Widen(GrowthAction):
         return self
 
 
-class ExtendVocab(GrowthAction):
+class UnitGrowth(GrowthAction):
+    """A growth of one space, whose units are known for what they are."""
+
+    space: Name
+    """The space, as declared."""
+    state: FreshState = "fill_v"
+    """The optimizer's state of new units: first moments 0 and second moments the mean of the
+    others (``fill_v``), both 0 (``old_step``), or all of the tensor's anew (``fresh_step``)."""
+
+
+class ExtendVocab(UnitGrowth):
     """Give a vocabulary more entries: rows of the embedding and of the head; old logits stay."""
 
     type: Literal["extend_vocab"]
-    space: Name
-    """The space of the vocabulary."""
     init: Literal["mean", "mean_noise", "random"] = "mean"
     """What new rows hold: the mean of the old ones, the mean and a tenth of their spread at random,
     or random numbers as large as they."""
@@ -171,12 +211,10 @@ class ExtendVocab(GrowthAction):
     stays too; the head must have a bias."""
 
 
-class ExtendContext(GrowthAction):
+class ExtendContext(UnitGrowth):
     """Let a model read longer sequences; what it says of those it could read stays."""
 
     type: Literal["extend_context"]
-    space: Name
-    """The space of the positions."""
     init: Literal["last", "mean", "interpolate", "zero"] = "last"
     """What new learned positions hold: the last old one, the mean of all, the old ones stretched
     over the new places, or zero."""
@@ -184,7 +222,7 @@ class ExtendContext(GrowthAction):
     """By how much to multiply the base of rotary positions; changes what the model computes."""
 
 
-class AttentionGrowth(GrowthAction):
+class AttentionGrowth(UnitGrowth):
     """A growth inside of attention, which must know queries, keys and values from each other."""
 
     q: Seq[Glob] = ()
@@ -198,22 +236,18 @@ class AttentionGrowth(GrowthAction):
 
 
 class AddHeads(AttentionGrowth):
-    """Give attention more heads."""
+    """Give attention more heads: with grouped queries whole groups, or heads in each group."""
 
     type: Literal["add_heads"]
-    space: Name
-    """The space of the heads; with grouped queries, of the groups or of the heads in a group."""
     how: Literal["zero_out", "split", "uneven", "zero_in"] = "zero_out"
     """Where new heads come from: read with zero; copies, read in equal or unequal shares; or values
     of zero."""
 
 
 class WidenHeadDim(AttentionGrowth):
-    """Make each head of an attention wider."""
+    """Make each head of an attention wider; with rotary positions, by one half of its units."""
 
     type: Literal["widen_head_dim"]
-    space: Name
-    """The space of a head's units; with rotary positions, of one half of them."""
     scale: Literal["auto", "by_size", "fixed"] = "auto"
     """What scores are multiplied with: 1/√d for heads of d units (``by_size``), or a number that
     stays (``fixed``). ``auto``: fixed where the attention has a scale that is another number."""
@@ -221,6 +255,7 @@ class WidenHeadDim(AttentionGrowth):
 
 Action = Annotated[
     SnapshotAction
+    | TeacherAction
     | RollBack
     | Send
     | Deepen

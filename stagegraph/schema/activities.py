@@ -5,13 +5,15 @@ Factors and freezes are released at every exit; alpha is part of the model and s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from stagegraph.progress import Duration
 from stagegraph.schema.amounts import Factor, Number
-from stagegraph.schema.base import Model, Note, as_union
+from stagegraph.schema.base import Model, Note, Seq, as_union
+from stagegraph.schema.levels import Curve, Level, MovingLevel, bounds_of
 from stagegraph.schema.names import Glob, Name
 
 __all__ = [
@@ -19,16 +21,15 @@ __all__ = [
     "AlphaRamp",
     "Curve",
     "Difficulty",
+    "Distill",
     "Freeze",
     "GrownCohort",
     "LrFactor",
     "LrRamp",
     "Ramp",
     "Selection",
+    "WeightedTeacher",
 ]
-
-Curve = Literal["linear", "cosine", "exponential"]
-"""The shape of a ramp; each begins at ``start`` and reaches ``end`` exactly."""
 
 Alpha = Annotated[Number, Field(ge=0, le=1)]
 
@@ -69,6 +70,11 @@ class ActivityModel(Model):
     """Whether it changes the data."""
     note: Note | None = None
     """A remark for people."""
+
+    @property
+    def levels(self) -> Mapping[str, float | MovingLevel]:
+        """Its numbers that may move while it is held, by key, but for a ramp's own value."""
+        return {}
 
 
 class Ramp(ActivityModel):
@@ -158,8 +164,110 @@ class Difficulty(ActivityModel):
     """The level, from 0."""
 
 
+class WeightedTeacher(Model):
+    """A teacher among several, and how much it counts."""
+
+    name: Name
+    """The teacher."""
+    weight: Level = 1.0
+    """Its share of the targets; the shares of all teachers are made to add up to 1."""
+
+
+def _teacher_tag(value: object) -> str:
+    return "name" if isinstance(value, str) else "weighted"
+
+
+_Teacher = Annotated[
+    Annotated[Name, Tag("name")] | Annotated[WeightedTeacher, Tag("weighted")],
+    Discriminator(_teacher_tag),
+]
+
+Measure = Literal["kl", "mse", "cosine"]
+"""How far a student is from its target."""
+
+
+class Distill(ActivityModel):
+    """Learn from teachers too: their outputs become targets beside those of the task.
+
+    ``kl`` (1503.02531): temperature² times the divergence of the student's probabilities from the
+    teachers'. ``mse`` and ``cosine``: of logits, or of what chosen modules put out.
+    """
+
+    writes: ClassVar = "loss"
+    type: Literal["distill"]
+    teachers: Annotated[
+        tuple[_Teacher, ...], BeforeValidator(as_union), Field(min_length=1, max_length=16)
+    ]
+    """The teacher's name, a mapping with its name and its weight, or a list of these."""
+    on: Literal["logits", "features"] = "logits"
+    """What is compared: the model's logits, or what modules put out."""
+    loss: Measure | None = None
+    """The measure; by default ``kl`` on logits, ``mse`` on features."""
+    temperature: Level = 1.0
+    """For ``kl``: what the logits are divided by on both sides."""
+    weight: Level = 1.0
+    """How much it counts in the loss."""
+    mix: Literal["add", "interpolate"] = "add"
+    """``add``: loss + weight × distance; ``interpolate``: (1 − weight) × loss beside it."""
+    features: Seq[Glob] = ()
+    """For ``on: features``: the modules whose outputs are compared."""
+    axis: Annotated[int, Field(ge=-8, le=8)] = -1
+    """For ``kl`` and ``cosine``: the axis of the classes or channels."""
+
+    @property
+    def measure(self) -> Measure:
+        """The measure that is meant."""
+        return self.loss or ("kl" if self.on == "logits" else "mse")
+
+    @property
+    def weighted(self) -> tuple[WeightedTeacher, ...]:
+        """The teachers, each with its share."""
+        return tuple(
+            WeightedTeacher.model_construct(name=one, weight=1.0) if isinstance(one, str) else one
+            for one in self.teachers
+        )
+
+    @property
+    def levels(self) -> Mapping[str, float | MovingLevel]:
+        """``weight``, ``temperature``, and per teacher ``share:NAME``."""
+        shares = {f"share:{one.name}": one.weight for one in self.weighted}
+        return {"weight": self.weight, "temperature": self.temperature, **shares}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Distill:
+        if self.on == "features" and not self.features:
+            raise ValueError("on: features needs 'features', the modules whose outputs to compare")
+        if self.on == "logits" and self.features:
+            raise ValueError("'features' belongs to on: features; leave it out, or write that")
+        if self.on == "features" and self.measure == "kl":
+            raise ValueError("kl compares probabilities; for features take loss: mse or cosine")
+        if self.measure != "kl" and self.temperature != 1.0:
+            raise ValueError(f"'temperature' belongs to loss: kl; {self.measure} has none")
+        if min(bounds_of(self.temperature)) <= 0:
+            raise ValueError("'temperature' is over 0, at both ends of a moving one")
+        return self
+
+    @model_validator(mode="after")
+    def _weighs(self) -> Distill:
+        if max(bounds_of(self.weight)) == 0:
+            raise ValueError("a 'weight' of 0 teaches nothing; leave the activity out")
+        if self.mix == "interpolate" and max(bounds_of(self.weight)) > 1:
+            raise ValueError("with mix: interpolate the 'weight' is a share of the loss, at most 1")
+        names = [one.name for one in self.weighted]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"teacher {twice[0]!r} is named twice; name each once")
+        for end, word in enumerate(("begin", "end")):
+            if all(bounds_of(one.weight)[end] == 0 for one in self.weighted):
+                raise ValueError(
+                    f"the weights of all teachers {word} at 0, so that there is no target then; "
+                    "let one of them be over 0"
+                )
+        return self
+
+
 Activity = Annotated[
-    AlphaRamp | LrRamp | LrFactor | Freeze | Difficulty, Field(discriminator="type")
+    AlphaRamp | LrRamp | LrFactor | Freeze | Difficulty | Distill, Field(discriminator="type")
 ]
 
 

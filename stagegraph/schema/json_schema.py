@@ -113,6 +113,11 @@ class _Generator(GenerateJsonSchema):
             return _text_or(members["name"], members["activity"])
         if tags == {"glob", "cohort"}:
             return _text_or(members["glob"], members["cohort"])
+        if tags == {"name", "weighted"}:
+            return _text_or(members["name"], members["weighted"])
+        if tags == {"level", "moving"}:
+            moving = members["moving"]
+            return {"if": {"type": "object"}, "then": moving, "else": members["level"]}
         if "use" in tags:
             use = members.pop("use")
             choice: JsonSchemaValue = {"if": {"type": "object", "required": ["use"]}, "then": use}

@@ -142,6 +142,9 @@ class Spaces(Model):
     space, or a product such as ``(heads head_dim)``; they are written when it grows. Patterns may
     match several."""
 
+    trace: bool = True
+    """Whether the layouts are checked against what the model is seen to do on the probe."""
+
     def names(self) -> frozenset[str]:
         """Every space that a layout names."""
         return frozenset(

@@ -28,6 +28,8 @@ _NOUNS = {
     "OnError": "'on_error'",
     "TrialOption": "a trial's option",
     "GrownCohort": "a selection by cohort",
+    "MovingLevel": "a moving level",
+    "WeightedTeacher": "a teacher with its weight",
     "Use": "a stage with 'use'",
 }
 

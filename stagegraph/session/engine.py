@@ -23,6 +23,7 @@ from stagegraph.graph.needs import needs
 from stagegraph.progress import Progress
 from stagegraph.runs.folder import RunFolder
 from stagegraph.runs.journal import Journal
+from stagegraph.schema.activities import Distill
 from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.passes import Epoch
@@ -130,6 +131,8 @@ class Engine:
         self._seed = seed
         self._run = None if run is None else RunFolder(run)
         self._core = Core(compiled, actor, clock=time.monotonic, seed=seed)
+        if self._torch is not None and _distils(compiled):
+            self._core.refuse = self._torch.require_loss
         if type(self).step is Engine.step:
             # One call less at every update; the method below says what it takes.
             self.step = self._core.step  # type: ignore[method-assign]
@@ -182,16 +185,25 @@ class Engine:
     def loss(self, loss: Tensor, *, outputs: Any = None, inputs: Any = None) -> Tensor:
         """The loss to call ``backward`` on, with what active stages add to it.
 
-        No stage of this version adds anything. Calling it before the first ``backward`` enters
-        the initial stages in time.
+        A stage with ``distill`` adds how far the model is from its teachers, which are run on the
+        same inputs. Calling it before the first ``backward`` enters the initial stages in time.
+        With gradient accumulation, divide what it returns.
 
         Args:
-            loss: The task's own loss.
-            outputs: What the model gave, for stages that teach.
-            inputs: What the model was given, for stages that teach.
+            loss: The task's own loss, a scalar.
+            outputs: What the model gave; its logits are ``logits`` or the first floating tensor.
+            inputs: What the model was given: a tensor, a sequence for ``model(*inputs)``, a mapping
+                for ``model(**inputs)``, or a function of the model.
+
+        Raises:
+            StageGraphError: A stage distils, and ``outputs`` or ``inputs`` is missing, or a
+                teacher's output is not finite.
+            UnsupportedError: Student and teacher cannot be compared.
         """
         self.start()
-        return loss
+        if self._torch is None:
+            return loss
+        return self._torch.loss(loss, outputs=outputs, inputs=inputs)
 
     def step(
         self,
@@ -343,7 +355,7 @@ class Engine:
         self._core.load_state_dict(state)
 
     def snapshots(self) -> dict[str, Any]:
-        """The tensors of every snapshot, in plain containers: to be saved beside the model.
+        """The tensors of every snapshot and teacher in plain containers, to save with the model.
 
         :meth:`state_dict` has their names alone. ``torch.load(..., weights_only=True)`` reads
         them back.
@@ -449,6 +461,14 @@ class _FanOut:
     def write(self, records: tuple[Record, ...]) -> None:
         for listener in self._listeners:
             listener.write(records)
+
+
+def _distils(compiled: CompiledGraph) -> bool:
+    return any(
+        isinstance(held.activity, Distill)
+        for stage in compiled.stages.values()
+        for held in stage.during
+    )
 
 
 def _numbers(compiled: CompiledGraph, params: int | None, costs: Mapping[str, int]) -> NumbersActor:

@@ -59,7 +59,11 @@ def test_a_growth_keeps_the_function_and_says_so():
     assert evidence["exactness"] == evidence["exactness_at_alpha_1"] == "exact"
     assert evidence["blocks"] == {"before": 2, "after": 4} and len(model.blocks) == 4
     assert evidence["zeroed"] == ["fc2.weight", "fc2.bias", "o.weight", "o.bias"]
-    assert evidence["optimizer_state"] == "fresh"
+    assert (evidence["promise"], evidence["symmetry"], evidence["state"]) == (
+        "exact",
+        "none",
+        "fresh",
+    )
     assert json.loads(json.dumps(evidence)) == evidence
 
 

@@ -6,6 +6,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, RMSprop, lr_scheduler
 
 from stagegraph.actions.learning_rates import Factor, LearningRates
+from stagegraph.actions.scales import Scale
 from stagegraph.errors import UnsupportedError
 
 
@@ -400,3 +401,137 @@ def test_rmsprop_and_its_kin_take_factors_without_a_warning():
         LearningRates([optimizer]).hold(*everything(0.5), lasting=1.0)
         give_gradients(optimizer)
         optimizer.step()
+
+
+# Scales that last
+
+
+class SeeingAll(AdamW):
+    """AdamW that remembers all that a scale is on, per group."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen = []
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.seen.append([(g["lr"], g["eps"], g["weight_decay"]) for g in self.param_groups])
+        return super().step(closure)
+
+
+def test_lasting_scales_are_in_force_while_the_optimizer_steps_only():
+    ps = parameters(2)
+    optimizer = SeeingAll(ps, lr=1.0, eps=1e-8, weight_decay=0.5)
+    rates = LearningRates([optimizer])
+    rates.lasting_scales = {id(ps[0]): Scale(lr=0.5, eps=0.25, weight_decay=2.0)}
+    give_gradients(optimizer)
+    optimizer.step()
+    assert optimizer.seen == [[(0.5, 0.25e-8, 1.0), (1.0, 1e-8, 0.5)]]
+    (group,) = optimizer.param_groups
+    assert group["params"] == ps
+    assert (group["lr"], group["eps"], group["weight_decay"]) == (1.0, 1e-8, 0.5)
+
+
+def test_a_lasting_scale_on_a_whole_group_needs_no_split():
+    optimizer = SeeingAll(ps := parameters(2), lr=1.0, eps=1e-8, weight_decay=0.5)
+    rates = LearningRates([optimizer])
+    rates.lasting_scales = {id(p): Scale(weight_decay=2.0) for p in ps}
+    group = optimizer.param_groups[0]
+    give_gradients(optimizer)
+    optimizer.step()
+    assert optimizer.seen == [[(1.0, 1e-8, 1.0)]]
+    assert optimizer.param_groups[0] is group and group["weight_decay"] == 0.5
+
+
+def test_lasting_scales_and_factors_multiply_and_outlive_them():
+    ps = parameters(2)
+    optimizer = SeeingAll(ps, lr=1.0, eps=1.0, weight_decay=1.0)
+    rates = LearningRates([optimizer])
+    rates.lasting_scales = {id(ps[0]): Scale(lr=0.5, eps=0.25)}
+    rates.hold(*everything(0.5), lasting=1.0)
+    give_gradients(optimizer)
+    optimizer.step()
+    rates.hold([], {}, lasting=1.0)
+    optimizer.step()
+    assert [[lr for lr, _, _ in seen] for seen in optimizer.seen] == [[0.25, 0.5], [0.5, 1.0]]
+    assert rates.active
+
+
+def test_scales_of_one_are_none():
+    rates = LearningRates([SGD(ps := parameters(1), lr=1.0)])
+    rates.lasting_scales = {id(ps[0]): Scale()}
+    assert not rates.active and rates.lasting_scales == {}
+
+
+def test_remembered_scales_come_back():
+    optimizer = SeeingAll(ps := parameters(1), lr=1.0)
+    rates = LearningRates([optimizer])
+    rates.lasting_scales = {id(ps[0]): Scale(lr=0.5)}
+    back = rates.remember()
+    rates.lasting_scales = {}
+    back()
+    give_gradients(optimizer)
+    optimizer.step()
+    assert optimizer.seen[0][0][0] == 0.5
+
+
+def test_scales_on_what_the_optimizer_does_not_have_are_left_out():
+    optimizer = SGD(ps := parameters(1), lr=1.0)
+    rates = LearningRates([optimizer])
+    rates.lasting_scales = {id(ps[0]): Scale(lr=0.5, eps=0.25)}
+    give_gradients(optimizer)
+    optimizer.step()
+    assert ps[0].tolist() == [0.5, 0.5] and "eps" not in optimizer.param_groups[0]
+
+
+def test_a_closure_and_a_checkpoint_see_the_hosts_eps_and_weight_decay():
+    optimizer = SeeingAll(ps := parameters(2), lr=1.0, eps=1e-8, weight_decay=0.5)
+    rates = LearningRates([optimizer])
+    rates.lasting_scales = {id(ps[0]): Scale(0.5, 0.25, 2.0)}
+    saved = []
+
+    def closure():
+        saved.append(optimizer.state_dict()["param_groups"])
+        give_gradients(optimizer)
+        return 1.0
+
+    optimizer.step(closure)
+    saved.append(optimizer.state_dict()["param_groups"])
+    for ((group,),) in zip(saved, strict=True):
+        assert (group["lr"], group["eps"], group["weight_decay"]) == (1.0, 1e-8, 0.5)
+
+
+def test_a_step_that_raises_leaves_no_scale_behind():
+    class Raising(AdamW):
+        @torch.no_grad()
+        def step(self, closure=None):
+            raise RuntimeError("out of memory")
+
+    optimizer = Raising(ps := parameters(1), lr=1.0, eps=1e-8, weight_decay=0.5)
+    rates = LearningRates([optimizer])
+    rates.lasting_scales = {id(ps[0]): Scale(0.5, 0.25, 2.0)}
+    with pytest.raises(RuntimeError, match="out of memory"):
+        optimizer.step()
+    rates.heal()
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["eps"], group["weight_decay"]) == (1.0, 1e-8, 0.5)
+
+
+def test_factors_that_change_in_a_closure_are_applied_once():
+    optimizer = Seeing(parameters(), lr=1.0)
+    rates = LearningRates([optimizer])
+    rates.hold(*everything(0.25), lasting=1.0)
+    seen = []
+
+    def closure():
+        rates.hold(*everything(0.5), lasting=1.0)
+        seen.append(optimizer.param_groups[0]["lr"])
+        give_gradients(optimizer)
+        return 1.0
+
+    before = [p.detach().clone() for p in optimizer.param_groups[0]["params"]]
+    optimizer.step(closure)
+    assert seen == [1.0]
+    assert optimizer.param_groups[0]["lr"] == 1.0
+    for p, old in zip(optimizer.param_groups[0]["params"], before, strict=True):
+        assert (old - p).tolist() == [0.5, 0.5]

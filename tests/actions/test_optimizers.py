@@ -84,6 +84,22 @@ def test_state_of_another_shape_is_refused():
         check_state_shapes([optimizer], before)
 
 
+def test_factored_state_is_checked_against_what_it_must_be():
+    p = nn.Parameter(torch.ones(4, 4))
+    optimizer = Adafactor([p], lr=0.1)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    before = state_shapes([optimizer])
+    check_state_shapes([optimizer], {})  # as beside a new parameter
+    p.grad = None
+    p.data = torch.ones(4, 8)
+    message = r"'col_var' has shape \(1, 4\), its parameter \(4, 8\), beside which .* \(1, 8\)"
+    with pytest.raises(UnsupportedError, match=message):
+        check_state_shapes([optimizer], before)
+    optimizer.state[p]["col_var"] = torch.ones(1, 8)
+    check_state_shapes([optimizer], before)
+
+
 @pytest.mark.parametrize("kind", [Adafactor, Rprop, ASGD, LBFGS])
 def test_optimizers_whose_updates_do_not_follow_their_rate_are_refused(kind):
     reason = refuse_lr_factors(kind([nn.Parameter(torch.ones(1))], lr=0.1))

@@ -74,7 +74,9 @@ KINDS = {
     "lr_factor": Traits(activities.LrFactor, writes="lr", disturbs=True),
     "freeze": Traits(activities.Freeze, writes="grad", disturbs=True),
     "difficulty": Traits(activities.Difficulty, writes="difficulty", disturbs=True, data=True),
+    "distill": Traits(activities.Distill, writes="loss", disturbs=True),
     # actions
+    "teacher": Traits(actions.TeacherAction),
     "snapshot": Traits(actions.SnapshotAction, needs=GROWN),
     "roll_back": Traits(actions.RollBack, needs=GROWN),
     "send": Traits(actions.Send),

@@ -88,11 +88,14 @@ def test_a_certificate_measured_on_a_model_is_read():
         "stack": "blocks", "blocks": {"before": 2, "after": 4}, "inserted": [{"at": 2}, {"at": 3}],
         "change": {"eval": 0.0, "train": 1e-7, "alpha_1": 2e-7}, "exactness": "exact",
         "executed": True, "gradient": {"reached": 9, "of": 12}, "params": {"before": 5, "after": 8},
+        "tolerance": 0.5, "memory": {"new_bytes": 2048, "peak_bytes": None, "how": "x"},
+        "rehearsal": {"loss": 1.0, "peak_bytes": 3 * 2**30},
     }  # fmt: skip
     text = words(report_html(GRAPH, [{"type": "growth", "step": 3, "certificate": certificate}]))
     for part in (
         "5 → 8", "eval 0, train 1e-07, α at 1 2e-07", "blocks: 2 → 4 blocks, new at 2, 3",
-        "ran: yes, gradient reached 9 of 12 parameters",
+        "ran: yes, gradient reached 9 of 12 parameters, tolerance 0.5",
+        "2 KiB new, an update was tried, 3 GiB at its peak",
     ):  # fmt: skip
         assert part in text, part
 

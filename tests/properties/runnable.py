@@ -94,6 +94,15 @@ _DURING: list[Any] = [
     {"type": "freeze", "of": "x.*"},
     {"type": "lr_ramp", "start": 0, "over": "4 steps", "curve": "cosine"},
     {"type": "lr_ramp", "end": 0.1, "over": "9 samples"},
+    {
+        "type": "distill",
+        "teachers": [
+            "seen",
+            {"name": "again", "weight": {"start": 0, "end": 2, "over": "5 steps"}},
+        ],
+        "weight": {"start": 1, "end": 0, "over": "0.5 epochs", "curve": "exponential"},
+        "temperature": {"start": 4, "end": 1, "over": "9 samples"},
+    },
 ]
 
 
@@ -117,14 +126,21 @@ def _stage(draw: Any, region: str, names: list[str], everywhere: list[str]) -> d
     if draw(st.integers(0, 3)) == 0:
         stage["min_duration"] = f"{draw(spans)} steps"
     if draw(st.integers(0, 3)) == 0:
-        stage["actions"] = [{"type": "snapshot", "name": f"s_{region}"}]
+        stage["actions"] = [
+            {"type": "snapshot", "name": f"s_{region}"},
+            {"type": "teacher", "name": "again"},
+        ]
     return stage
 
 
 def _region(draw: Any, region: str, names: list[str], everywhere: list[str]) -> dict[str, Any]:
     stages = {name: _stage(draw, region, names, everywhere) for name in names if name[0] == "t"}
     first = stages["t0"]
-    first["actions"] = [{"type": "snapshot", "name": f"s_{region}"}]
+    first["actions"] = [
+        {"type": "snapshot", "name": f"s_{region}"},
+        {"type": "teacher", "name": "seen"},
+        {"type": "teacher", "name": "again"},
+    ]
     stages["g"] = {
         "kind": "grow",
         "actions": [{"type": "deepen", "stack": "b", "add": 1}],

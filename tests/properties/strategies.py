@@ -17,6 +17,7 @@ from stagegraph.schema import guards as gd
 from stagegraph.schema import stages as sg
 from stagegraph.schema import transitions as tr
 from stagegraph.schema.base import FrozenMap
+from stagegraph.schema.levels import MovingLevel
 from stagegraph.schema.names import GRAMMAR_WORDS, PROGRESS_NAMES, RESERVED
 from stagegraph.schema.stagegraph import Budget, Metric, Region, StageGraph, SubGraph
 from tests.properties.sound import sound_graphs
@@ -280,6 +281,7 @@ def actions():
     return (
         growths()
         | st.builds(act.SnapshotAction, type=st.just("snapshot"), name=names(), note=NOTES)
+        | st.builds(act.TeacherAction, type=st.just("teacher"), name=names(), note=NOTES)
         | st.builds(act.Send, type=st.just("send"), event=names(), note=NOTES)
         | st.builds(
             act.RollBack,
@@ -296,6 +298,41 @@ def actions():
 def selections():
     cohorts = st.builds(during.GrownCohort, grown=names())
     return _tuples(texts(1) | st.sampled_from(["all", "grown"]) | cohorts, 1)
+
+
+def levels(least=0.0, most=1000.0):
+    """Numbers, and numbers that move."""
+    ends = st.floats(least, most)
+    pairs = st.tuples(ends, ends).filter(lambda pair: pair[0] != pair[1])
+    return ends | st.builds(
+        lambda pair, **rest: MovingLevel(start=pair[0], end=pair[1], **rest),
+        pair=pairs,
+        over=durations(),
+        curve=st.sampled_from(["linear", "cosine", "exponential"]),
+    )
+
+
+def lessons():
+    """Distillations, on logits and on features."""
+    weighted = st.builds(during.WeightedTeacher, name=names(), weight=levels(1e-9))
+    teachers = st.lists(
+        names() | weighted, min_size=1, max_size=3, unique_by=lambda one: getattr(one, "name", one)
+    ).map(tuple)
+    common = {
+        "type": st.just("distill"),
+        "teachers": teachers,
+        "weight": levels(1e-9, 1.0),
+        "mix": st.sampled_from(["add", "interpolate"]),
+        "axis": st.integers(-8, 8),
+        "note": NOTES,
+    }
+    return st.builds(during.Distill, temperature=levels(1e-9), **common) | st.builds(
+        during.Distill,
+        on=st.just("features"),
+        loss=st.sampled_from([None, "mse", "cosine"]),
+        features=_tuples(texts(1), 1),
+        **common,
+    )
 
 
 def activities():
@@ -333,6 +370,7 @@ def activities():
             norms=st.sampled_from(["keep", "eval"]),
             note=NOTES,
         )
+        | lessons()
         | st.builds(
             during.Difficulty, type=st.just("difficulty"), level=st.integers(0, 10**6), note=NOTES
         )

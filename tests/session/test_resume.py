@@ -56,9 +56,11 @@ def checkpoints(training):
 
 
 def without_seconds(data):
-    """JSON data but for the wall time in it, which no two runs share."""
+    """JSON data but for the wall time and the peaks of memory, which no two runs share."""
     if isinstance(data, dict):
-        return {key: without_seconds(value) for key, value in data.items() if key != "seconds"}
+        measured = {"peak_bytes", "how"} if "peak_bytes" in data else set()
+        kept = {key: one for key, one in data.items() if key not in {"seconds", *measured}}
+        return {key: without_seconds(one) for key, one in kept.items()}
     return [without_seconds(value) for value in data] if isinstance(data, list) else data
 
 

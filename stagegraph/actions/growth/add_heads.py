@@ -15,7 +15,9 @@ from stagegraph.actions.growth.bindings import Bounds, bind
 from stagegraph.actions.growth.filling import Fill
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.growth.projections import Kinds, marked, writers
-from stagegraph.actions.growth.resize import ResizePlan, TensorGrowth
+from stagegraph.actions.growth.resize import ResizePlan
+from stagegraph.actions.growth.states import StatePolicy
+from stagegraph.actions.growth.tensor_growth import TensorGrowth
 from stagegraph.actions.growth.widen import Widening, resizing, size_after
 from stagegraph.errors import UnsupportedError
 from stagegraph.schema.actions import AddHeads
@@ -43,7 +45,9 @@ def plan(site: Site, action: AddHeads, *, place: str) -> ResizePlan:
     refuse_fixed_heads(site.model, bounds, space)
     before, after = bounds.sizes[space], size_after(bounds, action, space)
     family = "zero_out" if action.how == "zero_in" else action.how
-    planned = resizing(site, bounds, Widening(place, {space: after}, family, seed=after))
+    policy = StatePolicy(action.state)
+    widening = Widening(place, {space: after}, family, seed=after, policy=policy)
+    planned = resizing(site, bounds, widening)
     tensors = planned.tensors
     if action.how == "zero_in":
         tensors = _with_zero_values(planned, bounds, action)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from stagegraph.actions.growth.operation import Committed
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.randomness import RandomState, fixed_direction, seed_all
 from stagegraph.actions.stream import is_felt
-from stagegraph.actions.undo import untouched
+from stagegraph.actions.undo import Moment
 
 __all__ = ["Exactness", "Measured", "Reading", "exactness", "measure", "read"]
 
@@ -39,16 +39,19 @@ class Reading:
 class Measured:
     """What a growth did.
 
+    A change is NaN where the output became NaN (or was), and infinite where it has another shape.
+
     Attributes:
         eval: Largest change of the output in eval mode, with alpha as it will be.
         train: The same in train mode.
         open: The same in eval mode with alpha 1 for the new blocks.
-        closed: The same with alpha 0; with a gate, nothing but 0 is right.
+        closed: The same with alpha 0; with gates, nothing but 0 is right.
         scale: Largest output before.
         eps: Rounding unit of the output.
         idle: New blocks that did not run.
         without_gradient: New blocks that ran, want a gradient, and got none.
         num_with_gradient: How many new parameters got a gradient that is not zero.
+        trained: How many new parameters want one.
     """
 
     eval: float
@@ -60,7 +63,7 @@ class Measured:
     idle: tuple[str, ...] = ()
     without_gradient: tuple[str, ...] = ()
     num_with_gradient: int = 0
-    trained: int = field(default=0)
+    trained: int = 0
 
 
 def exactness(change: float, measured: Measured) -> Exactness:
@@ -81,19 +84,44 @@ def read(model: nn.Module, probe: Probe, *, seed: int, aside: Sequence[nn.Module
         seed: What the random numbers start from.
         aside: Modules whose own random numbers the others must not miss.
     """
-    return Reading(
-        eval=_output(model, probe, training=False, seed=seed, aside=aside),
-        train=_output(model, probe, training=True, seed=seed, aside=aside),
-    )
+    return _Readings(model, probe, seed, aside).both()
 
 
-def _output(
-    model: nn.Module, probe: Probe, *, training: bool, seed: int, aside: Sequence[nn.Module]
-) -> Tensor:
-    with untouched(model), torch.no_grad(), _taken_aside(aside):
-        _set_mode(model, training=training)
-        seed_all(seed)
-        return run_probe(model, probe).detach().clone()
+class _Readings:
+    """Several readings of one model, each as if it was the only one."""
+
+    def __init__(
+        self, model: nn.Module, probe: Probe, seed: int, aside: Sequence[nn.Module] = ()
+    ) -> None:
+        self._model, self._probe, self._seed, self._aside = model, probe, seed, aside
+        self._moment = Moment([model], buffers=True)
+
+    def both(self) -> Reading:
+        return Reading(eval=self.output(training=False), train=self.output(training=True))
+
+    def output(self, *, training: bool) -> Tensor:
+        with self._moment.restored(), torch.no_grad(), _taken_aside(self._aside):
+            _set_mode(self._model, training=training)
+            seed_all(self._seed)
+            return run_probe(self._model, self._probe).detach().clone()
+
+    def gradients(
+        self, blocks: Mapping[str, nn.Module], new: Sequence[nn.Parameter]
+    ) -> tuple[tuple[str, ...], Sequence[Tensor | None]]:
+        """Which blocks did not run, and the gradient of each new parameter that wants one."""
+        ran: set[str] = set()
+        wanted = [parameter for parameter in new if parameter.requires_grad]
+        with self._moment.restored(), torch.enable_grad():
+            for name, block in blocks.items():
+                block.register_forward_hook(lambda *_, name=name: ran.add(name))
+            _set_mode(self._model, training=True)
+            seed_all(self._seed)
+            out = run_probe(self._model, self._probe)
+            grads: Sequence[Tensor | None] = [None] * len(wanted)
+            if wanted and out.requires_grad:
+                loss = (out * fixed_direction(out)).sum()
+                grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+        return tuple(name for name in blocks if name not in ran), grads
 
 
 def _set_mode(model: nn.Module, *, training: bool) -> None:
@@ -141,13 +169,19 @@ def measure(
         gates: The model's gates; alpha of the new blocks is as it will be.
         seed: The seed of the first reading.
     """
-    aside = list(blocks.values())
-    after = read(model, probe, seed=seed, aside=aside)
-    with gates.held_at(0.0, blocks):
-        closed = _output(model, probe, training=False, seed=seed, aside=aside)
+    readings = _Readings(model, probe, seed, list(blocks.values()))
+    after = readings.both()
+    closed = opened = after.eval  # what cannot differ is not run again
+    alphas = gates.alphas()
+    gated = {alphas[block] for block in blocks if block in alphas}
+    if gated - {0.0}:
+        with gates.held_at(0.0, blocks):
+            closed = readings.output(training=False)
+    if gated - {1.0}:
+        with gates.held_at(1.0, blocks):
+            opened = readings.output(training=False)
     with gates.held_at(1.0, blocks):
-        opened = _output(model, probe, training=False, seed=seed, aside=aside)
-        idle, grads = _gradients(model, probe, blocks, _new(committed), seed)
+        idle, grads = readings.gradients(blocks, _new(committed))
     wanted = {id(p): p for p in _new(committed) if p.requires_grad}
     reached = {
         key
@@ -160,7 +194,7 @@ def measure(
         train=_distance(before.train, narrowed(after.train)),
         open=_distance(before.eval, narrowed(opened)),
         closed=_distance(before.eval, narrowed(closed)),
-        scale=float(before.eval.double().abs().max()),
+        scale=_scale(before.eval),
         eps=torch.finfo(before.eval.dtype).eps,
         idle=idle,
         without_gradient=tuple(
@@ -186,30 +220,15 @@ def _reached(block: nn.Module, wanted: Mapping[int, nn.Parameter], reached: set[
     return not own or bool(own & reached)
 
 
-def _gradients(
-    model: nn.Module,
-    probe: Probe,
-    blocks: Mapping[str, nn.Module],
-    new: Sequence[nn.Parameter],
-    seed: int,
-) -> tuple[tuple[str, ...], Sequence[Tensor | None]]:
-    """Which blocks did not run, and the gradient of each new parameter that wants one."""
-    ran: set[str] = set()
-    wanted = [parameter for parameter in new if parameter.requires_grad]
-    with untouched(model), torch.enable_grad():
-        for name, block in blocks.items():
-            block.register_forward_hook(lambda *_, name=name: ran.add(name))
-        _set_mode(model, training=True)
-        seed_all(seed)
-        out = run_probe(model, probe)
-        grads: Sequence[Tensor | None] = [None] * len(wanted)
-        if wanted and out.requires_grad:
-            loss = (out * fixed_direction(out)).sum()
-            grads = torch.autograd.grad(loss, wanted, allow_unused=True)
-    return tuple(name for name in blocks if name not in ran), grads
-
-
 def _distance(before: Tensor, after: Tensor) -> float:
     if before.shape != after.shape:
         return float("inf")
-    return float((after.double() - before.double()).abs().max())
+    wide = torch.promote_types(before.dtype, torch.float32)
+    change = (after.to(wide) - before.to(wide)).abs_()
+    change.masked_fill_(after == before, 0.0)  # a score masked with infinity is no change
+    return float(change.max()) if change.numel() else 0.0
+
+
+def _scale(output: Tensor) -> float:
+    finite = output.detach().abs().nan_to_num(nan=0.0, posinf=0.0)
+    return float(finite.max()) if finite.numel() else 0.0

@@ -272,6 +272,7 @@ def _make_identities(
     used = dict.fromkeys(at.copy_of for at in plan.places)
     calls = _calls(model, {place: old[place] for place in used}, probe, seed)
     found: Zeroing | None = None
+    proven: set[nn.Module] = set()
     for place in used:
         name = f"{plan.path}.{place}"
         if place not in calls:
@@ -286,9 +287,11 @@ def _make_identities(
                 else find_zeroing(model, template, call, place=plan.place)
             )
             _refuse_shared(model, template, found, plan)
-        trial = copy_block(model, template, path=name)
-        apply_zeroing(trial, found)
-        reason = why_not(trial, call, found)
+        new = next(blocks[at.at] for at in plan.places if at.copy_of == place)
+        proven.add(new)
+        apply_zeroing(new, found)
+        with untouched(new):  # itself, for another copy would cost as much as the block
+            reason = why_not(new, call, found)
         if reason is not None:
             zeroed = ", ".join(name for name, _ in found)
             raise UnsupportedError(
@@ -296,7 +299,8 @@ def _make_identities(
                 f"{reason}"
             )
     for block in blocks.values():
-        apply_zeroing(block, found or ())
+        if block not in proven:
+            apply_zeroing(block, found or ())
     return found or ()
 
 

@@ -21,7 +21,9 @@ from stagegraph.actions.growth.filling import Content, Fill
 from stagegraph.actions.growth.maps import Binding, Factor
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.growth.patterns import base_of, over_positions, rescaled
-from stagegraph.actions.growth.resize import ResizePlan, TensorGrowth, Writing, tensors_of
+from stagegraph.actions.growth.resize import ResizePlan, Writing, tensors_of
+from stagegraph.actions.growth.states import StatePolicy
+from stagegraph.actions.growth.tensor_growth import TensorGrowth
 from stagegraph.actions.growth.widen import Widening, resizing, size_after
 from stagegraph.errors import SelectorError, UnsupportedError
 from stagegraph.schema.actions import ExtendContext
@@ -54,7 +56,8 @@ def plan(site: Site, action: ExtendContext, *, place: str) -> ResizePlan:
     if space not in bounds.sizes:
         bounds.of(space)  # says what is known
     before, after = bounds.sizes[space], size_after(bounds, action, space)
-    planned = resizing(site, bounds, Widening(place, {space: after}, "zero_out"))
+    widening = Widening(place, {space: after}, "zero_out", policy=StatePolicy(action.state))
+    planned = resizing(site, bounds, widening)
     bound_to = {bound.name: bound for bound in bounds.tensors}
     tensors = [
         _continued(growth, bound_to[growth.name], action, bounds) for growth in planned.tensors

@@ -17,7 +17,9 @@ from stagegraph.actions.growth.attributes import Attribute, named_owners
 from stagegraph.actions.growth.bindings import Bounds, bind
 from stagegraph.actions.growth.filling import Fill
 from stagegraph.actions.growth.operation import Site
-from stagegraph.actions.growth.resize import ResizePlan, TensorGrowth, Writing
+from stagegraph.actions.growth.resize import ResizePlan, Writing
+from stagegraph.actions.growth.states import StatePolicy
+from stagegraph.actions.growth.tensor_growth import TensorGrowth
 from stagegraph.actions.growth.widen import Widening, resizing, size_after
 from stagegraph.actions.probes import run_probe
 from stagegraph.actions.undo import untouched
@@ -48,7 +50,8 @@ def plan(site: Site, action: ExtendVocab, *, place: str) -> ResizePlan:
             "is in that space; give the head one and name it under spaces: tensors:, or leave "
             "quiet: out (the loss then changes a little)"
         )
-    planned = resizing(site, bounds, Widening(place, {space: after}, "zero_out"))
+    widening = Widening(place, {space: after}, "zero_out", policy=StatePolicy(action.state))
+    planned = resizing(site, bounds, widening)
     shape = _output_shape(site)
     seen = shape is None or before in shape
     return replace(

@@ -83,15 +83,15 @@ def apply_zeroing(block: nn.Module, zeroing: Zeroing) -> None:
 
 @contextmanager
 def _filled(block: nn.Module, zeroing: Zeroing) -> Iterator[None]:
-    kept = [block.get_parameter(name) for name, _ in zeroing]
-    old = [parameter.detach().clone() for parameter in kept]
-    apply_zeroing(block, zeroing)
+    parameters = [block.get_parameter(name) for name, _ in zeroing]
+    kept = [parameter.data for parameter in parameters]  # by reference: weights are large
+    for parameter, (_, fill) in zip(parameters, zeroing, strict=True):
+        parameter.data = torch.full_like(parameter.data, fill)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, value in zip(kept, old, strict=True):
-                parameter.copy_(value)
+        for parameter, data in zip(reversed(parameters), reversed(kept), strict=True):
+            parameter.data = data
 
 
 def declared_zeroing(block: nn.Module, globs: Sequence[str], *, place: str) -> Zeroing:

@@ -118,7 +118,7 @@ def costs(site: Site, actions: Sequence[GrowthAction], *, place: str) -> int:
     total, lineage = 0, site.lineage
     model = site.model if len(actions) == 1 else twin(site.model, meta=True)
     for index, action in enumerate(actions):
-        here = replace(site, model=model, optimizers=(), lineage=lineage)
+        here = replace(site, model=model, optimizers=(), lineage=lineage, probe=None)
         planned = plan(here, action, place=place)
         total += planned.cost
         if index + 1 < len(actions):

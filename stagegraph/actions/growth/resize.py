@@ -18,83 +18,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Axes, Change, Resized, Written
+from stagegraph.actions.giving import give
 from stagegraph.actions.growth.attributes import Attribute
 from stagegraph.actions.growth.embedding import embedded, extracted, shapes
-from stagegraph.actions.growth.filling import Fill, fill, perturb
-from stagegraph.actions.growth.maps import Binding, mapped
+from stagegraph.actions.growth.maps import mapped
 from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
 from stagegraph.actions.growth.patterns import continued
+from stagegraph.actions.growth.states import State, StatePolicy
+from stagegraph.actions.growth.tensor_growth import TensorGrowth
 from stagegraph.actions.growth.trial import try_out
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import SelectorError, UnsupportedError
 
-__all__ = ["NewTensors", "ResizePlan", "TensorGrowth", "Writing", "rebuild", "unwind"]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorGrowth:
-    """How one parameter or buffer grows.
-
-    Attributes:
-        name: Today's name.
-        tensor: The parameter or buffer.
-        binding: How its axes grow.
-        fill: What fresh units hold.
-        noise: How much copies are made to differ where they are read, as a share.
-        factor: What everything is multiplied by, once it is ``offset`` larger, in float64.
-        offset: What belongs to the value and is not stored in it: 1 for a gain of 1 + weight.
-        silent: Whether units that hold the mean of all others get zero here: a norm that subtracts
-            the mean makes nothing of them, and its bias must add nothing.
-        mute: Which entries are zero, whatever ``fill`` says. Booleans that broadcast to the grown
-            shape.
-        added: What fresh entries get on top.
-        pattern: For a buffer: how its content goes on (:mod:`~.patterns`); nothing is filled in.
-    """
-
-    name: str
-    tensor: Tensor
-    binding: Binding
-    fill: Fill
-    noise: float = 0.0
-    factor: float = 1.0
-    offset: float = 0.0
-    silent: bool = False
-    mute: Tensor | None = None
-    added: float = 0.0
-    pattern: str | None = None
-
-    @property
-    def axes(self) -> Axes:
-        """How its axes grow, as data."""
-        return tuple(
-            tuple(tuple((factor.size, factor.after) for factor in part) for part in axis)
-            for axis in self.binding.axes
-        )
-
-    def grown(self, value: Tensor, *, seed: int) -> Tensor:
-        """The grown tensor."""
-        if self.pattern is not None:
-            return continued(value, self.pattern, self.binding.grown)
-        out = mapped(value, self.binding, "weight")
-        if out.is_floating_point():
-            fill(out, value, self.binding, self.fill, seed=seed)
-            if self.noise:
-                perturb(out, value, self.binding, self.noise, seed=seed)
-        if self.added:
-            fresh = self.binding.marks("fresh").to(out.device).expand_as(out)
-            out = torch.where(fresh, out + self.added, out)
-        return self.finished(out)
-
-    def finished(self, out: Tensor) -> Tensor:
-        """The mapped tensor with its factor, and silent where it must be."""
-        if self.silent:
-            marks = self.binding.marks("averaged").to(out.device)
-            out = out.masked_fill(marks.expand_as(out), 0.0)
-        if self.mute is not None:
-            out = out.masked_fill(self.mute.to(out.device).expand_as(out), 0.0)
-        if self.factor == 1.0:
-            return out
-        return ((out.double() + self.offset) * self.factor - self.offset).to(out.dtype)
+__all__ = ["NewTensors", "ResizePlan", "Writing", "rebuild", "unwind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +54,7 @@ class ResizePlan(Planned):
         place: Where it is written.
         tensors: The tensors that grow.
         writings: The attributes that are written.
+        policy: What the optimizer's state of what is new is.
         how: What is done, for the lineage.
         exact: Whether the function is kept.
         evidence: What is done, for the certificate.
@@ -130,6 +67,7 @@ class ResizePlan(Planned):
     place: str
     tensors: tuple[TensorGrowth, ...]
     writings: tuple[Writing, ...]
+    policy: StatePolicy
     how: str
     exact: bool
     evidence: Mapping[str, Any]
@@ -163,6 +101,7 @@ class ResizePlan(Planned):
                 )
                 for writing in self.writings
             ),
+            scales=self.policy.scales_of(self.tensors, lineage),
             how=self.how,
             patterns=tuple(
                 (lineage.stable(growth.name), growth.pattern)
@@ -181,7 +120,7 @@ class ResizePlan(Planned):
             growth.name: growth.grown(growth.tensor.detach(), seed=_seed(seed, site, growth.name))
             for growth in self.tensors
         }
-        prepared = NewTensors(self, new)
+        prepared = NewTensors(self, new, self.policy.states(site.optimizers, self.tensors, new))
         if site.probe is not None:
             change = self.change(site.lineage, cohort="trial", step=0)
             try_out(
@@ -200,15 +139,19 @@ class NewTensors(Prepared):
     Attributes:
         plan: The plan.
         new: Each grown tensor by today's name.
+        states: The optimizers' state entries of those that have one.
     """
 
     plan: ResizePlan
     new: Mapping[str, Tensor]
+    states: Sequence[State]
 
     def commit(self, site: Site, change: Change) -> Committed:
         """Give the parameters and buffers their new contents."""
         assert isinstance(change, Resized)
         _fit(site.model, self.new, change, site.lineage)
+        for state in self.states:
+            state.put()
         return Committed(
             templates={},
             marks={
@@ -218,7 +161,7 @@ class NewTensors(Prepared):
             },
             exact=self.plan.exact,
             remedy=self.plan.remedy,
-            evidence=self.plan.evidence,
+            evidence={**self.plan.evidence, "state": self.plan.policy.words},
             narrowed=self.plan.narrowed,
         )
 
@@ -263,13 +206,8 @@ def _fit(model: nn.Module, new: Mapping[str, Tensor], change: Resized, lineage: 
     """Give tensors new contents and attributes new values."""
     old = tensors_of(model)
     for name, tensor in new.items():
-        _swap(old[name], tensor)
+        give(old[name], tensor)
     _write(model, change, lineage, grow=True)
-
-
-def _swap(tensor: Tensor, content: Tensor) -> None:
-    tensor.grad = None
-    tensor.data = content
 
 
 def _write(model: nn.Module, change: Resized, lineage: Lineage, *, grow: bool) -> None:
@@ -307,7 +245,7 @@ def rebuild(
     for tensor, axes in _recorded(model, change, lineage, place, grown=False):
         _reshape(tensor, optimizers, partial(embedded, axes=axes))
         if id(tensor) in contents:
-            _swap(tensor, contents[id(tensor)])
+            give(tensor, contents[id(tensor)])
     _write(model, change, lineage, grow=True)
 
 
@@ -350,4 +288,4 @@ def _reshape(
         for key, value in list(entry.items()):
             if isinstance(value, Tensor) and value.dim() and value.shape == before:
                 entry[key] = resized(value)
-    _swap(tensor, resized(tensor))
+    give(tensor, resized(tensor))

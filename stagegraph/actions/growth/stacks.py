@@ -164,6 +164,8 @@ def _kept(rest: Sequence[nn.Module], own: Sequence[nn.Module]) -> dict[int, Any]
                 kept[id(value)] = value
     for module in own:
         kept.pop(id(module), None)
+        for key in (*_HOOKS, *_HOOK_FLAGS):  # the copy gets none, so they need no copying
+            kept[id(vars(module)[key])] = vars(module)[key]
     shared = {id(tensor): tensor for tensor in _tensors(rest)}
     for tensor in _tensors(own):
         kept.pop(id(tensor), None)

@@ -7,7 +7,7 @@ over it need, and what is to be done where one weight both writes and reads it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
 
@@ -15,14 +15,17 @@ from torch import Tensor, nn
 
 from stagegraph.actions.growth.attributes import Attribute, named_owners
 from stagegraph.actions.growth.bindings import Bounds, BoundTensor, as_size, bind
+from stagegraph.actions.growth.crosscheck import cross_check
 from stagegraph.actions.growth.families import Family, normalised, space_map
 from stagegraph.actions.growth.feeding import feeding_norm
 from stagegraph.actions.growth.filling import Content, Fill
 from stagegraph.actions.growth.maps import SpaceMap
 from stagegraph.actions.growth.norms import EPS, Norm, norm_of
 from stagegraph.actions.growth.operation import Site
-from stagegraph.actions.growth.resize import ResizePlan, TensorGrowth, Writing
+from stagegraph.actions.growth.resize import ResizePlan, Writing
 from stagegraph.actions.growth.shapes import stated_sizes
+from stagegraph.actions.growth.states import StatePolicy
+from stagegraph.actions.growth.tensor_growth import TensorGrowth
 from stagegraph.errors import UnsupportedError
 from stagegraph.schema.actions import GrowthAction, Widen
 
@@ -44,6 +47,7 @@ class Widening:
         family: Where the new units come from.
         noise: How much copies are made to differ where they are read.
         seed: For an uneven split.
+        policy: What the optimizer's state of what is new is.
     """
 
     place: str
@@ -51,6 +55,7 @@ class Widening:
     family: Family
     noise: float = 0.0
     seed: int = 0
+    policy: StatePolicy = field(default_factory=StatePolicy)
 
 
 def plan(site: Site, action: Widen, *, place: str) -> ResizePlan:
@@ -65,8 +70,12 @@ def plan(site: Site, action: Widen, *, place: str) -> ResizePlan:
     for space in action.space:
         bounds.of(space)
         sizes[space] = size_after(bounds, action, space)
+    policy = StatePolicy(
+        action.state, action.copies, action.scales == "keep", tuple(site.optimizers)
+    )
     seed = crc32(f"{place}|{sorted(sizes.items())}".encode())
-    return resizing(site, bounds, Widening(place, sizes, action.how, noise=action.noise, seed=seed))
+    widening = Widening(place, sizes, action.how, action.noise, seed, policy)
+    return resizing(site, bounds, widening)
 
 
 def size_after(bounds: Bounds, action: GrowthAction, space: str) -> int:
@@ -97,6 +106,7 @@ def resizing(site: Site, bounds: Bounds, widening: Widening) -> ResizePlan:
     Raises:
         UnsupportedError: The function could not be kept; the message names what stands against it.
     """
+    seen = cross_check(site, bounds, widening.sizes)
     uses = list(_norms(site.model, bounds, widening))
     maps: dict[str, SpaceMap] = {}
     shares: dict[str, float] = {}
@@ -114,6 +124,7 @@ def resizing(site: Site, bounds: Bounds, widening: Widening) -> ResizePlan:
         place=widening.place,
         tensors=tuple(tensors.values()),
         writings=_writings(site.model, bounds, tensors, widening.sizes, uses, shares),
+        policy=widening.policy,
         how=f"{widening.family} {_sizes(bounds, widening)}",
         exact=True,
         evidence={
@@ -123,6 +134,7 @@ def resizing(site: Site, bounds: Bounds, widening: Widening) -> ResizePlan:
             "norms": compensated,
             "tied": tied,
             "symmetry": _symmetry(widening),
+            **seen,
         },
     )
 

@@ -30,7 +30,9 @@ from stagegraph.actions.growth.norms import norm_of
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.growth.patterns import FREQUENCIES, MORE_FREQUENCIES, base_of
 from stagegraph.actions.growth.projections import Kind, Kinds, marked, writers
-from stagegraph.actions.growth.resize import ResizePlan, TensorGrowth, Writing
+from stagegraph.actions.growth.resize import ResizePlan, Writing
+from stagegraph.actions.growth.states import StatePolicy
+from stagegraph.actions.growth.tensor_growth import TensorGrowth
 from stagegraph.actions.growth.widen import Widening, resizing, size_after
 from stagegraph.errors import UnsupportedError
 from stagegraph.schema.actions import WidenHeadDim
@@ -67,7 +69,8 @@ def plan(site: Site, action: WidenHeadDim, *, place: str) -> ResizePlan:
     times, scales = _scales(site.model, parameters, kinds, action, after)
     patterns = _patterns(buffers, before, after, place)
     interleaved = bool(patterns) and set(patterns.values()) == {FREQUENCIES}
-    planned = resizing(site, bounds, Widening(place, {space: after}, "zero_out"))
+    widening = Widening(place, {space: after}, "zero_out", policy=StatePolicy(action.state))
+    planned = resizing(site, bounds, widening)
     tensors = tuple(
         _grown(
             growth,

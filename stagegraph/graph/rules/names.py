@@ -98,6 +98,12 @@ _name(
     "take it before, with the action {type: snapshot, name: …}, or name one that is taken",
 )
 _name(
+    "unknown-teacher",
+    "A teacher that nobody makes.",
+    "`distill` learns from a teacher made before.\n\nExample: `{type: distill, teachers: smal}`.",
+    "make it before, with the action {type: teacher, name: …}, or name one that is made",
+)
+_name(
     "undeclared-metric",
     "A metric that is not declared.",
     "Whether a loss or an accuracy is meant decides which way is better, and a misspelt name "

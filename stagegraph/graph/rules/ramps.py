@@ -8,6 +8,7 @@ from fractions import Fraction
 from stagegraph.graph.compiled import BACK, STOP, CompiledStage, Edge
 from stagegraph.graph.linear import Constraint
 from stagegraph.graph.rules.context import Context
+from stagegraph.graph.rules.growth import landing
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.structure import rolls_back
 from stagegraph.schema.activities import AlphaRamp, LrFactor, LrRamp, Selection
@@ -48,6 +49,30 @@ def alpha_without_lr(context: Context) -> Iterator[Found]:
                 "add {type: lr_ramp, of: grown, start: 0, end: 1, over: …} beside it",
                 held.pointer,
             )
+
+
+@rule("alpha-of-width", "error")
+def alpha_of_width(context: Context) -> Iterator[Found]:
+    """An alpha ramp over a growth that makes tensors larger.
+
+    Alpha blends new modules in. A growth in width adds none: what is new lies inside of tensors
+    that were there before. It is eased in by a learning-rate ramp over the same growth.
+
+    Example: a warm-up with `{type: alpha_ramp, of: grown, over: 500 steps}` after a `widen`.
+    """
+    for stage in context.stages.values():
+        growths = stage.growths
+        after = landing(context, stage) if growths else None
+        if after is None or any(growth.blends for growth in growths):
+            continue
+        for held in after.during:
+            if isinstance(held.activity, AlphaRamp) and "grown" in held.activity.of:
+                yield Found(
+                    f"{context.name(after.key)} ramps the alpha of what {context.name(stage.key)} "
+                    "grew, which is no module that could be blended in",
+                    "take an lr_ramp of: grown alone",
+                    held.pointer,
+                )
 
 
 @rule("alpha-left-open", "warning")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from stagegraph.graph.rules.context import Context
 from stagegraph.graph.rules.registry import Found, rule
-from stagegraph.schema.actions import GrowthAction, Send, SnapshotAction
+from stagegraph.schema.actions import GrowthAction, Send, SnapshotAction, TeacherAction
 from stagegraph.schema.activities import GrownCohort
 from stagegraph.schema.stages import Stage, Use
 
@@ -108,6 +108,25 @@ def unused_snapshot(context: Context) -> Iterator[Found]:
                 f"snapshot {placed.action.name!r} is taken, but nothing goes back to it or asks "
                 "for it",
                 "nothing, if it is kept for people; else take it out",
+                placed.pointer,
+            )
+
+
+@rule("unused-teacher", "warning")
+def unused_teacher(context: Context) -> Iterator[Found]:
+    """A teacher that nobody learns from.
+
+    A teacher costs the room of a model. Nothing but `distill` has a use for it.
+
+    Example: `{type: teacher, name: small}` and no `distill` that names `small`.
+    """
+    used = context.problems.used.get("teachers", set())
+    for placed, _, _ in context.actions():
+        if isinstance(placed.action, TeacherAction) and placed.action.name not in used:
+            yield Found(
+                f"teacher {placed.action.name!r} is made, but nothing learns from it",
+                f"learn from it with {{type: distill, teachers: {placed.action.name}}}, or take it "
+                "out",
                 placed.pointer,
             )
 

@@ -124,9 +124,14 @@ def test_queries_that_share_no_whole_number_of_keys_do_not_run():
     model = Gpt().double()
     optimizer = SGD(model.parameters())
     before = digest(model, optimizer)
-    standing = actor(model, optimizer, Spaces(tensors=tensors, sizes=sizes), ids())
-    with pytest.raises(ActionError, match=r"would not run: in blocks.0.att: .* spaces: sizes:"):
-        grow(standing, act("add_heads", space="heads", add=1))
+    action = act("add_heads", space="heads", add=1)
+    for trace, message in (
+        (True, r"axis 0 of 'blocks.0.att.kv.weight' is tied to the space 'heads'"),
+        (False, r"would not run: in blocks.0.att: .* spaces: sizes:"),
+    ):
+        spaces = Spaces(tensors=tensors, sizes=sizes, trace=trace)
+        with pytest.raises(ActionError, match=message):
+            grow(actor(model, optimizer, spaces, ids()), action)
     assert digest(model, optimizer) == before
 
 

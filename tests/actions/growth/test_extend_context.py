@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim import SGD
 
-from stagegraph.actions.growth.operations import rebuild
+from stagegraph.actions.growth.operations import costs, rebuild
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import ActionError
 from stagegraph.schema.spaces import Spaces
@@ -96,6 +96,13 @@ def test_a_buffer_that_nobody_can_continue_is_named(extra):
     with pytest.raises(ActionError, match=r"the buffer 'extra', of shape \(7, 7\).*let the model"):
         grow(actor(model, optimizer, spaces, ids()), extend(add=1))
     assert digest(model, optimizer) == before
+
+
+def test_what_it_costs_is_told_of_a_model_without_memory():
+    _, _, standing = made()
+    actions = [extend(add=1), extend(factor=2), act("extend_vocab", space="vocab", add=2)]
+    # 9 more rows of 6; 2 more of 6 twice, and 2 more biases
+    assert costs(standing._standing.site(), actions, place="p") == 9 * 6 + 2 * 6 * 2 + 2
 
 
 def test_a_window_goes_on_as_a_window():

@@ -12,11 +12,13 @@ from tests.actions.growth.wide import (
     GPT,
     MLP,
     RESNET,
+    VIT,
     Gpt,
     Mlp,
     ResNet,
     RmsNorm,
     TrueRmsNorm,
+    VisionTransformer,
     actor,
     grow,
     ids,
@@ -41,6 +43,7 @@ MODELS = {
     "own rms": (lambda: Gpt(TrueRmsNorm), GPT, ids),
     "1 + gain": (lambda: Gpt(one_plus), GPT, ids),
     "resnet": (ResNet, RESNET, images),
+    "vit": (VisionTransformer, VIT, images),
 }
 
 WIDENINGS = [
@@ -77,6 +80,8 @@ WIDENINGS = [
     ("resnet", "channels", "split", 9),
     ("resnet", "channels", "zero_out", 8),
     ("resnet", "channels", "uneven", 12),
+    ("vit", "mlp", "uneven", 24),
+    ("vit", "mlp", "zero_in", 20),
 ]
 
 every_widening = pytest.mark.parametrize(
@@ -175,6 +180,24 @@ def test_ties_stay_ties_and_objects_stay_the_same():
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in parameters]
 
 
+@pytest.mark.parametrize(("how", "factor"), [("split", 2), ("zero_in", 1.5)])
+def test_attention_of_torch_grows_with_its_stream(how, factor):
+    """It takes as many entries in all its heads as the stream has."""
+    model, _, standing, batch = made("vit")
+    expected = model.eval()(batch).detach()
+    with pytest.raises(ActionError, match=r"the grown model would not run: in blocks.0.att: "):
+        grow(standing, widen(space="heads", factor=factor))
+    grow(standing, widen(space=["stream", "heads"], how=how, factor=factor))
+    torch.testing.assert_close(model.eval()(batch), expected, rtol=0, atol=1e-12)
+    assert model.blocks[0]["att"].embed_dim == model.blocks[0]["att"].num_heads * 4 == 8 * factor
+    other = VisionTransformer(int(8 * factor), int(2 * factor))
+    other.blocks.requires_grad_(False)
+    assert other.pos.shape == model.pos.shape
+    assert (
+        other.blocks[0]["att"].in_proj_weight.shape == model.blocks[0]["att"].in_proj_weight.shape
+    )
+
+
 def test_noise_cancels_where_copies_are_read():
     model, _, standing, _ = made("gpt")
     certificate = grow(standing, widen(space="mlp", factor=2, noise=0.1))
@@ -252,10 +275,9 @@ def test_one_seed_gives_one_growth_and_leaves_the_global_numbers_alone():
 # What cannot be
 
 
-def without(spaces, *patterns):
-    return Spaces(
-        tensors={k: v for k, v in spaces.tensors.items() if k not in patterns}, sizes=spaces.sizes
-    )
+def without(spaces, *patterns, trace=True):
+    tensors = {k: v for k, v in spaces.tensors.items() if k not in patterns}
+    return Spaces(tensors=tensors, sizes=spaces.sizes, trace=trace)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +306,25 @@ def without(spaces, *patterns):
             "mlp",
             without(MLP, "two.weight"),
             {"space": "first", "add": 1},
+            r"axis 1 of 'two.weight' is tied to the space 'first' and is not declared: name it",
+        ),
+        (
+            "mlp",
+            without(MLP, "two.weight", trace=False),
+            {"space": "first", "add": 1},
             r"the grown model would not run: in two: RuntimeError: mat1 and mat2 .*name its axis",
+        ),
+        (
+            "gpt",
+            without(GPT, "pos"),
+            {"space": "stream", "factor": 2},
+            r"axis 1 of 'pos' is tied to the space 'stream' and is not declared",
+        ),
+        (
+            "mlp",
+            Spaces(tensors={**MLP.tensors, "two.weight": "second first:out"}),
+            {"space": "first", "add": 1},
+            r"axis 1 of 'two.weight' reads the space 'first': write 'first:in'",
         ),
         (
             "gpt",

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW
+from torch.optim.swa_utils import AveragedModel
 
-from stagegraph.actions.growth.operations import rebuild, unwind
+from stagegraph.actions.growth.operations import costs, rebuild, unwind
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import ActionError
 from stagegraph.schema.spaces import Spaces
@@ -136,6 +137,41 @@ def test_a_second_growth_on_top_of_the_first():
     torch.testing.assert_close(model(X), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("to", [5, 6])
+def test_moments_follow_and_an_averaged_copy_grows_along(to):
+    model, optimizer, _ = rotary()
+    averaged = AveragedModel(model, use_buffers=True)
+    model(X).pow(2).sum().backward()
+    optimizer.step()
+    averaged.update_parameters(model)
+    expected = averaged(X).detach()
+    old = optimizer.state[model.qkv.weight]["exp_avg"].clone().view(3, 2, 2, 3, 6)
+    standing = actor(model, optimizer, rotary_spaces(), X, ema=averaged)
+    grow(standing, widen(to=to))
+    torch.testing.assert_close(averaged(X), expected, rtol=0, atol=1e-12)
+    new = optimizer.state[model.qkv.weight]["exp_avg"].view(3, 2, 2, to, 6)
+    at = [0, 2, 4] if to == 6 else [0, 1, 2]
+    torch.testing.assert_close(new[0][:, :, at], old[0] / (to / 3) ** 0.5)
+    torch.testing.assert_close(new[1:][:, :, :, at], old[1:])
+
+
+def test_what_several_growths_cost_is_told_without_making_them():
+    model, optimizer, standing = rotary()
+    actions = [
+        act("add_heads", space="heads", add=1),
+        widen(factor=2),
+        widen(add=1),
+        act("add_heads", space="heads", factor=2, how="zero_in"),
+    ]
+    before = digest(model, optimizer)
+    told = costs(standing._standing.site(), actions, place="p")
+    assert digest(model, optimizer) == before
+    num = sum(p.numel() for p in model.parameters())
+    for step, action in enumerate(actions):
+        grow(standing, action, cohort=f"c{step}")
+    assert told == sum(p.numel() for p in model.parameters()) - num
+
+
 # What cannot be
 
 
@@ -196,7 +232,7 @@ def flat(spaces):
                 sizes={"heads": "heads"},
             ),
             {"space": "dim", "factor": 2},
-            "the grown model would not run: in the model: .*",
+            "axis 0 of 'inv_freq' is tied to the space 'dim' and is not declared",
         ),
         (Rotary, rotary_spaces(), {"space": "hafl", "add": 1}, "did you mean 'half'"),
         (Rotary, rotary_spaces(), {"space": "half", "to": 3}, "3 is no growth"),

@@ -204,3 +204,57 @@ def grow(standing, action, *, cohort="wider", step=0, seed=7):
     deed = Deed("p", action, cohort, None, seed)
     outcome = standing.transact(Boundary(step, None, (deed,), (), {}), lambda _: None)
     return outcome.evidence["p"]
+
+
+class VisionTransformer(nn.Module):
+    """A small vision transformer of torch's own parts, with a class token and learned positions."""
+
+    def __init__(self, d=8, heads=2):
+        super().__init__()
+        self.patch = nn.Conv2d(3, d, 2, stride=2)
+        self.cls = nn.Parameter(torch.randn(1, 1, d))
+        self.pos = nn.Parameter(torch.randn(1, 5, d))
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "n1": nn.LayerNorm(d),
+                    "att": nn.MultiheadAttention(d, heads, batch_first=True),
+                    "n2": nn.LayerNorm(d),
+                    "up": nn.Linear(d, 2 * d),
+                    "down": nn.Linear(2 * d, d),
+                }
+            )
+            for _ in range(2)
+        )
+        self.last, self.head = nn.LayerNorm(d), nn.Linear(d, 5)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.pos
+        for block in self.blocks:
+            h = block["n1"](x)
+            x = x + block["att"](h, h, h, need_weights=False)[0]
+            x = x + block["down"](F.gelu(block["up"](block["n2"](x))))
+        return self.head(self.last(x[:, 0]))
+
+
+VIT = Spaces(
+    tensors={
+        "patch.weight": "stream _ _ _",
+        "patch.bias": "stream",
+        "cls": "_ _ stream:out",
+        "pos": "_ _ stream:out",
+        "*.n?.*": "stream",
+        "last.*": "stream",
+        "*.att.in_proj_weight": "(3 heads dim) stream",
+        "*.att.in_proj_bias": "(3 heads dim)",
+        "*.att.out_proj.weight": "stream (heads dim)",
+        "*.att.out_proj.bias": "stream",
+        "*.up.weight": "mlp stream",
+        "*.up.bias": "mlp",
+        "*.down.weight": "stream mlp",
+        "*.down.bias": "stream",
+        "head.weight": "_ stream",
+    },
+    sizes={"*.att.num_heads": "heads", "*.att.head_dim": "dim"},
+)
