@@ -24,14 +24,14 @@ GPT2 = Spaces(
         "config.n_positions": "context",
         "config.n_embd": "stream",
         "config.n_head": "heads",
+        "config.n_inner": "mlp",
         "*.attn.num_heads": "heads",
         "*.attn.head_dim": "head_dim",
         "*.attn.split_size": "(heads head_dim)",
         "*.embed_dim": "stream",
     },
 )
-"""``config.n_inner`` is ``None`` until it is set: a grown MLP is stated in ``n_inner`` only where
-the config has a number there; then add ``config.n_inner: mlp``."""
+"""``config.n_inner`` may be ``None``, for four times the stream: a growth writes the number."""
 
 _LLAMA_TENSORS = {
     "model.embed_tokens.weight": "vocab stream",

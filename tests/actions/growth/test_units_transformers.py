@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch.optim import SGD
 
+from stagegraph.actions.growth.bindings import bind
+from stagegraph.actions.growth.resize import tensors_of
 from stagegraph.errors import ActionError
 from tests.actions.growth.attention import act
 from tests.actions.growth.hf import GPT2, LLAMA, QWEN2
@@ -37,6 +39,8 @@ _GPT2 = {
     "n_layer": 2,
     "n_head": 2,
     "attn_pdrop": 0.0,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
     "bos_token_id": 1,
     "eos_token_id": None,
     "initializer_range": 0.3,
@@ -137,6 +141,47 @@ def test_heads_beside_the_stream_grow_in_place_and_their_class_would_not_make_th
         expected = logits(model)
         assert grow(standing, action)["exactness"] in EXACT
         torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5)
+
+
+def test_heads_and_the_stream_together_give_a_model_of_the_class():
+    model, _, standing = made("gpt2")
+    expected = logits(model)
+    grow(standing, act("widen", space="stream", to=12), cohort="wide")
+    grow(standing, act("add_heads", space="heads", add=1), cohort="more")
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5)
+    assert (model.config.n_embd, model.config.n_head, model.config.n_inner) == (12, 3, 32)
+    own = type(model)(copy.deepcopy(model.config))
+    own.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(logits(own), logits(model))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"space": "mlp", "how": "zero_out", "add": 4},
+        {"space": "stream", "how": "zero_in", "add": 8},
+        {"space": "stream", "to": 20},
+    ],
+)
+def test_the_same_declarations_serve_to_widen(name, fields):
+    model, _, standing = made(name)
+    expected = logits(model)
+    assert grow(standing, act("widen", **fields))["exactness"] in EXACT
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5)
+    if name == "gpt2" and fields["space"] == "stream":
+        return  # its heads are as wide together as its stream: they have to grow too, as above
+    own = type(model)(copy.deepcopy(model.config))
+    own.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(logits(own), logits(model))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2"])
+def test_the_declarations_name_every_tensor(name):
+    model, _, _ = made(name)
+    bounds = bind(model, SPACES[name], place="here")
+    named = {alias for bound in bounds.tensors for alias in bound.aliases}
+    assert named == set(tensors_of(model))
 
 
 def test_frequencies_that_a_class_would_not_compute_are_told():
