@@ -186,6 +186,7 @@ class Resized(Change):
         scales: Per stable id of a parameter what its learning rate, eps and weight decay are
             multiplied by from now on.
         how: What was done, in words and numbers for people.
+        patterns: Per stable id of a buffer whose content follows from what it was: how it goes on.
     """
 
     kind: ClassVar[str] = "resize"
@@ -193,6 +194,7 @@ class Resized(Change):
     written: tuple[Written, ...]
     scales: tuple[tuple[str, float, float, float], ...]
     how: str
+    patterns: tuple[tuple[str, str], ...] = ()
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -214,6 +216,7 @@ class Resized(Change):
             written=tuple(Written(**one) for one in data["written"]),
             scales=tuple((name, lr, eps, wd) for name, lr, eps, wd in data["scales"]),
             how=data["how"],
+            patterns=tuple((name, str(pattern)) for name, pattern in data.get("patterns", ())),
         )
 
 

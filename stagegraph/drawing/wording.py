@@ -160,8 +160,15 @@ def action_words(action: Model) -> str:
             return f"roll back to {given.get('to')}" + (f" ({', '.join(differ)})" if differ else "")
         case "send":
             return f"send {given.get('event')}"
-        case "deepen" | "widen" as kind:
-            how = given.get("how")
+        case (
+            "deepen"
+            | "widen"
+            | "extend_vocab"
+            | "extend_context"
+            | "add_heads"
+            | "widen_head_dim" as kind
+        ):
+            how = given.get("how") or given.get("init")
             what = given.get("stack") or given.get("space") or ""
             return f"{kind} {what} {_size(given)}{f' ({how})' if how else ''}"
         case "attach":

@@ -14,16 +14,22 @@ __all__ = [
     "ATTACHABLE",
     "Action",
     "AddExperts",
+    "AddHeads",
     "Attach",
+    "AttentionGrowth",
     "Deepen",
+    "ExtendContext",
+    "ExtendVocab",
     "GrowthAction",
     "RollBack",
     "Send",
     "SizedGrowth",
     "SnapshotAction",
     "TeacherAction",
+    "UnitGrowth",
     "Upcycle",
     "Widen",
+    "WidenHeadDim",
 ]
 
 
@@ -229,6 +235,70 @@ class Widen(SizedGrowth):
         return self
 
 
+class UnitGrowth(SizedGrowth):
+    """A growth of one space, whose units are known for what they are."""
+
+    space: Name
+    """The space, as declared."""
+    state: FreshState = "fill_v"
+    """The optimizer's state of new units: first moments 0 and second moments the mean of the
+    others (``fill_v``), both 0 (``old_step``), or all of the tensor's anew (``fresh_step``)."""
+
+
+class ExtendVocab(UnitGrowth):
+    """Give a vocabulary more entries: rows of the embedding and of the head; old logits stay."""
+
+    type: Literal["extend_vocab"]
+    init: Literal["mean", "mean_noise", "random"] = "mean"
+    """What new rows hold: the mean of the old ones, the mean and a tenth of their spread at random,
+    or random numbers as large as they."""
+    quiet: bool = False
+    """Whether new entries begin with so low a bias that they have no probability, so that the loss
+    stays too; the head must have a bias."""
+
+
+class ExtendContext(UnitGrowth):
+    """Let a model read longer sequences; what it says of those it could read stays."""
+
+    type: Literal["extend_context"]
+    init: Literal["last", "mean", "interpolate", "zero"] = "last"
+    """What new learned positions hold: the last old one, the mean of all, the old ones stretched
+    over the new places, or zero."""
+    rope_base: Annotated[Number, Field(gt=0, le=1_000_000)] | None = None
+    """By how much to multiply the base of rotary positions; changes what the model computes."""
+
+
+class AttentionGrowth(UnitGrowth):
+    """A growth inside of attention, which must know queries, keys and values from each other."""
+
+    q: Seq[Glob] = ()
+    """Parameters that make queries, where their names do not tell (``q_proj``, ``query``, ...)."""
+    k: Seq[Glob] = ()
+    """Parameters that make keys."""
+    v: Seq[Glob] = ()
+    """Parameters that make values."""
+    order: Literal["qkv", "qvk", "kqv", "kvq", "vqk", "vkq"] = "qkv"
+    """The order in which they are packed, in an axis such as ``(3 heads head_dim)``."""
+
+
+class AddHeads(AttentionGrowth):
+    """Give attention more heads: with grouped queries whole groups, or heads in each group."""
+
+    type: Literal["add_heads"]
+    how: Literal["zero_out", "split", "uneven", "zero_in"] = "zero_out"
+    """Where new heads come from: read with zero; copies, read in equal or unequal shares; or values
+    of zero."""
+
+
+class WidenHeadDim(AttentionGrowth):
+    """Make each head of an attention wider; with rotary positions, by one half of its units."""
+
+    type: Literal["widen_head_dim"]
+    scale: Literal["auto", "by_size", "fixed"] = "auto"
+    """What scores are multiplied with: 1/√d for heads of d units (``by_size``), or a number that
+    stays (``fixed``). ``auto``: fixed where the attention has a scale that is another number."""
+
+
 ATTACHABLE: dict[str, tuple[str, ...]] = {
     "adapter": ("bottleneck", "act", "norm", "bias", "in_features", "out_features", "axis"),
     "linear": ("bias", "in_features", "out_features", "axis"),
@@ -363,6 +433,10 @@ Action = Annotated[
     | Send
     | Deepen
     | Widen
+    | ExtendVocab
+    | ExtendContext
+    | AddHeads
+    | WidenHeadDim
     | Attach
     | Upcycle
     | AddExperts,

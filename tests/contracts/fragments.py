@@ -39,7 +39,17 @@ def _members(union: Any) -> list[Any]:
 
 ACTIVITIES = frozenset(tags(Activity))
 
-_CHANGES = ("deepen", "widen", "attach", "upcycle", "add_experts")
+_CHANGES = (
+    "deepen",
+    "widen",
+    "extend_vocab",
+    "extend_context",
+    "add_heads",
+    "widen_head_dim",
+    "attach",
+    "upcycle",
+    "add_experts",
+)
 _METRICS = {
     "val_loss": {"goal": "minimize", "every": "50 steps"},
     "val_acc": {"goal": "maximize", "every": "50 steps"},

@@ -280,7 +280,52 @@ def growths():
         name=_maybe(names()),
         note=NOTES,
     )
-    return deepen | widen | attach | upcycle | add_experts
+    return deepen | widen | attach | upcycle | add_experts | _unit_growths()
+
+
+def _unit_growths():
+    """Growths of units that have a name of their own."""
+
+    def growth(kind, type_, **fields):
+        return st.builds(
+            lambda size, **rest: kind(type=type_, **size, **rest),
+            size=_sizes(),
+            space=names(),
+            name=_maybe(names()),
+            note=NOTES,
+            **fields,
+        )
+
+    orders = st.sampled_from(["qkv", "vqk"])
+    return (
+        growth(
+            act.ExtendVocab,
+            "extend_vocab",
+            init=st.sampled_from(["mean", "mean_noise", "random"]),
+            quiet=st.booleans(),
+        )
+        | growth(
+            act.ExtendContext,
+            "extend_context",
+            init=st.sampled_from(["last", "mean", "interpolate", "zero"]),
+            rope_base=_maybe(st.floats(0.001, 1000)),
+        )
+        | growth(
+            act.AddHeads,
+            "add_heads",
+            how=st.sampled_from(["zero_out", "split", "uneven", "zero_in"]),
+            q=_tuples(texts(1)),
+            order=orders,
+        )
+        | growth(
+            act.WidenHeadDim,
+            "widen_head_dim",
+            k=_tuples(texts(1)),
+            v=_tuples(texts(1)),
+            order=orders,
+            scale=st.sampled_from(["auto", "by_size", "fixed"]),
+        )
+    )
 
 
 def actions():

@@ -8,25 +8,41 @@ not, the model still trains, but only the lineage can rebuild it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.growth.transformers import pretrained_config, pretrained_models
+from stagegraph.actions.growth.trial import twin
 from stagegraph.actions.randomness import preserved_randomness
 
-__all__ = ["why_no_citizen"]
+__all__ = ["class_notes", "why_no_citizen"]
 
 _FEW = 3
+
+
+def class_notes(site: Site, change: Callable[[nn.Module], None]) -> tuple[str, ...]:
+    """Why the model, once it has grown, could not be read back by its own class, if it could not.
+
+    Args:
+        site: The model; it is left alone.
+        change: Makes a twin of it what it is to become.
+    """
+    if not pretrained_models(site.model):
+        return ()
+    grown = twin(site.model, meta=True)
+    change(grown)
+    return tuple(why_no_citizen(grown, before=site.model))
 
 
 def why_no_citizen(model: nn.Module, *, before: nn.Module | None = None) -> list[str]:
     """Why the `transformers` models in a model are not what their classes build from their configs.
 
     Args:
-        model: The changed model, or a twin of it without memory (:mod:`~.twin`); it is left alone.
+        model: The changed model, or a twin of it without memory (:mod:`~.trial`); it is left alone.
         before: The model as it was; what was no citizen then, is no news.
 
     Returns:

@@ -10,7 +10,7 @@ from torch import nn
 
 from stagegraph.actions.changes import CountChange, Deepened, NewBlock
 from stagegraph.actions.growth.beside import Entries, Rows, as_long_beside, find_beside
-from stagegraph.actions.growth.citizen import why_no_citizen
+from stagegraph.actions.growth.citizen import class_notes
 from stagegraph.actions.growth.counts import (
     Count,
     around,
@@ -25,8 +25,7 @@ from stagegraph.actions.growth.newblocks import NewBlocks, prepare
 from stagegraph.actions.growth.operation import Planned, Site
 from stagegraph.actions.growth.stacks import Stack, find_stack, own_parameters
 from stagegraph.actions.growth.templates import copyable
-from stagegraph.actions.growth.transformers import config_counts, pretrained_models
-from stagegraph.actions.growth.trial import twin
+from stagegraph.actions.growth.transformers import config_counts
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 from stagegraph.schema.actions import Deepen
@@ -98,12 +97,10 @@ class DeepenPlan(Planned):
 
     def notes(self, site: Site) -> tuple[str, ...]:
         """Why the grown model could not be read back by its own class, if it could not."""
-        if not pretrained_models(site.model):
-            return ()
-        grown = twin(site.model, meta=True)
         change = self.change(site.lineage, cohort=self.place, step=0)
-        rebuild(grown, change, optimizers=(), lineage=site.lineage)
-        return tuple(why_no_citizen(grown, before=site.model))
+        return class_notes(
+            site, lambda twin: rebuild(twin, change, optimizers=(), lineage=site.lineage)
+        )
 
     def prepare(self, site: Site, *, seed: int) -> NewBlocks:
         """Make the new blocks.

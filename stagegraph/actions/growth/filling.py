@@ -14,7 +14,10 @@ from stagegraph.actions.growth.maps import Binding, Factor, Part
 
 __all__ = ["Fill", "fill", "perturb"]
 
-Content = Literal["zero", "random", "mean", "pair"]
+Content = Literal["zero", "random", "mean", "mean_noise", "pair", "last", "stretch"]
+
+_NOISE = 0.1
+"""How much ``mean_noise`` strays from the mean, as a share of the spread of what is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,9 @@ class Fill:
 
     Attributes:
         out: Where the tensor writes them: ``zero``, ``random`` numbers as large as the old ones,
-            the ``mean`` of the old ones, or a ``pair``: random, the second half like the first.
+            the ``mean`` of the old ones, without or with noise, a ``pair``: random, the second half
+            like the first; the ``last`` old one, or all old ones in order, by a ``stretch`` over
+            the new places.
         read: Where the tensor reads them: ``zero``, ``random``, or a ``pair``: random, and the
             second half with the opposite sign.
     """
@@ -50,9 +55,14 @@ def fill(grown: Tensor, old: Tensor, binding: Binding, content: Fill, *, seed: i
         first, count = int(fresh[0]), len(fresh)
         units = view.narrow(dim, first, count)
         wanted = content.out if factor.role == "out" else content.read
-        if wanted == "mean":
+        if wanted in ("mean", "mean_noise"):
             mean = view.narrow(dim, 0, first).double().mean(dim, keepdim=True)
-            units.copy_(mean.expand(units.shape))
+            noise = _random(units, old, binding, generator) if wanted == "mean_noise" else 0.0
+            units.copy_(mean.expand(units.shape) + _NOISE * noise)
+        elif wanted == "last":
+            units.copy_(view.narrow(dim, first - 1, 1).expand(units.shape))
+        elif wanted == "stretch":
+            units.copy_(_stretched(view.narrow(dim, 0, first), dim, count))
         elif wanted == "random":
             units.copy_(_random(units, old, binding, generator))
         elif wanted == "pair":
@@ -120,3 +130,13 @@ def _random(units: Tensor, old: Tensor, binding: Binding, generator: torch.Gener
         spread = max(1, old.numel() // max(1, old.shape[0])) ** -0.5
     drawn = torch.randn(units.shape, generator=generator, dtype=torch.float32)
     return (drawn * spread).to(units.device, units.dtype)
+
+
+def _stretched(old: Tensor, dim: int, count: int) -> Tensor:
+    """So many units on the lines between the old ones, the first like the first."""
+    places = torch.linspace(0, old.shape[dim] - 1, count, dtype=torch.float64, device=old.device)
+    below = places.floor().long()
+    above = places.ceil().long()
+    share = (places - below).view([-1 if axis == dim else 1 for axis in range(old.dim())])
+    low, high = (old.index_select(dim, at).double() for at in (below, above))
+    return low + share * (high - low)

@@ -20,19 +20,34 @@ from stagegraph.actions.changes import (
 )
 from stagegraph.actions.growth import (
     add_experts,
+    add_heads,
     attach,
     deepen,
     deepened,
+    extend_context,
+    extend_vocab,
     listed_experts,
     resize,
     upcycle,
     widen,
+    widen_head_dim,
 )
 from stagegraph.actions.growth.operation import Planned, Site
 from stagegraph.actions.growth.trial import twin
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import UnsupportedError
-from stagegraph.schema.actions import AddExperts, Attach, Deepen, GrowthAction, Upcycle, Widen
+from stagegraph.schema.actions import (
+    AddExperts,
+    AddHeads,
+    Attach,
+    Deepen,
+    ExtendContext,
+    ExtendVocab,
+    GrowthAction,
+    Upcycle,
+    Widen,
+    WidenHeadDim,
+)
 
 __all__ = ["costs", "plan", "rebuild", "unwind", "word"]
 
@@ -42,6 +57,10 @@ _PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {
     Attach: attach.plan,
     Upcycle: upcycle.plan,
     AddExperts: add_experts.plan,
+    ExtendVocab: extend_vocab.plan,
+    ExtendContext: extend_context.plan,
+    AddHeads: add_heads.plan,
+    WidenHeadDim: widen_head_dim.plan,
 }
 _REBUILDS: dict[type[Change], Callable[..., None]] = {
     Deepened: deepened.rebuild,

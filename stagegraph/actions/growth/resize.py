@@ -20,9 +20,11 @@ from torch.optim import Optimizer
 from stagegraph.actions.changes import Axes, Change, Resized, Written
 from stagegraph.actions.giving import give
 from stagegraph.actions.growth.attributes import Attribute
+from stagegraph.actions.growth.citizen import class_notes
 from stagegraph.actions.growth.embedding import embedded, extracted, shapes
 from stagegraph.actions.growth.maps import mapped
 from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
+from stagegraph.actions.growth.patterns import continued
 from stagegraph.actions.growth.states import State, StatePolicy
 from stagegraph.actions.growth.tensor_growth import TensorGrowth
 from stagegraph.actions.growth.trial import try_out
@@ -58,6 +60,9 @@ class ResizePlan(Planned):
         exact: Whether the function is kept.
         evidence: What is done, for the certificate.
         narrowed: Makes a grown output comparable with the old one.
+        remedy: What an author can do where the function was not kept.
+        reached: Whether the probe gets to what is new; new positions lie behind its end, and so
+            nothing can be said of their gradient.
     """
 
     place: str
@@ -68,6 +73,11 @@ class ResizePlan(Planned):
     exact: bool
     evidence: Mapping[str, Any]
     narrowed: Callable[[Tensor], Tensor] | None = None
+    remedy: str = (
+        "; a norm, a nonlinearity or a tied weight does not commute with it: see the "
+        "card of the action, or take another how:"
+    )
+    reached: bool = True
 
     @property
     def cost(self) -> int:
@@ -94,6 +104,18 @@ class ResizePlan(Planned):
             ),
             scales=self.policy.scales_of(self.tensors, lineage),
             how=self.how,
+            patterns=tuple(
+                (lineage.stable(growth.name), growth.pattern)
+                for growth in self.tensors
+                if growth.pattern is not None
+            ),
+        )
+
+    def notes(self, site: Site) -> tuple[str, ...]:
+        """Why the grown model could not be read back by its own class, if it could not."""
+        change = self.change(site.lineage, cohort=self.place, step=0)
+        return class_notes(
+            site, lambda twin: rebuild(twin, change, optimizers=(), lineage=site.lineage)
         )
 
     def prepare(self, site: Site, *, seed: int) -> NewTensors:
@@ -106,7 +128,8 @@ class ResizePlan(Planned):
             growth.name: growth.grown(growth.tensor.detach(), seed=_seed(seed, site, growth.name))
             for growth in self.tensors
         }
-        prepared = NewTensors(self, new, self.policy.states(site.optimizers, self.tensors, new))
+        states = self.policy.states(site.optimizers, self.tensors, new)
+        prepared = NewTensors(self, new, states, self.notes(site))
         if site.probe is not None:
             change = self.change(site.lineage, cohort="trial", step=0)
             try_out(
@@ -126,11 +149,13 @@ class NewTensors(Prepared):
         plan: The plan.
         new: Each grown tensor by today's name.
         states: The optimizers' state entries of those that have one.
+        notes: What the author should know.
     """
 
     plan: ResizePlan
     new: Mapping[str, Tensor]
     states: Sequence[State]
+    notes: tuple[str, ...] = ()
 
     def commit(self, site: Site, change: Change) -> Committed:
         """Give the parameters and buffers their new contents."""
@@ -143,12 +168,15 @@ class NewTensors(Prepared):
             marks={
                 growth.tensor: growth.binding.marks("added")
                 for growth in self.plan.tensors
-                if isinstance(growth.tensor, nn.Parameter)
+                if isinstance(growth.tensor, nn.Parameter) and self.plan.reached
             },
             exact=self.plan.exact,
-            remedy="; a norm, a nonlinearity or a tied weight does not commute with it: see the "
-            "card of the action, or take another how:",
-            evidence={**self.plan.evidence, "state": self.plan.policy.words},
+            remedy=self.plan.remedy,
+            evidence={
+                **self.plan.evidence,
+                "state": self.plan.policy.words,
+                "notes": list(self.notes),
+            },
             narrowed=self.plan.narrowed,
         )
 
@@ -159,6 +187,9 @@ class NewTensors(Prepared):
         new: dict[str, Tensor] = {}
         for growth in self.plan.tensors:
             value = old[growth.name].detach()
+            if growth.pattern is not None:
+                new[growth.name] = self.new[growth.name].to(value.device, copy=True)
+                continue
             out = growth.finished(mapped(value, growth.binding, "weight"))
             fresh = growth.binding.marks("fresh").to(out.device).expand_as(out)
             new[growth.name] = torch.where(fresh, self.new[growth.name].to(out.device), out)
@@ -217,8 +248,19 @@ def rebuild(
 ) -> None:
     """Make the tensors as large again; what is new in them is zero until the weights are loaded."""
     place = f"lineage of {change.cohort!r}"
+    patterns = {lineage.today(stable): pattern for stable, pattern in change.patterns}
+    there = tensors_of(model)
+    # a buffer that is in no checkpoint would keep zeros: what goes on by a pattern is made here
+    contents = {
+        id(there[name]): continued(there[name].detach(), pattern, shapes(axes)[1])
+        for stable, axes in change.grown
+        for name, pattern in patterns.items()
+        if lineage.today(stable) == name and name in there
+    }
     for tensor, axes in _recorded(model, change, lineage, place, grown=False):
         _reshape(tensor, optimizers, partial(embedded, axes=axes))
+        if id(tensor) in contents:
+            give(tensor, contents[id(tensor)])
     _write(model, change, lineage, grow=True)
 
 

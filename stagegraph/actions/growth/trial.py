@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from stagegraph.actions.copying import duplicate
+from stagegraph.actions.growth.attributes import named_owners
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.randomness import preserved_randomness
 from stagegraph.errors import UnsupportedError
@@ -58,7 +59,16 @@ def try_out(
         UnsupportedError: The changed copy does not run; the message names the module it failed in.
     """
     trial = twin(model, meta=False).eval()
+    valid = [(path, owner) for path, owner in named_owners(trial) if _complaint(owner) is None]
     change(trial)
+    for path, owner in valid:
+        complaint = _complaint(owner)
+        if complaint is not None:
+            raise UnsupportedError(
+                f"{place}: {path!r}, a {type(owner).__name__}, does not accept the new sizes, so "
+                f"that the grown model could not be saved and made again: {complaint}; take sizes "
+                "that it accepts"
+            )
     entered: list[str] = []
 
     def leave(*_: Any) -> None:
@@ -77,6 +87,21 @@ def try_out(
                 "something there is tied to what grows and is not declared: name its axis under "
                 "spaces: tensors:, or the attribute that states its size under spaces: sizes:"
             ) from error
+
+
+_CONFIGS = frozenset({"PreTrainedConfig", "PretrainedConfig"})
+"""transformers' configs, which check themselves before they are saved."""
+
+
+def _complaint(owner: Any) -> str | None:
+    """What a config has against its own attributes, if it is one that can tell."""
+    if not any(cls.__name__ in _CONFIGS for cls in type(owner).__mro__):
+        return None
+    try:
+        getattr(owner, "validate", lambda: None)()  # older ones do not check themselves
+    except Exception as error:  # noqa: BLE001 - whatever it raises, it does not accept them
+        return str(error.__cause__ or error).strip() or type(error).__name__
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -34,7 +34,8 @@ def refuse(
     """
     _refuse_idle(place, measured)
     _refuse_broken(place, measured)
-    _refuse_unlearnable(place, measured)
+    if committed.templates or committed.marks:  # else nothing new is there to learn
+        _refuse_unlearnable(place, measured)
     if gated and measured.closed != 0.0:
         raise ActionError(
             place,

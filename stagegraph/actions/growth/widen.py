@@ -27,9 +27,9 @@ from stagegraph.actions.growth.shapes import stated_sizes
 from stagegraph.actions.growth.states import StatePolicy
 from stagegraph.actions.growth.tensor_growth import TensorGrowth
 from stagegraph.errors import UnsupportedError
-from stagegraph.schema.actions import Widen
+from stagegraph.schema.actions import SizedGrowth, Widen
 
-__all__ = ["Widening", "plan", "resizing"]
+__all__ = ["Widening", "plan", "resizing", "size_after"]
 
 
 _WRITTEN: Mapping[Family, Content] = {"zero_out": "random", "pair": "pair"}
@@ -69,16 +69,25 @@ def plan(site: Site, action: Widen, *, place: str) -> ResizePlan:
     sizes: dict[str, int] = {}
     for space in action.space:
         bounds.of(space)
-        try:
-            sizes[space] = action.size_after(bounds.sizes[space])
-        except ValueError as error:
-            raise UnsupportedError(f"{place}: space {space!r}: {error}") from error
+        sizes[space] = size_after(bounds, action, space)
     policy = StatePolicy(
         action.state, action.copies, action.scales == "keep", tuple(site.optimizers)
     )
     seed = crc32(f"{place}|{sorted(sizes.items())}".encode())
     widening = Widening(place, sizes, action.how, action.noise, seed, policy)
     return resizing(site, bounds, widening)
+
+
+def size_after(bounds: Bounds, action: SizedGrowth, space: str) -> int:
+    """The size of a space afterwards.
+
+    Raises:
+        UnsupportedError: It would not grow, or not be whole.
+    """
+    try:
+        return action.size_after(bounds.sizes[space])
+    except ValueError as error:
+        raise UnsupportedError(f"{bounds.place}: space {space!r}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
