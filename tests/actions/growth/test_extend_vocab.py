@@ -140,6 +140,6 @@ def test_a_head_that_is_not_declared_is_found_out():
     spaces = Spaces(tensors={"0.weight": "vocab _", "1.weight": "vocab _", "1.bias": "vocab"})
     optimizer = SGD(model.parameters())
     before = digest(model, optimizer)
-    with pytest.raises(ActionError, match="axis 1 of '2.weight' is tied to the space 'vocab'"):
+    with pytest.raises(ActionError, match=r"axis 1 of '2.weight' is tied to the space 'vocab'"):
         grow(actor(model, optimizer, spaces, ids()), act("extend_vocab", space="vocab", add=1))
     assert digest(model, optimizer) == before
