@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakSet
 
@@ -16,7 +16,7 @@ from stagegraph.actions.actor import TorchActor
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.optimizers import innermost
 from stagegraph.actions.probes import Probe, run_probe
-from stagegraph.actions.support import inspect, unsupported
+from stagegraph.actions.support import inspect, remarks, unsupported
 from stagegraph.actions.undo import untouched
 from stagegraph.errors import UnsupportedError
 from stagegraph.graph.compiled import CompiledGraph, PlacedAction
@@ -56,7 +56,7 @@ def torch_actor(
             "past each other; close() the other one first"
         )
     misfits = inspect_model(graph, model, optimizer, **companions)
-    refused = [f"{misfit.place}: {misfit.message}" for misfit in misfits if not misfit.may_come]
+    refused = [f"{misfit.place}: {misfit.message}" for misfit in misfits if misfit.refused]
     if refused:
         raise UnsupportedError("\n".join(refused))
     growths = {key: stage.growths for key, stage in graph.stages.items() if stage.growths}
@@ -119,12 +119,28 @@ class Misfit:
         pointer: JSON pointer into the document; empty if it is about no one place.
         message: What is wrong.
         may_come: Whether a growth of the graph may still bring what is missing.
+        remark: Whether it keeps nothing from running and is only worth knowing.
     """
 
     place: str
     pointer: str
     message: str
     may_come: bool = False
+    remark: bool = False
+
+    @property
+    def refused(self) -> bool:
+        """Whether a run cannot begin with it."""
+        return not (self.may_come or self.remark)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        if self.remark:
+            return "nothing, if the run is to be read back through its own folder"
+        if self.may_come:
+            return "see that a growth brings it before it is needed"
+        return "change the graph, or give what it is about"
 
 
 def inspect_model(  # noqa: PLR0913 - the same as the engine takes
@@ -165,7 +181,9 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
     pointers |= {h.place: h.pointer for stage in graph.stages.values() for h in stage.during}
     found = [_misfit(problem, pointers, may_come=False) for problem in dict.fromkeys(fixed)]
     patterns = inspect(model, activities=activities)
-    return found + [_misfit(problem, pointers, may_come=grows) for problem in patterns]
+    found += [_misfit(problem, pointers, may_come=grows) for problem in patterns]
+    noted = remarks(model, actions=actions, spaces=graph.graph.spaces, parts=parts)
+    return found + [replace(_misfit(note, pointers, may_come=False), remark=True) for note in noted]
 
 
 def _misfit(problem: str, pointers: Mapping[str, str], *, may_come: bool) -> Misfit:

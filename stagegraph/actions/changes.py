@@ -7,19 +7,26 @@ larger where in them the new entries lie; all names are stable ids (:mod:`~.line
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 from stagegraph.errors import SnapshotError
 
 __all__ = [
+    "Attached",
     "Axes",
     "Change",
     "CountChange",
     "Deepened",
+    "ExpertsAdded",
+    "ListGrown",
     "NewBlock",
+    "NewBranch",
+    "NewExperts",
+    "NewListed",
     "Resized",
+    "Upcycled",
     "Written",
     "read_change",
 ]
@@ -46,6 +53,11 @@ class Change(ABC):
     @abstractmethod
     def modules(self) -> tuple[str, ...]:
         """Stable ids of the modules it added; each can be blended in."""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Stable ids of the other modules and parameters it added, which are never blended in."""
+        return ()
 
     @property
     def tensors(self) -> Mapping[str, Axes]:
@@ -110,6 +122,8 @@ class Deepened(Change):
         blocks: What was inserted, in the order of their places.
         counts: The attributes that count blocks.
         numbered: Names of the attributes that hold a block's number, such as ``layer_idx``.
+        beside: Stable ids of lists that have a module or a parameter per block.
+        rows: Stable ids of parameters and buffers that have a row per block.
     """
 
     kind: ClassVar[str] = "deepen"
@@ -118,11 +132,18 @@ class Deepened(Change):
     blocks: tuple[NewBlock, ...]
     counts: tuple[CountChange, ...] = ()
     numbered: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
 
     @property
     def modules(self) -> tuple[str, ...]:
         """The blocks."""
         return tuple(f"{self.stack}.{block.label}" for block in self.blocks)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The new entries of lists beside the stack."""
+        return tuple(f"{path}.{block.label}" for path in self.beside for block in self.blocks)
 
     @classmethod
     def from_fields(cls, data: Mapping[str, Any]) -> Self:
@@ -135,6 +156,8 @@ class Deepened(Change):
             blocks=tuple(NewBlock(**block) for block in data["blocks"]),
             counts=tuple(CountChange(**count) for count in data["counts"]),
             numbered=tuple(data["numbered"]),
+            beside=tuple(data.get("beside", ())),
+            rows=tuple(data.get("rows", ())),
         )
 
 
@@ -204,7 +227,187 @@ def _axes(data: Any) -> Axes:
     )
 
 
-_KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (Deepened, Resized)}
+@dataclass(frozen=True, slots=True)
+class NewBranch:
+    """One module that a growth attached.
+
+    Attributes:
+        host: Stable id of the module that runs it.
+        owner: Stable id of the module whose child it is; empty for the model itself.
+        child: What it is called there.
+        fields: What it was made from.
+    """
+
+    host: str
+    owner: str
+    child: str
+    fields: Mapping[str, Any]
+
+    @property
+    def path(self) -> str:
+        """Its stable id."""
+        return f"{self.owner}.{self.child}" if self.owner else self.child
+
+
+@dataclass(frozen=True, slots=True)
+class Attached(Change):
+    """Modules attached to others, which run them in a hook.
+
+    Attributes:
+        module: Which kind of module, or the name of the builder that makes it.
+        reads: Whether it reads what its host reads (``input``), or what it makes (``output``).
+        branches: What was attached, in the order of the hosts.
+    """
+
+    kind: ClassVar[str] = "attach"
+    module: str
+    reads: Literal["input", "output"]
+    branches: tuple[NewBranch, ...]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The branches."""
+        return tuple(branch.path for branch in self.branches)
+
+    @classmethod
+    def from_fields(cls, data: Mapping[str, Any]) -> Self:
+        """Read one back."""
+        if data["reads"] not in ("input", "output"):
+            raise ValueError(f"reads is {data['reads']!r}")
+        return cls(
+            cohort=data["cohort"],
+            step=data["step"],
+            module=data["module"],
+            reads=data["reads"],
+            branches=tuple(NewBranch(**branch) for branch in data["branches"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Upcycled(Attached):
+    """Routers and copies attached to MLPs, which are experts from then on."""
+
+    kind: ClassVar[str] = "upcycle"
+
+
+@dataclass(frozen=True, slots=True)
+class NewExperts:
+    """Experts that a growth gave to one mixture.
+
+    Attributes:
+        moe: Stable id of the mixture.
+        label: What they are called among its entrants.
+        copy_of: The numbers of the experts that they were copied from.
+        top_k: How many experts a token was sent to before, and afterwards.
+    """
+
+    moe: str
+    label: str
+    copy_of: tuple[int, ...]
+    top_k: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsAdded(Change):
+    """Mixtures of experts that got more experts.
+
+    Attributes:
+        mixtures: What each got.
+    """
+
+    kind: ClassVar[str] = "add_experts"
+    mixtures: tuple[NewExperts, ...]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Per mixture, the module that holds its new experts and their router rows."""
+        return tuple(f"{one.moe}.entrants.{one.label}" for one in self.mixtures)
+
+    @classmethod
+    def from_fields(cls, data: Mapping[str, Any]) -> Self:
+        """Read one back."""
+        return cls(
+            cohort=data["cohort"],
+            step=data["step"],
+            mixtures=tuple(
+                NewExperts(
+                    moe=one["moe"],
+                    label=one["label"],
+                    copy_of=tuple(one["copy_of"]),
+                    top_k=(one["top_k"][0], one["top_k"][1]),
+                )
+                for one in data["mixtures"]
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NewListed:
+    """Experts that a growth gave to a mixture of the model's own.
+
+    Attributes:
+        moe: Stable id of the mixture.
+        experts: Where its list of experts is, inside it.
+        router: Where its router is, inside it.
+        before: How many experts it had.
+        copy_of: The numbers of the experts that the new ones were copied from.
+        written: Attributes inside it, each with its value before and afterwards.
+    """
+
+    moe: str
+    experts: str
+    router: str
+    before: int
+    copy_of: tuple[int, ...]
+    written: tuple[tuple[str, int, int], ...]
+
+    def under(self, named: Callable[[str], str]) -> NewListed:
+        """The same with the mixture under another name."""
+        return replace(self, moe=named(self.moe))
+
+
+@dataclass(frozen=True, slots=True)
+class ListGrown(Change):
+    """Lists of experts that became longer, and their routers larger.
+
+    Attributes:
+        mixtures: What each got.
+    """
+
+    kind: ClassVar[str] = "list_experts"
+    mixtures: tuple[NewListed, ...]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The new experts."""
+        return tuple(
+            f"{one.moe}.{one.experts}.{one.before + at}"
+            for one in self.mixtures
+            for at in range(len(one.copy_of))
+        )
+
+    @classmethod
+    def from_fields(cls, data: Mapping[str, Any]) -> Self:
+        """Read one back."""
+        return cls(
+            cohort=data["cohort"],
+            step=data["step"],
+            mixtures=tuple(
+                NewListed(
+                    **{
+                        **one,
+                        "copy_of": tuple(one["copy_of"]),
+                        "written": tuple((n, b, a) for n, b, a in one["written"]),
+                    }
+                )
+                for one in data["mixtures"]
+            ),
+        )
+
+
+_KINDS: dict[str, type[Change]] = {
+    kind.kind: kind for kind in (Deepened, Resized, Attached, Upcycled, ExpertsAdded, ListGrown)
+}
 
 
 def read_change(data: Mapping[str, Any]) -> Change:

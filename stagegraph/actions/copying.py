@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import sys
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from stagegraph.actions.growth.branches import Attachment, attachments
 from stagegraph.errors import UnsupportedError
 
-__all__ = ["copy_model", "why_no_copy"]
+__all__ = ["copy_model", "duplicate", "why_no_copy"]
 
 _HOOKS = (
     "_forward_hooks",
@@ -24,6 +26,32 @@ _HOOKS = (
     "_forward_pre_hooks_with_kwargs",
 )
 _WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
+
+
+def duplicate(
+    module: nn.Module, memo: dict[int, Any], *, own: Iterable[nn.Module] | None = None
+) -> nn.Module:
+    """A deep copy without hooks, but for those that run a module's branches.
+
+    The others belong to somebody: those of ours to the stages of the model, the user's to the user,
+    and they would see, and may keep, what the copy computes.
+
+    Args:
+        module: The module.
+        memo: What stands in the copy for which object, by id; what is copied is added.
+        own: The modules that are copied; default: all of them.
+    """
+    copied = list(module.modules() if own is None else own)
+    for part in copied:
+        for key in _HOOKS:
+            if key in vars(part):
+                memo[id(vars(part)[key])] = OrderedDict()
+    new: nn.Module = copy.deepcopy(module, memo)
+    for part in copied:
+        for hook in attachments(part):
+            again = Attachment(memo[id(hook.branch)], hook.reads)
+            memo[id(part)].register_forward_hook(again, with_kwargs=True)
+    return new
 
 
 def why_no_copy(model: nn.Module) -> list[str]:
@@ -56,7 +84,7 @@ def copy_model(model: nn.Module) -> nn.Module:
             f"{lazy[0]} has no shape yet (a lazy module); run the model once before it is copied"
         )
     try:
-        new: nn.Module = copy.deepcopy(model, _made_already(model))
+        new = duplicate(model, _made_already(model))
     except (TypeError, RuntimeError, ValueError) as error:
         raise UnsupportedError(
             f"the model cannot be copied ({type(error).__name__}: {error}); if it computes a "
@@ -68,16 +96,9 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 
 def _made_already(model: nn.Module) -> dict[int, Any]:
-    """What stands for the model's tensors and hooks in its copy, by id.
-
-    The tensors are copied straight into the host's memory. The hooks are left out: those of ours
-    belong to the model's own stages, and the user's would see, and may keep, the teacher's values.
-    """
+    """What stands for the model's tensors in its copy, by id, straight in the host's memory."""
     made: dict[int, Any] = {}
     for module in model.modules():
-        for key in _HOOKS:
-            if key in vars(module):
-                made[id(vars(module)[key])] = OrderedDict()
         for parameter in module._parameters.values():
             if type(parameter) is nn.Parameter and id(parameter) not in made:
                 made[id(parameter)] = nn.Parameter(_on_host(parameter), requires_grad=False)

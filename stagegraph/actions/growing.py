@@ -50,7 +50,7 @@ def grow(standing: Standing, deed: Deed, *, step: int, alpha: float) -> dict[str
         raise UnsupportedError("a growth is measured on a batch; give probe=...")
     cohort = deed.cohort or deed.place
     height, owned = Height(model.parameters()), _memory_of(standing)
-    site = standing.site()
+    site = standing.site(alpha=alpha)
     planned = plan(site, action, place=deed.place)
     prepared = planned.prepare(site, seed=deed.seed)
     before = read(model, probe, seed=deed.seed)

@@ -43,10 +43,11 @@ class Lineage:
         """Record one more change."""
         self._changes.append(change)
         if isinstance(change, Deepened):
-            order = self.order(change.stack, change.before)
-            for block in change.blocks:
-                order.insert(block.at, block.label)
-            self._orders[change.stack] = order
+            for path in (change.stack, *change.beside):
+                order = self.order(path, change.before)
+                for block in change.blocks:
+                    order.insert(block.at, block.label)
+                self._orders[path] = order
 
     def without_last(self) -> Lineage:
         """The same without the newest change."""
@@ -88,9 +89,10 @@ class Lineage:
         """The names of all growths, the oldest first."""
         return tuple(dict.fromkeys(change.cohort for change in self._changes))
 
-    def module_names(self, changes: Iterable[Change]) -> list[str]:
-        """Today's names of the modules that these changes added."""
-        return [self.today(module) for change in changes for module in change.modules]
+    def added_names(self, changes: Iterable[Change]) -> list[str]:
+        """Today's names of the modules and parameters that these changes added."""
+        added = [name for change in changes for name in (*change.modules, *change.others)]
+        return [self.today(name) for name in added]
 
     def starts_with(self, other: Lineage) -> bool:
         """Whether the other's changes are the first of these."""

@@ -92,7 +92,7 @@ def select(model: nn.Module, selected: Selected, *, lineage: Lineage, place: str
         taken |= hit
     for cohort in selected.cohorts:
         changes = lineage.cohort(cohort)
-        names = lineage.module_names(changes)
+        names = lineage.added_names(changes)
         found = new_parts(lineage, changes)
         for name, mask in found.items():
             parts[name] = parts[name] | mask if name in parts else mask
@@ -122,8 +122,10 @@ def _slices(
 
 
 def _subtree(model: nn.Module, module: str) -> Iterable[str]:
-    tree = model.get_submodule(module)
     yield module
+    tree = dict(model.named_modules(remove_duplicate=False)).get(module)
+    if tree is None:
+        return  # a parameter of its own
     for name, _ in tree.named_modules(remove_duplicate=False):
         if name:
             yield f"{module}.{name}"

@@ -97,8 +97,12 @@ class Standing:
         averaged = self.companions.ema
         return [self.model, *([averaged] if isinstance(averaged, AveragedModel) else [])]
 
-    def site(self) -> Site:
-        """The model as an operation sees it."""
+    def site(self, *, alpha: float = 1.0) -> Site:
+        """The model as an operation sees it.
+
+        Args:
+            alpha: What the gates of new modules will be set to.
+        """
         return Site(
             model=self.model,
             optimizers=self.optimizers,
@@ -107,6 +111,7 @@ class Standing:
             spaces=self.spaces,
             parts=self.parts,
             trains=self.freezing.original,
+            alpha=alpha,
         )
 
     def module(self, stable: str) -> nn.Module:

@@ -45,7 +45,7 @@ from stagegraph.schema.activities import (
 )
 from stagegraph.schema.spaces import Spaces
 
-__all__ = ["Placed", "inspect", "unsupported"]
+__all__ = ["Placed", "inspect", "remarks", "unsupported"]
 
 Placed = tuple[str, Action]
 """An action and where it is written."""
@@ -198,6 +198,36 @@ def inspect(
                 "from model.parameters(), after any change of the model"
             )
     return problems
+
+
+def remarks(
+    model: nn.Module,
+    *,
+    actions: Iterable[tuple[str, Action]],
+    spaces: Spaces | None = None,
+    parts: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """What an author should know of the growths before the run, though none is kept from it.
+
+    Args:
+        model: The model.
+        actions: All actions with their places; what cannot be planned is :func:`inspect`'s.
+        spaces: Which axes of which tensors grow together.
+        parts: What the user gave by name.
+
+    Returns:
+        The remarks, each as ``place: sentence``.
+    """
+    found: list[str] = []
+    site = Site(uncompiled(model), spaces=spaces or Spaces(), parts=parts or {})
+    for place, action in actions:
+        if isinstance(action, GrowthAction):
+            try:
+                notes = plan(site, action, place=place).notes(site)
+            except (SelectorError, UnsupportedError):
+                continue
+            found += [f"{place}: {note}" for note in notes]
+    return found
 
 
 def _problem(look: object) -> list[str]:

@@ -172,8 +172,20 @@ def action_words(action: Model) -> str:
             space = given.get("space", "")
             what = given.get("stack") or (", ".join(space) if isinstance(space, tuple) else space)
             return f"{kind} {what} {_size(given)}{f' ({how})' if how else ''}"
+        case "attach":
+            where = " after" if given.get("mode") == "after" else " to"
+            return f"attach {given.get('module')}{where} {_listed(given.get('host'))}"
+        case "upcycle":
+            return f"upcycle {_listed(given.get('host'))} to {given.get('experts')} experts"
+        case "add_experts":
+            kept = " (top_k kept)" if given.get("top_k") == "keep" else ""
+            return f"add experts to {_listed(given.get('moe'))} {_size(given)}{kept}"
         case kind:
             return " ".join([str(kind), *(f"{key}={_item(v)}" for key, v in given.items())])
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(names or ())
 
 
 def _size(given: dict[str, Any]) -> str:

@@ -11,8 +11,11 @@ from stagegraph.schema.base import Model, Note, Seq, as_union
 from stagegraph.schema.names import Glob, Name
 
 __all__ = [
+    "ATTACHABLE",
     "Action",
+    "AddExperts",
     "AddHeads",
+    "Attach",
     "AttentionGrowth",
     "Deepen",
     "ExtendContext",
@@ -20,9 +23,11 @@ __all__ = [
     "GrowthAction",
     "RollBack",
     "Send",
+    "SizedGrowth",
     "SnapshotAction",
     "TeacherAction",
     "UnitGrowth",
+    "Upcycle",
     "Widen",
     "WidenHeadDim",
 ]
@@ -80,27 +85,32 @@ class Send(ActionModel):
 
 
 class GrowthAction(ActionModel):
-    """A change of the model's shape; says exactly one of ``add``, ``factor`` and ``to``."""
+    """A change of the model's shape."""
 
     structural: ClassVar = True
     blends: ClassVar[bool] = False
     """Whether it adds modules, which can be blended in with an alpha ramp."""
     name: Name | None = None
     """The name of the cohort it adds; default: ``region:stage#visit``."""
-    add: Count | None = None
-    """How many units or blocks more."""
-    factor: Annotated[Number, Field(gt=1, le=1000)] | None = None
-    """How many times as many."""
-    to: Count | None = None
-    """How many afterwards."""
     tolerance: Annotated[Number, Field(gt=0)] | None = None
     """How far the model's output on the probe may change; default: not at all but for rounding
     where the growth keeps the function, by any amount where it does not."""
     probe: Literal["eval", "train"] = "eval"
     """``train``: a real update is tried on the probe, and undone, before the growth holds."""
 
+
+class SizedGrowth(GrowthAction):
+    """A growth of something that has a size: exactly one of ``add``, ``factor`` and ``to``."""
+
+    add: Count | None = None
+    """How many units or blocks more."""
+    factor: Annotated[Number, Field(gt=1, le=1000)] | None = None
+    """How many times as many."""
+    to: Count | None = None
+    """How many afterwards."""
+
     @model_validator(mode="after")
-    def _one_size(self) -> GrowthAction:
+    def _one_size(self) -> SizedGrowth:
         given = [key for key in ("add", "factor", "to") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(
@@ -125,33 +135,69 @@ class GrowthAction(ActionModel):
         return int(after)
 
 
-class Deepen(GrowthAction):
+class Deepen(SizedGrowth):
     """Insert residual blocks into a stack, in place.
 
     ``identity`` (1511.05641, 2401.02415): each new block is a copy of its lower neighbour whose
-    branches end in zero, so that the function does not change. ``stack`` (StackBERT; G_stack,
-    2405.15319): the stack is continued with copies of its blocks from the bottom; not exact.
+    branches end in zero, so that the function does not change. The others are not exact: ``stack``
+    (StackBERT; G_stack, 2405.15319) goes on with copies from the bottom, ``interleave``
+    (2510.08008) doubles blocks where they stand, ``middle`` (MIDAS, 2409.19044) doubles those in
+    the middle, ``drop_and_cat`` (SOLAR, 2312.15166) puts the upper part of one copy of the stack on
+    the lower part of another, and ``random`` begins anew.
     """
 
     blends: ClassVar = True
     type: Literal["deepen"]
     stack: Glob
     """Path of the ``nn.ModuleList`` or ``nn.Sequential``, such as ``transformer.blocks``."""
-    how: Literal["identity", "stack"] = "identity"
-    """Where the new blocks' weights come from."""
-    at: Literal["end", "spread"] = "end"
-    """Where they go: above all others, or spread evenly between them."""
+    how: Literal["identity", "stack", "interleave", "middle", "drop_and_cat", "random"] = "identity"
+    """Which blocks are copied, and what becomes of the copies."""
+    at: Literal["end", "spread"] | None = None
+    """For ``identity`` and ``random``: above all others (``end``, the default), or evenly between
+    them (``spread``). Of the others each says itself where its blocks go."""
+    init: Literal["copy", "fresh"] | None = None
+    """For ``identity``: whether weights that are not zeroed are copied (the default), or
+    initialised anew."""
+    noise: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Noise on the weights that are copied, relative to the root of their mean square."""
     zero: Seq[Glob] = ()
     """For ``identity``: the modules inside a block whose output to zero, if they are not to be
     found by trial."""
     count: Seq[Glob] = ()
-    """Attributes that hold the number of blocks, such as ``config.num_hidden_layers``."""
+    """What else holds the number of blocks, or something for each of them: attributes, lists,
+    parameters with a row per block, other stacks; such as ``config.num_hidden_layers``."""
+    leave: Seq[Glob] = ()
+    """What is as long as the stack by chance, and stays as it is."""
+
+    @model_validator(mode="after")
+    def _what_goes_together(self) -> Deepen:
+        if self.at is not None and self.how not in ("identity", "random"):
+            way = ": 'interleave' spreads copies" if (self.how, self.at) == _SPREAD_STACK else ""
+            raise ValueError(f"how: {self.how} says itself where its blocks go, without 'at'{way}")
+        if self.zero and self.how != "identity":
+            raise ValueError(f"'zero' is for how: identity; how: {self.how} zeroes nothing")
+        if self.init is not None and self.how != "identity":
+            raise ValueError(
+                "'init' is for how: identity; without zeros, new weights are how: random, and "
+                "copied ones how: stack, interleave, middle or drop_and_cat"
+            )
+        if self.noise is not None and self.fresh:
+            raise ValueError("'noise' is for weights that are copied; here they begin anew")
+        return self
+
+    @property
+    def fresh(self) -> bool:
+        """Whether new blocks begin with new weights instead of copied ones."""
+        return self.how == "random" or self.init == "fresh"
+
+
+_SPREAD_STACK = ("stack", "spread")
 
 
 FreshState = Literal["fill_v", "old_step", "fresh_step"]
 
 
-class Widen(GrowthAction):
+class Widen(SizedGrowth):
     """Make spaces of the model wider, in all tensors that write or read them.
 
     ``split`` (Net2Net, 1511.05641; HyperCloning, 2409.12903): new units are copies, and what they
@@ -189,7 +235,7 @@ class Widen(GrowthAction):
         return self
 
 
-class UnitGrowth(GrowthAction):
+class UnitGrowth(SizedGrowth):
     """A growth of one space, whose units are known for what they are."""
 
     space: Name
@@ -253,6 +299,133 @@ class WidenHeadDim(AttentionGrowth):
     stays (``fixed``). ``auto``: fixed where the attention has a scale that is another number."""
 
 
+ATTACHABLE: dict[str, tuple[str, ...]] = {
+    "adapter": ("bottleneck", "act", "norm", "bias", "in_features", "out_features", "axis"),
+    "linear": ("bias", "in_features", "out_features", "axis"),
+    "mlp": ("hidden", "act", "norm", "bias", "in_features", "out_features", "axis"),
+    "copy": (),
+}
+"""The modules that can be attached without code, and which fields each takes."""
+
+_NEEDED = {"adapter": "bottleneck", "mlp": "hidden"}
+
+
+class Attach(GrowthAction):
+    """Give modules of the model a new module beside or after them.
+
+    With f the host and α the blend: ``parallel`` is ``y = f(x) + α g(x)``, ``after`` is
+    ``y = f(x) + α g(f(x))``. The new module is a child of its host and runs in a forward hook.
+    """
+
+    blends: ClassVar = True
+    type: Literal["attach"]
+    host: Annotated[Seq[Glob], Field(min_length=1)]
+    """The modules that get one each, such as ``blocks.*.mlp``; ``*`` is one part of a path."""
+    module: Name
+    """What they get: ``adapter``, ``linear``, ``mlp``, ``copy`` (the host once more), or the name
+    of a builder given as ``parts``."""
+    mode: Literal["parallel", "after"] = "parallel"
+    """Whether it reads what its host reads, or what its host makes."""
+    child: Name | None = None
+    """What it is called inside its host; default: as ``module``."""
+    init: Literal["zero", "keep"] | None = None
+    """``zero``: its last linear layer is zero, so that nothing changes at first; ``keep``: as it is
+    made. Default: ``zero`` for ours, ``keep`` for what a builder makes."""
+    bottleneck: Count | None = None
+    """For an adapter: how many features between down and up."""
+    hidden: Count | None = None
+    """For an mlp: how many features between up and down."""
+    act: Literal["gelu", "relu", "silu", "tanh"] | None = None
+    """The activation; default: ``gelu``."""
+    norm: Literal["none", "layer", "rms"] | None = None
+    """A norm before the first layer; default: none."""
+    bias: bool | None = None
+    """Whether its linear layers have a bias; default: yes."""
+    in_features: Count | None = None
+    """How many features it reads, if its host's layers do not tell."""
+    out_features: Count | None = None
+    """How many features it writes, if its host's layers do not tell."""
+    axis: Annotated[int, Field(ge=-8, le=8)] | None = None
+    """The axis of the features, such as 1 for images; default: the last."""
+
+    @model_validator(mode="after")
+    def _fields_of_the_module(self) -> Attach:
+        every = {name for names in ATTACHABLE.values() for name in names}
+        takes = ATTACHABLE.get(self.module, ())
+        given = [name for name in sorted(every) if getattr(self, name) is not None]
+        extra = [name for name in given if name not in takes]
+        if extra:
+            what = f"takes {', '.join(takes)}" if takes else "takes none of these"
+            raise ValueError(f"module {self.module!r} {what}; got {', '.join(extra)}")
+        needed = _NEEDED.get(self.module)
+        if needed is not None and needed not in given:
+            raise ValueError(f"module {self.module!r} needs a size: give {needed!r}")
+        return self
+
+
+class Upcycle(GrowthAction):
+    """Make a mixture of experts of an MLP, in place (2212.05055).
+
+    The MLP itself is expert 0, copies of it are the others, and a random router sends each token to
+    ``top_k`` of them, whose outputs it weighs to a sum of 1: nothing changes at first.
+    """
+
+    blends: ClassVar = True
+    type: Literal["upcycle"]
+    host: Annotated[Seq[Glob], Field(min_length=1)]
+    """The MLPs, such as ``blocks.*.mlp``; ``*`` is one part of a path."""
+    experts: Annotated[int, Field(ge=2, le=4096)]
+    """How many experts there are then, the MLP itself among them."""
+    top_k: Annotated[int, Field(ge=1, le=4096)] = 2
+    """How many of them a token is sent to."""
+    noise: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    """Noise on the copies, relative to the spread of each weight; not exact."""
+    reinit: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    """The share of the copies' hidden units to draw anew (2502.19261); not exact."""
+    child: Name = "moe"
+    """What the router and the copies are called inside the MLP."""
+
+    @model_validator(mode="after")
+    def _no_more_than_there_are(self) -> Upcycle:
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k is {self.top_k}, and there are {self.experts} experts")
+        return self
+
+
+class AddExperts(SizedGrowth):
+    """Give mixtures of experts more experts, copies of those there are, with copied router rows.
+
+    With ``top_k: scale`` as many times as many are taken, and nothing changes (2510.08008). With
+    ``keep`` (2604.19835) it does, unless an alpha ramp from 0 lets the router find them.
+    """
+
+    blends: ClassVar = True
+    type: Literal["add_experts"]
+    moe: Annotated[Seq[Glob], Field(min_length=1)]
+    """The mixtures, such as ``blocks.*.mlp.moe``; ``*`` is one part of a path."""
+    top_k: Literal["keep", "scale"] = "scale"
+    """Whether a token is sent to as many experts as before, or to as many times more as there are
+    more experts."""
+    noise: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    """Noise on the copies, relative to the spread of each weight; not exact."""
+    experts: Glob | None = None
+    """For a mixture of the model's own: where its ``nn.ModuleList`` of experts is, inside it."""
+    router: Glob | None = None
+    """For a mixture of the model's own: where its router is, an ``nn.Linear`` inside it."""
+    active: Glob | None = None
+    """For a mixture of the model's own: its attribute that holds how many a token is sent to."""
+    count: Seq[Glob] = ()
+    """For a mixture of the model's own: its attributes that hold how many experts there are."""
+
+    @model_validator(mode="after")
+    def _declared_together(self) -> AddExperts:
+        if (self.experts is None) != (self.router is None):
+            raise ValueError("'experts' and 'router' declare a mixture together; give both")
+        if self.experts is None and (self.active is not None or self.count):
+            raise ValueError("'active' and 'count' are for a mixture declared by 'experts'")
+        return self
+
+
 Action = Annotated[
     SnapshotAction
     | TeacherAction
@@ -263,6 +436,9 @@ Action = Annotated[
     | ExtendVocab
     | ExtendContext
     | AddHeads
-    | WidenHeadDim,
+    | WidenHeadDim
+    | Attach
+    | Upcycle
+    | AddExperts,
     Field(discriminator="type"),
 ]

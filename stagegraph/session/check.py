@@ -56,11 +56,9 @@ def check(
         findings.append(
             Finding(
                 code="model-mismatch",
-                severity="warning" if misfit.may_come else "error",
+                severity="error" if misfit.refused else "warning",
                 message=f"{misfit.place}: {misfit.message}",
-                remedy="see that a growth brings it before it is needed"
-                if misfit.may_come
-                else "change the graph, or give what it is about",
+                remedy=misfit.remedy,
                 pointer=misfit.pointer,
                 file=graph.source.file,
                 line=None if position is None else position[0],

@@ -52,7 +52,7 @@ def test_a_name_grown_again_means_the_newest_boundary():
     grown(lineage, "a", 2, 3, cohort="deeper", step=1)
     grown(lineage, "a", 3, 4, cohort="deeper", step=9, at="end")
     grown(lineage, "b", 2, 3, cohort="deeper", step=9, at="end")
-    assert lineage.module_names(lineage.cohort("deeper")) == ["a.3", "b.2"]
+    assert lineage.added_names(lineage.cohort("deeper")) == ["a.3", "b.2"]
 
 
 def test_it_survives_json():

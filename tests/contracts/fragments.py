@@ -46,6 +46,9 @@ _CHANGES = (
     "extend_context",
     "add_heads",
     "widen_head_dim",
+    "attach",
+    "upcycle",
+    "add_experts",
 )
 _METRICS = {
     "val_loss": {"goal": "minimize", "every": "50 steps"},

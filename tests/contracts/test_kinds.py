@@ -86,6 +86,9 @@ KINDS = {
     "extend_context": Traits(actions.ExtendContext, structural=True, needs=GROWN),
     "add_heads": Traits(actions.AddHeads, structural=True, needs=GROWN),
     "widen_head_dim": Traits(actions.WidenHeadDim, structural=True, needs=GROWN),
+    "attach": Traits(actions.Attach, structural=True, needs=GROWN),
+    "upcycle": Traits(actions.Upcycle, structural=True, needs=GROWN),
+    "add_experts": Traits(actions.AddExperts, structural=True, needs=GROWN),
 }
 
 IN_THE_SCHEMA = {

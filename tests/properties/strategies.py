@@ -207,17 +207,31 @@ def _sizes():
     )
 
 
+def _ways():
+    """How a deepening chooses its blocks, with what each way takes."""
+    at = _maybe(st.sampled_from(["end", "spread"]))
+    noise = _maybe(st.sampled_from([0.01, 0.5, 1.0]))
+    zero = _tuples(texts(1))
+    copying = st.sampled_from(["stack", "interleave", "middle", "drop_and_cat"])
+    identity = {"how": st.just("identity"), "at": at, "zero": zero}
+    return st.one_of(
+        st.fixed_dictionaries({**identity, "init": _maybe(st.just("copy")), "noise": noise}),
+        st.fixed_dictionaries({**identity, "init": st.just("fresh")}),
+        st.fixed_dictionaries({"how": st.just("random"), "at": at}),
+        st.fixed_dictionaries({"how": copying, "noise": noise}),
+    )
+
+
 def growths():
     """Structural actions."""
     deepen = st.builds(
-        lambda size, **rest: act.Deepen(type="deepen", **size, **rest),
+        lambda size, way, **rest: act.Deepen(type="deepen", **size, **way, **rest),
         size=_sizes(),
+        way=_ways(),
         stack=texts(1),
         name=_maybe(names()),
-        how=st.sampled_from(["identity", "stack"]),
-        at=st.sampled_from(["end", "spread"]),
-        zero=_tuples(texts(1)),
         count=_tuples(texts(1)),
+        leave=_tuples(texts(1)),
         note=NOTES,
     )
     widen = st.builds(
@@ -228,7 +242,45 @@ def growths():
         how=st.sampled_from(["split", "zero_out"]),
         note=NOTES,
     )
-    return deepen | widen | _unit_growths()
+    attach = st.builds(
+        lambda made, **rest: act.Attach(type="attach", **made, **rest),
+        made=st.sampled_from(
+            [
+                {"module": "adapter", "bottleneck": 4, "norm": "layer"},
+                {"module": "mlp", "hidden": 8, "act": "relu", "bias": False, "axis": 1},
+                {"module": "linear", "in_features": 3, "out_features": 5},
+                {"module": "copy"},
+                {"module": "mine", "init": "zero"},
+            ]
+        ),
+        host=_tuples(texts(1), 1),
+        mode=st.sampled_from(["parallel", "after"]),
+        child=_maybe(names()),
+        name=_maybe(names()),
+        note=NOTES,
+    )
+    upcycle = st.builds(
+        act.Upcycle,
+        type=st.just("upcycle"),
+        host=_tuples(texts(1), 1),
+        experts=st.integers(3, 9),
+        top_k=st.integers(1, 3),
+        noise=st.sampled_from([0.0, 0.01]),
+        reinit=st.sampled_from([0.0, 0.5]),
+        child=names(),
+        name=_maybe(names()),
+        note=NOTES,
+    )
+    add_experts = st.builds(
+        lambda size, **rest: act.AddExperts(type="add_experts", **size, **rest),
+        size=_sizes(),
+        moe=_tuples(texts(1), 1),
+        top_k=st.sampled_from(["keep", "scale"]),
+        noise=st.sampled_from([0.0, 0.01]),
+        name=_maybe(names()),
+        note=NOTES,
+    )
+    return deepen | widen | attach | upcycle | add_experts | _unit_growths()
 
 
 def _unit_growths():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.optim import SGD
 
 from stagegraph.engine.curves import curve_value
@@ -9,6 +10,7 @@ from tests.session.training import (
     EVERY_MOVE,
     EVERY_STAGE,
     PROBE,
+    Block,
     Net,
     Training,
     rates_in_step,
@@ -202,3 +204,29 @@ def test_a_loss_that_never_flattens_grows_nothing():
     training = Training(EVERY_STAGE, val_loss=lambda update: 0.9**update).go(60)
     assert training.moves == [(None, "main:train", 0)]
     assert training.records.of("growth") == []
+
+
+# A norm behind the sum
+
+
+class PostNorm(Block):
+    """A block that no zeros make the identity."""
+
+    def forward(self, x):
+        return self.norm(x + self.down(torch.tanh(self.up(x))))
+
+
+def test_a_block_that_no_zeros_make_the_identity_comes_in_behind_its_gate():
+    torch.manual_seed(0)
+    model = Net()
+    model.blocks = nn.ModuleList(PostNorm() for _ in range(2))
+    training = Training(EVERY_STAGE, model=model).go(until="warmup")
+    assert training.stage == "warmup" and len(model.blocks) == 3
+    x = torch.randn(5, 6)
+    assert torch.equal(model.blocks[2](x), x)
+    assert not torch.equal(model.blocks[2].forward(x), x)
+    training.go(until="settle")
+    assert torch.equal(model.blocks[2](x), model.blocks[2].forward(x))
+    (growth,) = training.records.of("growth")
+    certificate = growth["certificate"]
+    assert certificate["gated"] and certificate["exactness"] == "exact"

@@ -12,7 +12,16 @@ from torch import nn
 from stagegraph.actions.growth.layout import Place
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
-__all__ = ["Count", "find_count", "first_number", "number", "numbering", "undeclared_counts"]
+__all__ = [
+    "Count",
+    "around",
+    "find_count",
+    "first_number",
+    "known_beside",
+    "number",
+    "numbering",
+    "undeclared_counts",
+]
 
 _COUNTING = (
     "num_hidden_layers",
@@ -43,35 +52,54 @@ class Count:
     name: str
 
     @property
+    def identity(self) -> tuple[int, str]:
+        """What it is, whatever path leads to it."""
+        names = getattr(self.owner, "attribute_map", {})
+        return id(self.owner), str(names.get(self.name, self.name))
+
+    @property
     def value(self) -> Any:
         """What it holds now: a number, or a list with an entry per block."""
-        return getattr(self.owner, self.name)
+        return _held(self.owner, self.name)
 
     @property
     def size(self) -> int:
         """The number of blocks it tells of."""
         return self.value if isinstance(self.value, int) else len(self.value)
 
+    def _write(self, value: Any) -> None:
+        if isinstance(self.owner, list):
+            self.owner[int(self.name)] = value
+        else:
+            setattr(self.owner, self.name, value)
+
     def grow(self, inserted: Sequence[Place]) -> None:
         """Make it tell of the new blocks too."""
         value = self.value
         if isinstance(value, int):
-            setattr(self.owner, self.name, value + len(inserted))
+            self._write(value + len(inserted))
             return
         grown = list(value)
         for place in sorted(inserted, key=lambda place: place.at):
             grown.insert(place.at, value[place.copy_of])
-        setattr(self.owner, self.name, type(value)(grown))
+        self._write(type(value)(grown))
 
     def shrink(self, gone: Iterable[int]) -> None:
         """Make it tell of so many blocks fewer."""
         places = set(gone)
         value = self.value
         if isinstance(value, int):
-            setattr(self.owner, self.name, value - len(places))
+            self._write(value - len(places))
             return
         kept = [entry for index, entry in enumerate(value) if index not in places]
-        setattr(self.owner, self.name, type(value)(kept))
+        self._write(type(value)(kept))
+
+
+def _held(owner: Any, name: str) -> Any:
+    """What an object holds under a name, or a list in a place."""
+    if isinstance(owner, list) and name.isdigit() and int(name) < len(owner):
+        return owner[int(name)]
+    return getattr(owner, name, _MISSING)
 
 
 def find_count(model: nn.Module, path: str, *, size: int | None, place: str) -> Count:
@@ -79,7 +107,8 @@ def find_count(model: nn.Module, path: str, *, size: int | None, place: str) -> 
 
     Args:
         model: The model.
-        path: The path, such as ``config.num_hidden_layers``.
+        path: The path, such as ``config.num_hidden_layers``, or ``config.depths.2`` for a number in
+            a list.
         size: What it must tell; ``None`` to leave that open.
         place: Where it is written, for the message.
 
@@ -90,11 +119,11 @@ def find_count(model: nn.Module, path: str, *, size: int | None, place: str) -> 
     *owners, name = path.split(".")
     owner: Any = model
     for step, part in enumerate(owners):
-        inner = getattr(owner, part, _MISSING)
+        inner = _held(owner, part)
         if inner is _MISSING:
             raise _no_attribute(place, path, owners[:step], part, owner)
         owner = inner
-    if getattr(owner, name, _MISSING) is _MISSING:
+    if _held(owner, name) is _MISSING:
         raise _no_attribute(place, path, owners, name, owner)
     count = Count(path, owner, name)
     value = count.value
@@ -130,17 +159,24 @@ def undeclared_counts(
     """
     found: list[str] = []
     told = {(id(count.owner), count.name) for count in declared}
-    for path, owner in _around(model, stack):
+    for path, owner in around(model, stack):
         trial = _after(owner, declared)
         found += [
             f"{path}.{name}".lstrip(".")
             for name in _COUNTING
-            if _tells(getattr(trial, name, None), size) and (id(owner), name) not in told
+            if _tells(getattr(trial, name, None), size)
+            and (id(owner), name) not in told
+            and not _of_the_class(owner, name)
         ]
     return found
 
 
-def _around(model: nn.Module, stack: str) -> list[tuple[str, Any]]:
+def _of_the_class(owner: Any, name: str) -> bool:
+    """Whether a list is the class's own, such as the kinds of layer that it knows."""
+    return isinstance(vars(type(owner)).get(name), list | tuple) and name not in vars(owner)
+
+
+def around(model: nn.Module, stack: str) -> list[tuple[str, Any]]:
     """The modules that contain a stack and their configs, each once, by path."""
     around: dict[int, tuple[str, Any]] = {}
     parts = stack.split(".")[:-1]
@@ -152,6 +188,23 @@ def _around(model: nn.Module, stack: str) -> list[tuple[str, Any]]:
         if config is not None:
             around.setdefault(id(config), (f"{path}.config".lstrip("."), config))
     return list(around.values())
+
+
+def known_beside(model: nn.Module, stack: str) -> list[str]:
+    """Paths of everything that modules around a stack, and their configs, hold by name."""
+    return [
+        f"{path}.{name}".lstrip(".")
+        for path, owner in around(model, stack)
+        for name in (
+            *vars(owner),
+            *(
+                (*owner._parameters, *owner._buffers, *owner._modules)
+                if isinstance(owner, nn.Module)
+                else dir(type(owner))
+            ),
+        )
+        if not name.startswith("_")
+    ]
 
 
 def _after(owner: Any, declared: Sequence[Count]) -> Any:

@@ -4,48 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from fnmatch import fnmatchcase
 
-import torch
 from torch import nn
-from torch.optim import Optimizer
 
-from stagegraph.actions.changes import Change, CountChange, Deepened, NewBlock
+from stagegraph.actions.changes import CountChange, Deepened, NewBlock
+from stagegraph.actions.growth.beside import Entries, Rows, as_long_beside, find_beside
+from stagegraph.actions.growth.citizen import why_no_citizen
 from stagegraph.actions.growth.counts import (
     Count,
+    around,
     find_count,
-    first_number,
-    number,
+    known_beside,
     numbering,
     undeclared_counts,
 )
-from stagegraph.actions.growth.identity import (
-    Call,
-    Zeroing,
-    apply_zeroing,
-    declared_zeroing,
-    find_zeroing,
-    why_not,
-)
-from stagegraph.actions.growth.layout import Place, places
-from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
-from stagegraph.actions.growth.stacks import (
-    copy_block,
-    find_stack,
-    insert,
-    left_out_hooks,
-    own_parameters,
-    remove,
-)
+from stagegraph.actions.growth.deepened import rebuild
+from stagegraph.actions.growth.layout import Place, nearest, places
+from stagegraph.actions.growth.newblocks import NewBlocks, prepare
+from stagegraph.actions.growth.operation import Planned, Site
+from stagegraph.actions.growth.stacks import Stack, find_stack, own_parameters
+from stagegraph.actions.growth.templates import copyable
+from stagegraph.actions.growth.transformers import config_counts, pretrained_models
+from stagegraph.actions.growth.trial import twin
 from stagegraph.actions.lineage import Lineage
-from stagegraph.actions.optimizers import join_groups, leave_groups, rewrite_names, written_names
-from stagegraph.actions.probes import Probe, run_probe
-from stagegraph.actions.randomness import seed_all
-from stagegraph.actions.undo import untouched
-from stagegraph.errors import UnsupportedError
+from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 from stagegraph.schema.actions import Deepen
 
-__all__ = ["DeepenPlan", "NewBlocks", "plan", "rebuild", "unwind"]
+__all__ = ["DeepenPlan", "plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +45,10 @@ class DeepenPlan(Planned):
         before: How many blocks it has.
         places: The new blocks.
         counts: The attributes that count blocks.
+        lists: The lists beside the stack that have an entry per block.
+        rows: The parameters and buffers beside it that have a row per block.
         numbers: The number of the lowest block under each name that blocks hold theirs by.
-        left_alone: Attributes that seem to count them too and were not declared.
+        left_alone: What is as long as the stack, and stays.
         added: How many parameters it adds.
     """
 
@@ -70,6 +58,8 @@ class DeepenPlan(Planned):
     before: int
     places: tuple[Place, ...]
     counts: tuple[Count, ...]
+    lists: tuple[Entries, ...]
+    rows: tuple[Rows, ...]
     numbers: Mapping[str, int]
     left_alone: tuple[str, ...]
     added: int
@@ -102,83 +92,27 @@ class DeepenPlan(Planned):
                 for count in self.counts
             ),
             numbered=tuple(self.numbers),
+            beside=tuple(lineage.stable(one.path) for one in self.lists),
+            rows=tuple(lineage.stable(one.path) for one in self.rows),
         )
+
+    def notes(self, site: Site) -> tuple[str, ...]:
+        """Why the grown model could not be read back by its own class, if it could not."""
+        if not pretrained_models(site.model):
+            return ()
+        grown = twin(site.model, meta=True)
+        change = self.change(site.lineage, cohort=self.place, step=0)
+        rebuild(grown, change, optimizers=(), lineage=site.lineage)
+        return tuple(why_no_citizen(grown, before=site.model))
 
     def prepare(self, site: Site, *, seed: int) -> NewBlocks:
         """Make the new blocks.
 
         Raises:
-            UnsupportedError: A block cannot be copied, or does not become the identity.
+            UnsupportedError: A block cannot be copied or begun anew, or does not become the
+                identity.
         """
-        return _prepare(site, self, seed)
-
-
-@dataclass(frozen=True, slots=True)
-class NewBlocks(Prepared):
-    """The new blocks, not yet in the model.
-
-    Attributes:
-        plan: The plan.
-        blocks: The new blocks by their place in the grown stack.
-        templates: New parameter to the one it was copied from.
-        zeroing: What was filled with zeros, by name in the block.
-        shared: Names in the block of parameters that are shared with the rest of the model.
-        left_out: Modules of the templates whose hooks were not copied.
-    """
-
-    plan: DeepenPlan
-    blocks: Mapping[int, nn.Module]
-    templates: Mapping[nn.Parameter, nn.Parameter]
-    zeroing: Zeroing
-    shared: tuple[str, ...]
-    left_out: tuple[str, ...]
-
-    def commit(self, site: Site, change: Change) -> Committed:
-        """Put the new blocks in."""
-        plan = self.plan
-        _, stack = find_stack(site.model, plan.path, place=plan.place)
-        insert(stack, self.blocks)
-        for name, first in plan.numbers.items():
-            number(list(stack), name, first)
-        for count in plan.counts:
-            count.grow(plan.places)
-        join_groups(site.model, site.optimizers, self.templates)
-        zeroed = ", ".join(name for name, _ in self.zeroing)
-        return Committed(
-            templates=self.templates,
-            marks={},
-            exact=plan.action.how == "identity",
-            remedy=f"(zeroed: {zeroed}); declare what to zero with zero: [...], or use how: stack "
-            "with an alpha ramp from 0",
-            evidence=self._evidence(change),
-        )
-
-    def _evidence(self, change: Change) -> dict[str, Any]:
-        plan, inserted = self.plan, change.as_json()["blocks"]
-        return {
-            "how": plan.action.how,
-            "stack": plan.path,
-            "blocks": {"before": plan.before, "after": plan.after},
-            "inserted": inserted,
-            "zeroed": [name for name, _ in self.zeroing],
-            "counts": {c["path"]: [c["before"], c["after"]] for c in change.as_json()["counts"]},
-            "left_alone": list(plan.left_alone),
-            "renumbered": list(plan.numbers),
-            "shared": list(self.shared),
-            "hooks_left_out": list(self.left_out),
-        }
-
-    def follow(self, averaged: nn.Module, site: Site, change: Change) -> None:
-        """Put copies of the new blocks into an averaged copy of the model."""
-        assert isinstance(change, Deepened)
-        rebuild(averaged, change, optimizers=(), lineage=site.lineage)
-        with torch.no_grad():
-            for at, block in self.blocks.items():
-                copied = averaged.get_submodule(f"{self.plan.path}.{at}")
-                for name in own_parameters(site.model, block):
-                    copied.get_parameter(name).copy_(block.get_parameter(name))
-                for name, buffer in block.named_buffers():
-                    copied.get_buffer(name).copy_(buffer)
+        return prepare(site, self, seed)
 
 
 def plan(site: Site, action: Deepen, *, place: str) -> DeepenPlan:
@@ -192,16 +126,17 @@ def plan(site: Site, action: Deepen, *, place: str) -> DeepenPlan:
     path, stack = find_stack(model, action.stack, place=place)
     blocks = list(stack)
     before = len(blocks)
-    new = places(before, _size_after(action, before, place), how=action.how, at=action.at)
-    counts = tuple(find_count(model, at, size=before, place=place) for at in action.count)
-    others = undeclared_counts(model, path, before, declared=counts)
-    if others and not counts:
-        raise UnsupportedError(
-            f"{place}: {', '.join(map(repr, others))} seems to count the {before} blocks of "
-            f"{path!r}; if it stayed, new blocks might never run, or be lost on reload: write "
-            f"count: [{', '.join(others)}]"
-        )
-    per_block = [sum(p.numel() for p in own_parameters(model, block).values()) for block in blocks]
+    new = _places(action, before, place)
+    new = nearest(new, copyable(blocks))
+    counts, lists, rows = _declared(model, action, path, stack, place)
+    others = _others(model, action, path, stack, counts=counts, place=place)
+    per_block: tuple[Entries | Rows, ...] = (*lists, *rows)
+    told = {one.path for one in per_block}
+    others = [other for other in others if other not in told]
+    _refuse_unknown(model, action, path, place)
+    left = others if counts else _left(action, path, others, size=before, place=place)
+    own = [sum(p.numel() for p in own_parameters(model, block).values()) for block in blocks]
+    beside = [_per_entry(one) for one in per_block]
     return DeepenPlan(
         place=place,
         action=action,
@@ -209,201 +144,105 @@ def plan(site: Site, action: Deepen, *, place: str) -> DeepenPlan:
         before=before,
         places=new,
         counts=counts,
+        lists=lists,
+        rows=rows,
         numbers=numbering(blocks, place=place),
-        left_alone=tuple(others),
-        added=sum(per_block[at.copy_of] for at in new),
+        left_alone=tuple(left),
+        added=sum(own[at.copy_of] + sum(one[at.copy_of] for one in beside) for at in new),
     )
 
 
-def _size_after(action: Deepen, before: int, place: str) -> int:
+def _places(action: Deepen, before: int, place: str) -> tuple[Place, ...]:
     try:
-        return action.size_after(before)
+        after = action.size_after(before)
+        return places(before, after, how=action.how, at=action.at or "end")
     except ValueError as error:
         raise UnsupportedError(f"{place}: stack {action.stack!r}: {error}") from error
 
 
-def _prepare(site: Site, plan: DeepenPlan, seed: int) -> NewBlocks:
-    model = site.model
-    _, stack = find_stack(model, plan.path, place=plan.place)
-    old = list(stack)
-    names = {place: f"{plan.path}.{place}" for place in range(len(old))}
-    blocks: dict[int, nn.Module] = {}
-    templates: dict[nn.Parameter, nn.Parameter] = {}
-    shared: dict[str, None] = {}
-    for at in plan.places:
-        template = old[at.copy_of]
-        new = blocks[at.at] = copy_block(model, template, path=names[at.copy_of])
-        own = own_parameters(model, template)
-        for name, parameter in template.named_parameters():
-            if name in own:
-                copied = new.get_parameter(name)
-                copied.requires_grad_(site.trains(parameter))
-                templates[copied] = parameter
-            else:
-                shared[name] = None
-    zeroing: Zeroing = ()
-    if plan.action.how == "identity":
-        if site.probe is None:
-            raise UnsupportedError(f"{plan.place}: an identity is proven on a batch; give probe=")
-        with untouched(model):
-            zeroing = _make_identities(model, plan, old, blocks, site.probe, seed)
-    used = dict.fromkeys(at.copy_of for at in plan.places)
-    return NewBlocks(
-        plan=plan,
-        blocks=blocks,
-        templates=templates,
-        zeroing=zeroing,
-        shared=tuple(shared),
-        left_out=tuple(
-            f"{names[place]}.{name}" for place in used for name in left_out_hooks(old[place])
-        ),
-    )
-
-
-def _make_identities(
-    model: nn.Module,
-    plan: DeepenPlan,
-    old: Sequence[nn.Module],
-    blocks: Mapping[int, nn.Module],
-    probe: Probe,
-    seed: int,
-) -> Zeroing:
-    """Zero what makes the new blocks the identity, and prove it on their templates' inputs."""
-    used = dict.fromkeys(at.copy_of for at in plan.places)
-    calls = _calls(model, {place: old[place] for place in used}, probe, seed)
-    found: Zeroing | None = None
-    proven: set[nn.Module] = set()
-    for place in used:
-        name = f"{plan.path}.{place}"
-        if place not in calls:
-            raise UnsupportedError(
-                f"{plan.place}: block {name!r}, which would be copied, did not run on the probe"
-            )
-        template, call = old[place], calls[place]
-        if found is None:
-            found = (
-                declared_zeroing(template, plan.action.zero, place=plan.place)
-                if plan.action.zero
-                else find_zeroing(model, template, call, place=plan.place)
-            )
-            _refuse_shared(model, template, found, plan)
-        new = next(blocks[at.at] for at in plan.places if at.copy_of == place)
-        proven.add(new)
-        apply_zeroing(new, found)
-        with untouched(new):  # itself, for another copy would cost as much as the block
-            reason = why_not(new, call, found)
-        if reason is not None:
-            zeroed = ", ".join(name for name, _ in found)
-            raise UnsupportedError(
-                f"{plan.place}: a copy of block {name!r} with {zeroed} zeroed is no identity: "
-                f"{reason}"
-            )
-    for block in blocks.values():
-        if block not in proven:
-            apply_zeroing(block, found or ())
-    return found or ()
-
-
-def _refuse_shared(model: nn.Module, block: nn.Module, zeroing: Zeroing, plan: DeepenPlan) -> None:
-    own = own_parameters(model, block)
-    shared = [name for name, _ in zeroing if name not in own]
-    if shared:
-        raise UnsupportedError(
-            f"{plan.place}: {', '.join(shared)} of a block would be zeroed, but is shared with the "
-            "rest of the model; name other weights in zero:"
-        )
-
-
-def _calls(
-    model: nn.Module, blocks: Mapping[int, nn.Module], probe: Probe, seed: int
-) -> dict[int, Call]:
-    """What blocks are really called with, on the probe."""
-    calls: dict[int, Call] = {}
-    for place, block in blocks.items():
-
-        def record(
-            _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], at: int = place
-        ) -> None:
-            if at not in calls:
-                calls[at] = Call.of(args, kwargs)
-
-        block.register_forward_pre_hook(record, with_kwargs=True)
-    model.eval()
-    seed_all(seed)
-    with torch.no_grad():
-        run_probe(model, probe)
-    return calls
-
-
-def rebuild(
-    model: nn.Module, change: Deepened, *, optimizers: Sequence[Optimizer], lineage: Lineage
-) -> None:
-    """Make a recorded change again, for its structure; the weights are loaded afterwards.
-
-    Args:
-        model: The model as it was before the change.
-        change: The change.
-        optimizers: The model's optimizers.
-        lineage: The changes before this one.
-
-    Raises:
-        SelectorError: The model is not what it was: the stack is not there.
-        UnsupportedError: It is there, but is not what it was.
-    """
-    place = f"lineage of {change.cohort!r}"
-    path, stack = find_stack(model, lineage.today(change.stack), place=place)
-    if len(stack) != change.before:
-        raise UnsupportedError(
-            f"{place}: stack {path!r} had {change.before} blocks when it grew, this model's has "
-            f"{len(stack)}; give the model as it was when the run began"
-        )
-    order = lineage.order(change.stack, change.before)
-    inserted = tuple(Place(block.at, order.index(block.copy_of)) for block in change.blocks)
-    counts = [find_count(model, count.path, size=None, place=place) for count in change.counts]
-    old = list(stack)
-    blocks: dict[int, nn.Module] = {}
-    templates: dict[nn.Parameter, nn.Parameter] = {}
-    for at in inserted:
-        template = old[at.copy_of]
-        new = blocks[at.at] = copy_block(model, template, path=f"{path}.{at.copy_of}")
-        for name, parameter in own_parameters(model, template).items():
-            templates[new.get_parameter(name)] = parameter
-    numbers = numbering(old, place=place)
-    insert(stack, blocks)
-    for name, first in numbers.items():
-        number(list(stack), name, first)
-    for count, recorded in zip(counts, change.counts, strict=True):
-        if count.size == recorded.before:  # a config that was saved grown tells it already
-            count.grow(inserted)
-    join_groups(model, optimizers, templates)
-
-
-def unwind(
-    model: nn.Module, change: Deepened, *, optimizers: Sequence[Optimizer], lineage: Lineage
-) -> None:
-    """Take the blocks out again; those that were there before stay the same."""
-    place = f"return to before {change.cohort!r}"
-    path, stack = find_stack(model, lineage.today(change.stack), place=place)
-    at = [block.at for block in change.blocks]
-    names = written_names(optimizers)
-    kept = {id(parameter) for parameter in _parameters_without(model, path, set(at))}
-    gone = [p for index in at for p in stack[index].parameters() if id(p) not in kept]
-    first = {name: first_number(list(stack), name) for name in change.numbered}
-    remove(stack, at)
-    for name in change.numbered:
-        number(list(stack), name, first[name])
-    for recorded in change.counts:
-        count = find_count(model, recorded.path, size=None, place=place)
-        if count.size == recorded.after:
-            count.shrink(at)
-    leave_groups(optimizers, {id(parameter) for parameter in gone})
-    rewrite_names(model, optimizers, names)
-
-
-def _parameters_without(model: nn.Module, path: str, places: set[int]) -> list[nn.Parameter]:
-    inside = tuple(f"{path}.{place}." for place in places)
-    return [
-        parameter
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if not name.startswith(inside)
+def _declared(
+    model: nn.Module, action: Deepen, path: str, stack: Stack, place: str
+) -> tuple[tuple[Count, ...], tuple[Entries, ...], tuple[Rows, ...]]:
+    """What holds the number of blocks or something per block: as declared, and as known."""
+    counts: list[Count] = []
+    lists: list[Entries] = []
+    rows: list[Rows] = []
+    size = len(stack)
+    for at in action.count:
+        beside = find_beside(model, at, stack=stack, size=size, place=place)
+        if isinstance(beside, Entries):
+            lists.append(beside)
+        elif isinstance(beside, Rows):
+            rows.append(beside)
+        else:
+            counts.append(find_count(model, at, size=size, place=place))
+    known = [
+        count
+        for count in config_counts(model, path, size, place=place)
+        if not _matches(count.path, action.leave)
     ]
+    unique = {count.identity: count for count in (*known, *counts)}
+    return tuple(unique.values()), tuple(lists), tuple(rows)
+
+
+def _others(
+    model: nn.Module,
+    action: Deepen,
+    path: str,
+    stack: Stack,
+    *,
+    counts: Sequence[Count],
+    place: str,
+) -> list[str]:
+    """What is as long as the stack besides; what plainly has an entry per block is refused."""
+    size = len(stack)
+    long = as_long_beside(around(model, path), path, size)
+    unsaid = [one for one in long if not _matches(one, (*action.leave, *action.count))]
+    if unsaid:
+        listed = ", ".join(unsaid)
+        raise UnsupportedError(
+            f"{place}: {listed} beside stack {path!r} is as long as it ({size}). If it has "
+            f"something for each block, it must grow too: write count: [{listed}]; if it is so by "
+            f"chance, write leave: [{listed}]"
+        )
+    return [*undeclared_counts(model, path, size, declared=counts), *long]
+
+
+def _refuse_unknown(model: nn.Module, action: Deepen, path: str, place: str) -> None:
+    known = known_beside(model, path) if action.leave else []
+    for glob in action.leave:
+        if not any(fnmatchcase(name, glob) for name in known):
+            raise SelectorError(
+                f"{place}: leave {glob!r} matches nothing beside stack {path!r}"
+                f"{did_you_mean(glob, known)}"
+            )
+
+
+def _left(
+    action: Deepen, path: str, others: Sequence[str], *, size: int, place: str
+) -> Sequence[str]:
+    """What stays as it is, where no count is known: only what is declared so."""
+    unsaid = [other for other in others if not _matches(other, action.leave)]
+    if unsaid:
+        raise UnsupportedError(
+            f"{place}: {', '.join(map(repr, unsaid))} seems to count the {size} blocks of "
+            f"{path!r}; if it stayed, new blocks might never run, or be lost on reload: write "
+            f"count: [{', '.join(unsaid)}], or leave: [...] for what is so by chance"
+        )
+    return others
+
+
+def _matches(path: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(path, glob) for glob in globs)
+
+
+def _per_entry(beside: Entries | Rows) -> list[int]:
+    """How many parameters each entry has."""
+    if isinstance(beside, Rows):
+        tensor = beside.tensor
+        learned = isinstance(tensor, nn.Parameter)
+        return [tensor[0].numel() if learned else 0] * len(tensor)
+    owner = beside.owner
+    if isinstance(owner, nn.ParameterList):
+        return [parameter.numel() for parameter in owner.parameters()]
+    return [sum(p.numel() for p in entry.parameters()) for entry in owner]

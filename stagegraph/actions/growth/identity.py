@@ -10,29 +10,47 @@ every zeroed weight must get a gradient, or the block could never learn.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stagegraph.actions.growth.branches import attachments
 from stagegraph.actions.growth.stacks import copy_block, own_parameters
 from stagegraph.actions.parameters import subtree_matches
 from stagegraph.actions.randomness import fixed_direction, preserved_randomness
 from stagegraph.actions.stream import is_felt, main_input, main_output
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
-__all__ = ["Call", "Zeroing", "apply_zeroing", "declared_zeroing", "find_zeroing", "why_not"]
+__all__ = [
+    "Call",
+    "NoIdentity",
+    "Zeroing",
+    "apply_zeroing",
+    "declared_zeroing",
+    "filled",
+    "find_zeroing",
+    "hits",
+    "keeps_shape",
+    "minus_one_gains",
+    "why_not",
+]
 
 Zeroing = tuple[tuple[str, float], ...]
 """Parameter names in the block, each with the value it is filled with."""
 
 _WAYS_OUT = (
-    "; declare what to zero with zero: [...], or use how: stack (not exact) with an alpha ramp "
-    "from 0 over the new blocks"
+    "; declare what to zero with zero: [...], or let an alpha_ramp from 0 over the new blocks "
+    "blend plain copies in"
 )
+
+
+class NoIdentity(UnsupportedError):
+    """A block cannot be made the identity by zeros; a closed gate would still make it one."""
 
 
 def _copied(value: Any) -> Any:
@@ -45,7 +63,30 @@ def _copied(value: Any) -> Any:
         return type(value)(map(_copied, value))
     if type(value) is dict:
         return {key: _copied(one) for key, one in value.items()}
-    return copy.deepcopy(value)
+    memo: dict[int, Any] = {}
+    _copy_tensors(value, memo, set())
+    return copy.deepcopy(value, memo)
+
+
+def _copy_tensors(value: Any, memo: dict[int, Any], seen: set[int]) -> None:
+    """Enter copies of all tensors in an object: those that a graph made refuse a deep copy."""
+    if isinstance(value, Tensor):
+        memo[id(value)] = value.detach().clone()
+    elif isinstance(value, nn.Module) or id(value) in seen:
+        return
+    else:
+        seen.add(id(value))
+        inside: list[Iterable[Any]] = [list(vars(value).values())] if _has_fields(value) else []
+        if isinstance(value, dict):
+            inside.append(value.values())
+        elif isinstance(value, list | tuple | set):
+            inside.append(value)
+        for one in chain(*inside):
+            _copy_tensors(one, memo, seen)
+
+
+def _has_fields(value: Any) -> bool:
+    return isinstance(getattr(value, "__dict__", None), dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +123,8 @@ def apply_zeroing(block: nn.Module, zeroing: Zeroing) -> None:
 
 
 @contextmanager
-def _filled(block: nn.Module, zeroing: Zeroing) -> Iterator[None]:
+def filled(block: nn.Module, zeroing: Zeroing) -> Iterator[None]:
+    """The block with a zeroing in it, for a while."""
     parameters = [block.get_parameter(name) for name, _ in zeroing]
     kept = [parameter.data for parameter in parameters]  # by reference: weights are large
     for parameter, (_, fill) in zip(parameters, zeroing, strict=True):
@@ -114,6 +156,20 @@ def declared_zeroing(block: nn.Module, globs: Sequence[str], *, place: str) -> Z
     return tuple(names.items())
 
 
+def hits(block: nn.Module, glob: str) -> bool:
+    """Whether a glob of ``zero:`` means a parameter of this block."""
+    hit = subtree_matches(block, glob)
+    return any(name in hit for name, _ in block.named_parameters())
+
+
+def minus_one_gains(block: nn.Module, zeroing: Zeroing) -> Zeroing:
+    """The same, with gains (weights of one axis) filled with -1, for norms of gain 1 + weight."""
+    return tuple(
+        (name, -1.0 if name.endswith("weight") and block.get_parameter(name).dim() == 1 else fill)
+        for name, fill in zeroing
+    )
+
+
 def find_zeroing(model: nn.Module, block: nn.Module, call: Call, *, place: str) -> Zeroing:
     """Find what to zero, by trial on a copy of the block.
 
@@ -124,26 +180,24 @@ def find_zeroing(model: nn.Module, block: nn.Module, call: Call, *, place: str) 
         place: Where the growth is written, for the message.
 
     Raises:
-        UnsupportedError: The block does not become the identity.
+        NoIdentity: The block does not become the identity.
     """
     own = set(own_parameters(model, block))
     scratch = copy_block(model, block, path=place).eval()
     ran = _execution(scratch, call)
     chosen: list[Zeroing] = []
     for unit in reversed(ran):
-        silent = _silencing(unit, own, {unit.name for unit in ran})
+        # what a module runs beside itself is zeroed already: it ran after it, and speaks through it
+        branches = _joined(chosen) if attachments(unit.module) else ()
+        with filled(scratch, branches):
+            silent = _silencing(unit, own, {unit.name for unit in ran})
         if silent is None:
             continue
         chosen.append(silent)
         if _is_identity(scratch, call, _joined(chosen)):
             break
     else:
-        if not all(bool(parameter.isfinite().all()) for parameter in block.parameters()):
-            raise UnsupportedError(
-                f"{place}: the block's own weights are not finite: training has diverged before "
-                "this growth"
-            )
-        raise UnsupportedError(
+        raise NoIdentity(
             f"{place}: no weights were found whose zeroing turns a copy of "
             f"{type(block).__name__} into the identity{_WAYS_OUT}"
         )
@@ -208,7 +262,7 @@ def _silencing(unit: _Unit, own: set[str], executed: set[str]) -> Zeroing | None
             continue
         for gain in (0.0, -1.0):  # a norm whose gain is 1 + weight is silent at -1
             inner = tuple((name, gain if name.endswith("weight") else 0.0) for name in group)
-            with _filled(unit.module, inner), torch.no_grad():
+            with filled(unit.module, inner), torch.no_grad():
                 out = main_output(unit.call.run(unit.module))
             if out is not None and not out.any():
                 return tuple((f"{unit.name}.{name}", fill) for name, fill in inner)
@@ -225,8 +279,15 @@ def _change(block: nn.Module, call: Call) -> float | None:
     return float((out.double() - x.double()).abs().max())
 
 
+def keeps_shape(model: nn.Module, block: nn.Module, call: Call) -> bool:
+    """Whether a block hands on a stream of the shape that it takes; a gate can blend no other."""
+    trial = copy_block(model, block, path="").eval()
+    with preserved_randomness():
+        return _change(trial, call) is not None
+
+
 def _is_identity(block: nn.Module, call: Call, zeroing: Zeroing) -> bool:
-    with _filled(block, zeroing):
+    with filled(block, zeroing):
         return _change(block, call) == 0.0
 
 

@@ -43,6 +43,8 @@ class Site:
         spaces: The spaces that the graph declares.
         parts: What the user gave by name: builders of modules, weights to inherit.
         trains: Whether a parameter would be trained if no activity froze it.
+        alpha: What the gates of new modules will be set to at this growth; at 0 nothing new can
+            change the function, whatever it is.
     """
 
     model: nn.Module
@@ -52,6 +54,7 @@ class Site:
     spaces: Spaces = field(default_factory=Spaces)
     parts: Mapping[str, Any] = field(default_factory=dict)
     trains: Callable[[nn.Parameter], bool] = _requires_grad
+    alpha: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,14 @@ class Planned(ABC):
     @abstractmethod
     def change(self, lineage: Lineage, *, cohort: str, step: int) -> Change:
         """What it does to the structure, as data."""
+
+    def notes(self, site: Site) -> tuple[str, ...]:
+        """What an author should know before the run, though it does not keep anything from it.
+
+        Args:
+            site: The model; it is left alone.
+        """
+        return ()
 
     @abstractmethod
     def prepare(self, site: Site, *, seed: int) -> Prepared:

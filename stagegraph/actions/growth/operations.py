@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from torch import nn
 from torch.optim import Optimizer
 
-from stagegraph.actions.changes import Change, Deepened, Resized
+from stagegraph.actions.changes import (
+    Attached,
+    Change,
+    Deepened,
+    ExpertsAdded,
+    ListGrown,
+    Resized,
+    Upcycled,
+)
 from stagegraph.actions.growth import (
+    add_experts,
     add_heads,
+    attach,
     deepen,
+    deepened,
     extend_context,
     extend_vocab,
+    listed_experts,
     resize,
+    upcycle,
     widen,
     widen_head_dim,
 )
@@ -24,11 +37,14 @@ from stagegraph.actions.growth.trial import twin
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import UnsupportedError
 from stagegraph.schema.actions import (
+    AddExperts,
     AddHeads,
+    Attach,
     Deepen,
     ExtendContext,
     ExtendVocab,
     GrowthAction,
+    Upcycle,
     Widen,
     WidenHeadDim,
 )
@@ -42,14 +58,25 @@ _PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {
     ExtendContext: extend_context.plan,
     AddHeads: add_heads.plan,
     WidenHeadDim: widen_head_dim.plan,
+    Attach: attach.plan,
+    Upcycle: upcycle.plan,
+    AddExperts: add_experts.plan,
 }
 _REBUILDS: dict[type[Change], Callable[..., None]] = {
-    Deepened: deepen.rebuild,
+    Deepened: deepened.rebuild,
     Resized: resize.rebuild,
+    Upcycled: upcycle.rebuild,
+    ExpertsAdded: add_experts.rebuild,
+    ListGrown: listed_experts.rebuild,
 }
+_REBUILDS_WITH_PARTS: dict[type[Change], Callable[..., None]] = {Attached: attach.rebuild}
 _UNWINDS: dict[type[Change], Callable[..., None]] = {
-    Deepened: deepen.unwind,
+    Deepened: deepened.unwind,
     Resized: resize.unwind,
+    Attached: attach.unwind,
+    Upcycled: upcycle.unwind,
+    ExpertsAdded: add_experts.unwind,
+    ListGrown: listed_experts.unwind,
 }
 
 
@@ -71,7 +98,12 @@ def word(action: GrowthAction) -> str:
 
 
 def rebuild(
-    model: nn.Module, change: Change, *, optimizers: Sequence[Optimizer], lineage: Lineage
+    model: nn.Module,
+    change: Change,
+    *,
+    optimizers: Sequence[Optimizer],
+    lineage: Lineage,
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a recorded change again, for its structure; the weights are loaded afterwards.
 
@@ -82,12 +114,17 @@ def rebuild(
         change: The change.
         optimizers: The model's optimizers.
         lineage: The changes before this one.
+        parts: What the user gave by name; a builder that made something is needed again.
 
     Raises:
         SelectorError: The model is not what it was: something is not there.
         UnsupportedError: It is there, but is not what it was.
     """
-    _REBUILDS[type(change)](model, change, optimizers=optimizers, lineage=lineage)
+    with_parts = _REBUILDS_WITH_PARTS.get(type(change))
+    if with_parts is not None:
+        with_parts(model, change, optimizers=optimizers, lineage=lineage, parts=parts or {})
+    else:
+        _REBUILDS[type(change)](model, change, optimizers=optimizers, lineage=lineage)
 
 
 def unwind(model: nn.Module, optimizers: Sequence[Optimizer], lineage: Lineage) -> Change:
@@ -123,6 +160,6 @@ def costs(site: Site, actions: Sequence[GrowthAction], *, place: str) -> int:
         total += planned.cost
         if index + 1 < len(actions):
             change = planned.change(lineage, cohort=f"{place}#{index}", step=0)
-            rebuild(model, change, optimizers=(), lineage=lineage)
+            rebuild(model, change, optimizers=(), lineage=lineage, parts=site.parts)
             lineage = Lineage([*lineage.changes, change])
     return total

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,16 +14,23 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from stagegraph.actions.copying import duplicate
+from stagegraph.actions.growth.branches import attachments
+from stagegraph.actions.growth.compiled import compile_alike
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
 __all__ = [
     "Stack",
     "copy_block",
+    "find_entries",
     "find_stack",
     "insert",
+    "insert_entries",
     "left_out_hooks",
+    "own_modules",
     "own_parameters",
     "remove",
+    "remove_entries",
     "stacks",
 ]
 
@@ -35,11 +41,6 @@ _HOOKS = (
     "_forward_pre_hooks",
     "_backward_hooks",
     "_backward_pre_hooks",
-)
-_HOOK_FLAGS = (
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs",
 )
 
 
@@ -120,6 +121,8 @@ def _rest_parameters(model: nn.Module, block: nn.Module) -> list[nn.Parameter]:
 def copy_block(model: nn.Module, block: nn.Module, *, path: str) -> nn.Module:
     """A copy of a block with parameters of its own, and without hooks or gradients.
 
+    Branches that were attached inside it are part of it; the hooks that run them are copied too.
+
     What belongs to the rest of the model (a rotary table, a config, a shared bias) is shared by
     the copy, as its siblings share it. No random number is drawn.
 
@@ -130,14 +133,10 @@ def copy_block(model: nn.Module, block: nn.Module, *, path: str) -> nn.Module:
     rest = _rest(model, block)
     own = _own_modules(block, rest)
     try:
-        new: nn.Module = copy.deepcopy(block, _kept(rest, own))
+        new = duplicate(block, _kept(rest, own), own=own)
     except (TypeError, RuntimeError, ValueError) as error:
         raise UnsupportedError(f"block {path!r} cannot be copied: {error}") from error
-    for module in _own_modules(new, rest):
-        for key in (*_HOOKS, *_HOOK_FLAGS):
-            setattr(module, key, OrderedDict())
-    if vars(block).get("_compiled_call_impl") is not None:
-        new.compile()
+    compile_alike(block, new)
     return new
 
 
@@ -164,8 +163,6 @@ def _kept(rest: Sequence[nn.Module], own: Sequence[nn.Module]) -> dict[int, Any]
                 kept[id(value)] = value
     for module in own:
         kept.pop(id(module), None)
-        for key in (*_HOOKS, *_HOOK_FLAGS):  # the copy gets none, so they need no copying
-            kept[id(vars(module)[key])] = vars(module)[key]
     shared = {id(tensor): tensor for tensor in _tensors(rest)}
     for tensor in _tensors(own):
         kept.pop(id(tensor), None)
@@ -183,7 +180,13 @@ def _refuse_uncopyable(model: nn.Module, block: nn.Module, path: str) -> None:
             f"block {path!r} shares all its parameters with the rest of the model; a copy would "
             "add none"
         )
+    inside = set(map(id, block.modules()))
     for name, module in block.named_modules():
+        if any(id(hook.branch) not in inside for hook in attachments(module)):
+            raise UnsupportedError(
+                f"{path}.{name} runs a branch that is a child of a module around {path!r}, which a "
+                "copy would share; attach it to a module inside instead"
+            )
         if any(
             isinstance(hook, WeightNorm | SpectralNorm)
             for hook in vars(module)["_forward_pre_hooks"].values()
@@ -225,3 +228,48 @@ def remove(stack: Stack, at: Sequence[int]) -> None:
 def _fill(stack: Stack, blocks: Sequence[nn.Module]) -> None:
     stack._modules.clear()
     stack._modules.update({str(index): block for index, block in enumerate(blocks)})
+
+
+def find_entries(entries: nn.Module, *, path: str, place: str) -> list[Any]:
+    """The modules of a list, or the parameters of a list of parameters, in order.
+
+    Raises:
+        UnsupportedError: It names them, or holds something else.
+    """
+    held = entries._parameters if isinstance(entries, nn.ParameterList) else entries._modules
+    found = list(held.values())
+    if list(held) != [str(index) for index in range(len(found))] or None in found:
+        raise UnsupportedError(
+            f"{place}: {path!r} does not hold one module or parameter per block, numbered from 0"
+        )
+    return found
+
+
+def insert_entries(entries: nn.Module, new: Mapping[int, Any]) -> None:
+    """Put modules or parameters at these places of the grown list; the others move up."""
+    if not isinstance(entries, nn.ParameterList):
+        insert(cast(Stack, entries), new)
+        return
+    old = iter(list(entries._parameters.values()))
+    total = len(entries._parameters) + len(new)
+    _fill_parameters(entries, [new[at] if at in new else next(old) for at in range(total)])
+
+
+def remove_entries(entries: nn.Module, at: Sequence[int]) -> None:
+    """Take the modules or parameters at these places out; the others move down."""
+    if not isinstance(entries, nn.ParameterList):
+        remove(cast(Stack, entries), at)
+        return
+    gone, held = set(at), entries._parameters.values()
+    _fill_parameters(entries, [one for place, one in enumerate(held) if place not in gone])
+
+
+def _fill_parameters(entries: nn.ParameterList, held: Sequence[Any]) -> None:
+    entries._parameters.clear()
+    entries._parameters.update({str(index): one for index, one in enumerate(held)})
+    vars(entries)["_size"] = len(held)
+
+
+def own_modules(model: nn.Module, block: nn.Module) -> list[nn.Module]:
+    """The modules of a block that the rest of the model does not use."""
+    return _own_modules(block, _rest(model, block))

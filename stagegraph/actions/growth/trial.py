@@ -6,14 +6,13 @@ is tied to the space and was not named, or an attribute that still states the ol
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from stagegraph.actions.copying import duplicate
 from stagegraph.actions.growth.attributes import named_owners
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.randomness import preserved_randomness
@@ -23,7 +22,7 @@ __all__ = ["try_out", "twin"]
 
 
 def twin(model: nn.Module, *, meta: bool) -> nn.Module:
-    """The model's structure as another object, without hooks.
+    """The model's structure as another object.
 
     Args:
         model: The model.
@@ -35,10 +34,7 @@ def twin(model: nn.Module, *, meta: bool) -> nn.Module:
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None and id(tensor) not in memo:
                 memo[id(tensor)] = _stand_in(tensor, meta=meta)
-        for key, value in vars(module).items():
-            if key.endswith("_hooks"):
-                memo[id(value)] = OrderedDict()
-    return copy.deepcopy(model, memo)
+    return duplicate(model, memo)
 
 
 def _stand_in(tensor: torch.Tensor, *, meta: bool) -> torch.Tensor:

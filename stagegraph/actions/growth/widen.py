@@ -27,7 +27,7 @@ from stagegraph.actions.growth.shapes import stated_sizes
 from stagegraph.actions.growth.states import StatePolicy
 from stagegraph.actions.growth.tensor_growth import TensorGrowth
 from stagegraph.errors import UnsupportedError
-from stagegraph.schema.actions import GrowthAction, Widen
+from stagegraph.schema.actions import SizedGrowth, Widen
 
 __all__ = ["Widening", "plan", "resizing", "size_after"]
 
@@ -78,7 +78,7 @@ def plan(site: Site, action: Widen, *, place: str) -> ResizePlan:
     return resizing(site, bounds, widening)
 
 
-def size_after(bounds: Bounds, action: GrowthAction, space: str) -> int:
+def size_after(bounds: Bounds, action: SizedGrowth, space: str) -> int:
     """The size of a space afterwards.
 
     Raises:

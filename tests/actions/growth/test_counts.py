@@ -113,3 +113,28 @@ def test_blocks_out_of_order_are_refused():
         UnsupportedError, match=r"blocks' 'layer_idx' are \[\[0\], \[5\], \[2\]\], not in order"
     ):
         numbering(list(model.blocks), place="p")
+
+
+def test_a_number_in_a_list_is_counted_by_its_place():
+    model = Counting()
+    model.config.depths = [3, 2]
+    count = find_count(model, "config.depths.1", size=2, place="p")
+    count.grow((Place(1, 0),))
+    assert model.config.depths == [3, 3]
+    count.shrink([1])
+    assert model.config.depths == [3, 2]
+    with pytest.raises(UnsupportedError, match=r"'config\.depths\.0' tells of 3 blocks"):
+        find_count(model, "config.depths.0", size=2, place="p")
+    with pytest.raises(SelectorError, match=r"count 'config\.depths\.7': config\.depths has no"):
+        find_count(model, "config.depths.7", size=2, place="p")
+
+
+def test_a_list_of_the_class_is_no_count():
+    class Config:
+        layer_types = ("basic", "bottleneck")
+
+    model = Model()
+    model.config = Config()
+    assert undeclared_counts(model, "blocks", 2, declared=()) == []
+    model.config.layer_types = ["basic", "basic"]
+    assert undeclared_counts(model, "blocks", 2, declared=()) == ["config.layer_types"]

@@ -204,7 +204,7 @@ def test_blocks_that_cannot_be_the_identity_are_refused_with_a_way_out(block):
     with pytest.raises(
         UnsupportedError,
         match=r"main:grow\.actions\[0\]: no weights were found whose zeroing turns a copy of \w+ "
-        r"into the identity; declare what to zero with zero: \[\.\.\.\], or use how: stack",
+        r"into the identity; declare what to zero with zero: \[\.\.\.\], or let an alpha_ramp ",
     ):
         found(block())
 

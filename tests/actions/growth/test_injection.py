@@ -6,7 +6,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.swa_utils import AveragedModel
 
 from stagegraph.actions import TorchActor
-from stagegraph.schema.actions import Widen
+from stagegraph.schema.actions import Attach, Upcycle, Widen
 from stagegraph.schema.spaces import Spaces
 from tests.actions.growth import injection
 from tests.actions.models import (
@@ -45,6 +45,14 @@ SPACES = Spaces(
 OPERATIONS = {
     "deepen, identity": (Counting, deepen(at="spread", count=COUNTS)),
     "deepen, stack": (Counting, deepen(how="stack", count=COUNTS)),
+    "attach": (
+        Counting,
+        Attach(type="attach", host=("blocks.*.o",), module="adapter", bottleneck=2),
+    ),
+    "upcycle": (
+        Counting,
+        Upcycle(type="upcycle", host=("blocks.*.fc2",), experts=3, name="moe"),
+    ),
     "widen, split": (Counting, Widen(type="widen", space="mlp", factor=2)),
     "widen, uneven, rehearsed": (
         Counting,
