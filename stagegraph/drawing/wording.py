@@ -169,7 +169,8 @@ def action_words(action: Model) -> str:
             | "widen_head_dim" as kind
         ):
             how = given.get("how") or given.get("init")
-            what = given.get("stack") or given.get("space") or ""
+            space = given.get("space", "")
+            what = given.get("stack") or (", ".join(space) if isinstance(space, tuple) else space)
             return f"{kind} {what} {_size(given)}{f' ({how})' if how else ''}"
         case "attach":
             where = " after" if given.get("mode") == "after" else " to"
