@@ -22,7 +22,7 @@ from stagegraph.actions.parameters import shown_name
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 from stagegraph.schema.spaces import AxisFactor, AxisPart, Layout, Spaces, parse_layout
 
-__all__ = ["BoundTensor", "Bounds", "as_size", "bind"]
+__all__ = ["BoundTensor", "Bounds", "as_size", "bind", "solve_sizes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def bind(model: nn.Module, spaces: Spaces, *, place: str) -> Bounds:
         for pattern, text in spaces.sizes.items()
         for attribute in find_attributes(model, pattern, place=place)
     )
-    sizes = _solve(tensors, attributes, place)
+    sizes = solve_sizes(tensors, attributes, place=place)
     missing = sorted(spaces.names() - set(sizes))
     if missing:
         raise UnsupportedError(
@@ -249,11 +249,28 @@ def as_size(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _solve(
-    tensors: Sequence[BoundTensor], attributes: Sequence[tuple[Attribute, AxisPart]], place: str
+def solve_sizes(
+    tensors: Sequence[BoundTensor],
+    attributes: Sequence[tuple[Attribute, AxisPart]],
+    *,
+    place: str,
+    known: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """The sizes of all spaces, each found where all else of an equation is known."""
-    sizes: dict[str, int] = {}
+    """The sizes of the spaces, each found where all else of an equation is known.
+
+    Args:
+        tensors: The tensors.
+        attributes: The attributes that state a size.
+        place: Where the growth is written, for messages.
+        known: Sizes that are given.
+
+    Returns:
+        What follows; a space whose size does not is left out.
+
+    Raises:
+        UnsupportedError: Two sizes of one space differ.
+    """
+    sizes: dict[str, int] = dict(known or {})
     waiting = list(_equations(tensors, attributes))
     progress = True
     while progress:
