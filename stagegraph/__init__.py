@@ -12,6 +12,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stagegraph.actions.inheriting import InheritReport as InheritReport
+    from stagegraph.actions.inheriting import inherit as inherit
     from stagegraph.drawing.render import render as render
     from stagegraph.engine.explain import Explanation as Explanation
     from stagegraph.engine.simulate import Interval as Interval
@@ -51,6 +53,7 @@ _HOMES = {
     "Explanation": "engine.explain",
     "Finding": "graph.findings",
     "GraphError": "errors",
+    "InheritReport": "actions.inheriting",
     "Interval": "engine.simulate",
     "MetricError": "errors",
     "MissingFact": "errors",
@@ -69,6 +72,7 @@ _HOMES = {
     "check": "session.check",
     "digest": "schema.dump",
     "dump": "schema.dump",
+    "inherit": "actions.inheriting",
     "load": "schema.load",
     "render": "drawing.render",
     "simulate": "engine.simulate",

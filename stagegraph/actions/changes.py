@@ -18,6 +18,7 @@ __all__ = [
     "Change",
     "CountChange",
     "Deepened",
+    "Inherited",
     "NewBlock",
     "Resized",
     "Written",
@@ -190,6 +191,47 @@ class Resized(Change):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Inherited(Change):
+    """Contents taken from a smaller model; no tensor changed its shape.
+
+    Attributes:
+        source: What the weights are called.
+        how: What was done, in words and numbers for people.
+        grown: Per stable id of a parameter or buffer, where in it lies what the smaller model did
+            not have.
+        written: The attributes that say something else since, such as the eps of a norm.
+    """
+
+    kind: ClassVar[str] = "inherit"
+    source: str
+    how: str
+    grown: tuple[tuple[str, Axes], ...]
+    written: tuple[Written, ...]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """None: all modules were there."""
+        return ()
+
+    @property
+    def tensors(self) -> Mapping[str, Axes]:
+        """What the smaller model did not have."""
+        return dict(self.grown)
+
+    @classmethod
+    def from_fields(cls, data: Mapping[str, Any]) -> Self:
+        """Read one back."""
+        return cls(
+            cohort=data["cohort"],
+            step=data["step"],
+            source=data["source"],
+            how=data["how"],
+            grown=tuple((name, _axes(axes)) for name, axes in data["grown"]),
+            written=tuple(Written(**one) for one in data["written"]),
+        )
+
+
 def _axes(data: Any) -> Axes:
     return tuple(
         tuple(tuple((int(before), int(after)) for before, after in part) for part in axis)
@@ -197,7 +239,7 @@ def _axes(data: Any) -> Axes:
     )
 
 
-_KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (Deepened, Resized)}
+_KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (Deepened, Resized, Inherited)}
 
 
 def read_change(data: Mapping[str, Any]) -> Change:

@@ -111,7 +111,8 @@ def _refuse(place: str, measured: Measured, committed: Committed, *, gated: bool
             f"in {' and '.join(broken)} mode the grown model's output on the probe is not "
             "finite, or has another shape than before",
         )
-    _refuse_unlearnable(place, measured)
+    if committed.learns:
+        _refuse_unlearnable(place, measured)
     if gated and measured.closed != 0.0:
         raise ActionError(
             place,

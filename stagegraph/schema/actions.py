@@ -7,10 +7,20 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from stagegraph.schema.amounts import Count, Factor, Number
-from stagegraph.schema.base import Model, Note, Seq, as_union
+from stagegraph.schema.base import FrozenMap, Model, Note, Seq, as_union
 from stagegraph.schema.names import Glob, Name
 
-__all__ = ["Action", "Deepen", "GrowthAction", "RollBack", "Send", "SnapshotAction", "Widen"]
+__all__ = [
+    "Action",
+    "Deepen",
+    "GrowthAction",
+    "Inherit",
+    "RollBack",
+    "Send",
+    "SizedGrowth",
+    "SnapshotAction",
+    "Widen",
+]
 
 
 class ActionModel(Model):
@@ -57,11 +67,16 @@ class Send(ActionModel):
 
 
 class GrowthAction(ActionModel):
-    """A change of the model's shape; says exactly one of ``add``, ``factor`` and ``to``."""
+    """A change of the model's shape."""
 
     structural: ClassVar = True
     name: Name | None = None
     """The name of the cohort it adds; default: ``region:stage#visit``."""
+
+
+class SizedGrowth(GrowthAction):
+    """A growth of something that has a size: exactly one of ``add``, ``factor`` and ``to``."""
+
     add: Count | None = None
     """How many units or blocks more."""
     factor: Annotated[Number, Field(gt=1, le=1000)] | None = None
@@ -70,7 +85,7 @@ class GrowthAction(ActionModel):
     """How many afterwards."""
 
     @model_validator(mode="after")
-    def _one_size(self) -> GrowthAction:
+    def _one_size(self) -> SizedGrowth:
         given = [key for key in ("add", "factor", "to") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(
@@ -95,7 +110,7 @@ class GrowthAction(ActionModel):
         return int(after)
 
 
-class Deepen(GrowthAction):
+class Deepen(SizedGrowth):
     """Insert residual blocks into a stack, in place.
 
     ``identity`` (1511.05641, 2401.02415): each new block is a copy of its lower neighbour whose
@@ -117,7 +132,7 @@ class Deepen(GrowthAction):
     """Attributes that hold the number of blocks, such as ``config.num_hidden_layers``."""
 
 
-class Widen(GrowthAction):
+class Widen(SizedGrowth):
     """Make spaces of the model wider, in all tensors that write or read them.
 
     ``split`` (Net2Net, 1511.05641; HyperCloning, 2409.12903): new units are copies, and what they
@@ -144,4 +159,40 @@ class Widen(GrowthAction):
         return self
 
 
-Action = Annotated[SnapshotAction | RollBack | Send | Deepen | Widen, Field(discriminator="type")]
+class Inherit(GrowthAction):
+    """Give the model the weights of a smaller one, and account for every tensor.
+
+    Where tensors are larger here, their declared spaces say how the smaller model's units become
+    these (Net2Net, 1511.05641; HyperCloning, 2409.12903; LEMON, 2310.07999), so that the model
+    computes what the smaller one did. Nothing is cut off.
+    """
+
+    type: Literal["inherit"]
+    source: Name
+    """The weights, given as ``parts``: a state dict, a model, or the path of a checkpoint."""
+    how: Literal["split", "uneven", "zero_out", "zero_in", "pair", "corner"] = "split"
+    """Where units come from that the smaller model does not have, as for ``widen``; ``corner`` puts
+    each tensor into the corner of the larger one and leaves the rest: not exact."""
+    stacks: Literal["identity", "stack", "interleave", "leave"] = "identity"
+    """What blocks become that the smaller model does not have: the identity; copies, from the
+    bottom or each right above its template, which is not exact; or they are left as they are."""
+    zero: Seq[Glob] = ()
+    """For ``identity``: the modules inside a block whose output to zero, if they are not to be
+    found by trial."""
+    rename: Annotated[FrozenMap[Glob, Glob], Field(max_length=100)] = FrozenMap()
+    """Per pattern over the names of the weights what they are called here; what ``*`` stands for
+    is put in for each ``*``."""
+    leave: Seq[Glob] = ()
+    """Parameters and buffers of the model to leave as they are."""
+    sizes: Annotated[FrozenMap[Name, Count], Field(max_length=100)] = FrozenMap()
+    """Sizes that spaces have in the smaller model, where they do not follow from its tensors."""
+    strict: bool = True
+    """Whether a tensor that cannot be taken is an error, and a function that changed, where all
+    was taken and the smaller model itself was given to compare with."""
+    state: Literal["reset", "keep"] = "reset"
+    """What becomes of the optimizer's state of parameters that get other contents."""
+
+
+Action = Annotated[
+    SnapshotAction | RollBack | Send | Deepen | Widen | Inherit, Field(discriminator="type")
+]

@@ -67,6 +67,7 @@ class Committed:
         evidence: What was done, as JSON data for the certificate.
         narrowed: Makes the grown model's output comparable with the old one, such as the old
             entries of a vocabulary that grew.
+        learns: Whether what is new must get a gradient: not where only contents are other ones.
     """
 
     templates: Mapping[nn.Parameter, nn.Parameter]
@@ -75,6 +76,7 @@ class Committed:
     remedy: str
     evidence: Mapping[str, Any]
     narrowed: Callable[[Tensor], Tensor] | None = None
+    learns: bool = True
 
 
 class Planned(ABC):

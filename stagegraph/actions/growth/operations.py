@@ -9,27 +9,30 @@ from typing import get_args
 from torch import nn
 from torch.optim import Optimizer
 
-from stagegraph.actions.changes import Change, Deepened, Resized
-from stagegraph.actions.growth import deepen, resize, widen
+from stagegraph.actions.changes import Change, Deepened, Inherited, Resized
+from stagegraph.actions.growth import deepen, inherit, resize, widen
 from stagegraph.actions.growth.operation import Planned, Site
 from stagegraph.actions.growth.trial import twin
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import UnsupportedError
-from stagegraph.schema.actions import Deepen, GrowthAction, Widen
+from stagegraph.schema.actions import Deepen, GrowthAction, Inherit, Widen
 
 __all__ = ["costs", "plan", "rebuild", "unwind", "word"]
 
 _PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {
     Deepen: deepen.plan,
     Widen: widen.plan,
+    Inherit: inherit.plan,
 }
 _REBUILDS: dict[type[Change], Callable[..., None]] = {
     Deepened: deepen.rebuild,
     Resized: resize.rebuild,
+    Inherited: inherit.rebuild,
 }
 _UNWINDS: dict[type[Change], Callable[..., None]] = {
     Deepened: deepen.unwind,
     Resized: resize.unwind,
+    Inherited: inherit.unwind,
 }
 
 

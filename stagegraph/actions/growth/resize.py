@@ -27,7 +27,18 @@ from stagegraph.actions.growth.trial import try_out
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import SelectorError, UnsupportedError
 
-__all__ = ["NewTensors", "ResizePlan", "TensorGrowth", "Writing", "rebuild", "unwind"]
+__all__ = [
+    "NewTensors",
+    "ResizePlan",
+    "TensorGrowth",
+    "Writing",
+    "rebuild",
+    "recorded_writings",
+    "swap",
+    "tensors_of",
+    "unwind",
+    "write",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +143,7 @@ class ResizePlan(Planned):
             cohort=cohort,
             step=step,
             grown=tuple((lineage.stable(growth.name), growth.axes) for growth in self.tensors),
-            written=tuple(
-                Written(
-                    lineage.stable(writing.attribute.path),
-                    _as_json(writing.attribute.value),
-                    _as_json(writing.value),
-                )
-                for writing in self.writings
-            ),
+            written=recorded_writings(self.writings, lineage),
             how=self.how,
         )
 
@@ -219,6 +223,18 @@ def _seed(seed: int, site: Site, name: str) -> int:
     return crc32(f"{seed}|{site.lineage.stable(name)}".encode())
 
 
+def recorded_writings(writings: Sequence[Writing], lineage: Lineage) -> tuple[Written, ...]:
+    """The attributes that are written, as data."""
+    return tuple(
+        Written(
+            lineage.stable(writing.attribute.path),
+            _as_json(writing.attribute.value),
+            _as_json(writing.value),
+        )
+        for writing in writings
+    )
+
+
 def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
 
@@ -233,17 +249,19 @@ def _fit(model: nn.Module, new: Mapping[str, Tensor], change: Resized, lineage: 
     """Give tensors new contents and attributes new values."""
     old = tensors_of(model)
     for name, tensor in new.items():
-        _swap(old[name], tensor)
-    _write(model, change, lineage, grow=True)
+        swap(old[name], tensor)
+    write(model, change.written, lineage, grow=True)
 
 
-def _swap(tensor: Tensor, content: Tensor) -> None:
+def swap(tensor: Tensor, content: Tensor) -> None:
+    """Give a parameter or buffer a new storage; it stays the same object."""
     tensor.grad = None
     tensor.data = content
 
 
-def _write(model: nn.Module, change: Resized, lineage: Lineage, *, grow: bool) -> None:
-    for written in change.written:
+def write(model: nn.Module, writings: Sequence[Written], lineage: Lineage, *, grow: bool) -> None:
+    """Make attributes say what they must afterwards, or what they said before."""
+    for written in writings:
         wanted, there = (written.after, written.before) if grow else (written.before, written.after)
         owner, name = _owner(model, lineage.today(written.path))
         value = getattr(owner, name)
@@ -267,7 +285,7 @@ def rebuild(
     place = f"lineage of {change.cohort!r}"
     for tensor, axes in _recorded(model, change, lineage, place, grown=False):
         _reshape(tensor, optimizers, partial(embedded, axes=axes))
-    _write(model, change, lineage, grow=True)
+    write(model, change.written, lineage, grow=True)
 
 
 def unwind(
@@ -277,7 +295,7 @@ def unwind(
     place = f"return to before {change.cohort!r}"
     for tensor, axes in _recorded(model, change, lineage, place, grown=True):
         _reshape(tensor, optimizers, partial(extracted, axes=axes))
-    _write(model, change, lineage, grow=False)
+    write(model, change.written, lineage, grow=False)
 
 
 def _recorded(
@@ -309,4 +327,4 @@ def _reshape(
         for key, value in list(entry.items()):
             if isinstance(value, Tensor) and value.dim() and value.shape == before:
                 entry[key] = resized(value)
-    _swap(tensor, resized(tensor))
+    swap(tensor, resized(tensor))
