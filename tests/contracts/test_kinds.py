@@ -80,6 +80,7 @@ KINDS = {
     "send": Traits(actions.Send),
     "deepen": Traits(actions.Deepen, structural=True, needs=GROWN),
     "widen": Traits(actions.Widen, structural=True, needs=GROWN),
+    "inherit": Traits(actions.Inherit, structural=True, needs=GROWN),
 }
 
 IN_THE_SCHEMA = {

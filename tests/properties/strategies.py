@@ -227,7 +227,22 @@ def growths():
         how=st.sampled_from(["split", "zero_out"]),
         note=NOTES,
     )
-    return deepen | widen
+    inherit = st.builds(
+        act.Inherit,
+        type=st.just("inherit"),
+        source=names(),
+        how=st.sampled_from(["split", "corner"]),
+        stacks=st.sampled_from(["identity", "leave"]),
+        zero=_tuples(texts(1)),
+        rename=st.dictionaries(texts(1), texts(1), max_size=2).map(FrozenMap),
+        leave=_tuples(texts(1)),
+        sizes=st.dictionaries(names(), st.integers(1, 2**53), max_size=2).map(FrozenMap),
+        strict=st.booleans(),
+        state=st.sampled_from(["reset", "keep"]),
+        name=_maybe(names()),
+        note=NOTES,
+    )
+    return deepen | widen | inherit
 
 
 def actions():

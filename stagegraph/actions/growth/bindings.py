@@ -8,7 +8,7 @@ the axis.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
@@ -185,6 +185,7 @@ def _tensors(model: nn.Module, spaces: Spaces, place: str) -> list[BoundTensor]:
                 filled = _with_roles(model, name, tensor, layout, place)
                 found.setdefault(id(tensor), []).append((name, tensor, filled))
                 break
+    _add_ties(model, found, everything, place)
     if unused:
         near = "; ".join(f"{glob!r}{did_you_mean(glob, list(everything))}" for glob in unused)
         raise SelectorError(f"{place}: spaces: tensors: no parameter or buffer matches {near}")
@@ -192,6 +193,24 @@ def _tensors(model: nn.Module, spaces: Spaces, place: str) -> list[BoundTensor]:
         BoundTensor(uses[0][0], tuple(u[0] for u in uses), uses[0][1], tuple(u[2] for u in uses))
         for uses in found.values()
     ]
+
+
+def _add_ties(
+    model: nn.Module,
+    found: dict[int, list[tuple[str, Tensor, Layout]]],
+    everything: Mapping[str, Tensor],
+    place: str,
+) -> None:
+    """A tied tensor has its layout under all its names, also under those that no pattern matches:
+    the head of a language model reads what the embedding writes."""
+    for name, tensor in everything.items():
+        uses = found.get(id(tensor), [])
+        if uses and name not in [use[0] for use in uses]:
+            bare = tuple(
+                tuple(tuple(replace(f, role=None) for f in part) for part in axis)
+                for axis in uses[0][2]
+            )
+            uses.append((name, tensor, _with_roles(model, name, tensor, bare, place)))
 
 
 def _with_roles(model: nn.Module, name: str, tensor: Tensor, layout: Layout, place: str) -> Layout:
