@@ -201,8 +201,10 @@ def _add_ties(
     everything: Mapping[str, Tensor],
     place: str,
 ) -> None:
-    """A tied tensor has its layout under all its names, also under those that no pattern matches:
-    the head of a language model reads what the embedding writes."""
+    """Give a tied tensor its layout under all its names, also those that no pattern matches.
+
+    The head of a language model reads what the embedding writes, and is seldom named beside it.
+    """
     for name, tensor in everything.items():
         uses = found.get(id(tensor), [])
         if uses and name not in [use[0] for use in uses]:

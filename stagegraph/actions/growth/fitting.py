@@ -136,7 +136,9 @@ def fit(site: Site, weights: Weights, action: Inherit, *, place: str) -> Fitting
         fits = _in_corners(site, paired, weights, action, place)
     else:
         fitted, fits = _by_spaces(site, paired, weights, action, place)
-    used = {pairing.origin(shown_name(n)).name for f in fits if f.taken for n in f.names}
+    used = {
+        pairing.origin(shown_name(n)).name for f in fits if f.content is not None for n in f.names
+    }
     unused = tuple(old for new, old in old_names.items() if new not in used) + weights.others
     mapped = all(one.taken for one in fits) and not unused
     return Fitting(

@@ -37,10 +37,9 @@ class SizedGpt(nn.Module):
         self.head = nn.Linear(d, 11, bias=False)
         if tied:
             self.head.weight = self.emb.weight
-        with torch.no_grad():
-            for name, p in self.named_parameters():
-                if "n1" in name or "n2" in name or "last" in name:
-                    p += torch.randn_like(p) * 0.2
+        for name, parameter in self.named_parameters():
+            if "n1" in name or "n2" in name or "last" in name:
+                parameter.data += torch.randn_like(parameter) * 0.2
 
     def forward(self, ids):
         x = self.emb(ids) + self.pos[: ids.shape[1]]
@@ -93,5 +92,5 @@ def stirred(model, seed=3):
     generator = torch.Generator().manual_seed(seed)
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point() and "running" in name:
-            buffer += torch.rand(buffer.shape, generator=generator)
+            buffer.add_(torch.rand(buffer.shape, generator=generator))
     return model
