@@ -46,8 +46,8 @@ def named_weights(parts: Mapping[str, Any], name: str, *, place: str) -> Weights
     if name not in parts:
         near = did_you_mean(name, list(parts)) if parts else ""
         raise SelectorError(
-            f"{place}: nobody gave the weights {name!r}{near}; give Engine(parts={{{name!r}: ...}}):"
-            " a state dict, a model or the path of a checkpoint"
+            f"{place}: nobody gave the weights {name!r}{near}; give Engine(parts={{{name!r}: ...}})"
+            ": a state dict, a model or the path of a checkpoint"
         )
     return read_weights(parts[name], place=place)
 
