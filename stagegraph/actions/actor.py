@@ -47,6 +47,8 @@ def replay(
     model: nn.Module,
     optimizers: Optimizer | Sequence[Optimizer],
     lineage: Iterable[Mapping[str, Any]],
+    *,
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Make recorded structural changes again, so that a grown checkpoint can be loaded.
 
@@ -57,6 +59,7 @@ def replay(
         model: The model as it was when the run began.
         optimizers: Its optimizers, made as they were then.
         lineage: The changes, as :meth:`TorchActor.state_dict` has them under ``"lineage"``.
+        parts: What the graph names and only code can give; a builder is needed again.
 
     Raises:
         SelectorError: The model does not have what was grown.
@@ -64,9 +67,10 @@ def replay(
         UnsupportedError: The model is not what it was.
     """
     several = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
+    innermost_ones = [innermost(one) for one in several]
     done, model = Lineage(), uncompiled(model)
     for change in Lineage.from_json(lineage).changes:
-        rebuild(model, change, optimizers=[innermost(one) for one in several], lineage=done)
+        rebuild(model, change, optimizers=innermost_ones, lineage=done, parts=parts)
         done.add(change)
 
 
@@ -339,11 +343,12 @@ class TorchActor:
         if not lineage.starts_with(standing.lineage):
             raise SnapshotError("the model has been through other growths than this state's")
         for change in lineage.changes[len(standing.lineage.changes) :]:
+            known, parts = standing.lineage, standing.parts
             rebuild(
-                standing.model, change, optimizers=standing.optimizers, lineage=standing.lineage
+                standing.model, change, optimizers=standing.optimizers, lineage=known, parts=parts
             )
             if standing.averaged is not None:
-                rebuild(standing.averaged, change, optimizers=(), lineage=standing.lineage)
+                rebuild(standing.averaged, change, optimizers=(), lineage=known, parts=parts)
             standing.lineage = Lineage([*standing.lineage.changes, change])
 
     def _parameters(self) -> dict[str, nn.Parameter]:

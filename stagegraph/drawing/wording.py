@@ -163,6 +163,11 @@ def action_words(action: Model) -> str:
             how = given.get("how")
             what = given.get("stack") or given.get("space") or ""
             return f"{kind} {what} {_size(given)}{f' ({how})' if how else ''}"
+        case "regrow":
+            fields = ", ".join(
+                f"{key} {_item(v)}" for key, v in (given.get("fields") or {}).items()
+            )
+            return f"regrow {given.get('build') or 'from the config'} with {fields}"
         case "inherit":
             how = ", ".join(str(given[key]) for key in ("how", "stacks") if key in given)
             return f"inherit {given.get('source')}{f' ({how})' if how else ''}"

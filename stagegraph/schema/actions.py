@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from stagegraph.schema.amounts import Count, Factor, Number
 from stagegraph.schema.base import FrozenMap, Model, Note, Seq, as_union
@@ -15,12 +15,22 @@ __all__ = [
     "Deepen",
     "GrowthAction",
     "Inherit",
+    "Regrow",
     "RollBack",
     "Send",
     "SizedGrowth",
     "SnapshotAction",
     "Widen",
 ]
+
+
+FieldValue = (
+    bool
+    | Annotated[int, Field(ge=-(2**53), le=2**53)]
+    | float
+    | Annotated[str, StringConstraints(max_length=256)]
+)
+"""A number, a text or a truth value that a builder is called with."""
 
 
 class ActionModel(Model):
@@ -193,6 +203,30 @@ class Inherit(GrowthAction):
     """What becomes of the optimizer's state of parameters that get other contents."""
 
 
+class Regrow(GrowthAction):
+    """Make the model, in place, what its class is with larger numbers, and keep what fits.
+
+    Another instance is built and inherits from the model, which then takes over what it lacks:
+    larger tensors, new modules, attributes. The function stays only where all was mapped by the
+    spaces of the graph.
+    """
+
+    type: Literal["regrow"]
+    build: Name | None = None
+    """The builder, given as ``parts``: a function that takes the fields and returns a new model of
+    the same class. Without it the class is made from a copy of the model's ``config``."""
+    fields: Annotated[FrozenMap[Name, FieldValue], Field(min_length=1, max_length=100)]
+    """What the builder is called with; without one, the fields of the config that differ."""
+    how: Literal["corner", "split", "uneven", "zero_out", "zero_in", "pair"] = "corner"
+    """Where units come from that the model does not have, as for ``inherit``."""
+    stacks: Literal["identity", "stack", "interleave", "leave"] = "leave"
+    """What blocks become that the model does not have, as for ``inherit``; ``leave``: as built."""
+    zero: Seq[Glob] = ()
+    """For ``identity``: the modules inside a block whose output to zero, if they are not to be
+    found by trial."""
+
+
 Action = Annotated[
-    SnapshotAction | RollBack | Send | Deepen | Widen | Inherit, Field(discriminator="type")
+    SnapshotAction | RollBack | Send | Deepen | Widen | Inherit | Regrow,
+    Field(discriminator="type"),
 ]

@@ -39,7 +39,7 @@ def _members(union: Any) -> list[Any]:
 
 ACTIVITIES = frozenset(tags(Activity))
 
-_CHANGES = ("deepen", "widen", "inherit")
+_CHANGES = ("deepen", "widen", "inherit", "regrow")
 _METRICS = {
     "val_loss": {"goal": "minimize", "every": "50 steps"},
     "val_acc": {"goal": "maximize", "every": "50 steps"},

@@ -81,6 +81,7 @@ KINDS = {
     "deepen": Traits(actions.Deepen, structural=True, needs=GROWN),
     "widen": Traits(actions.Widen, structural=True, needs=GROWN),
     "inherit": Traits(actions.Inherit, structural=True, needs=GROWN),
+    "regrow": Traits(actions.Regrow, structural=True, needs=GROWN),
 }
 
 IN_THE_SCHEMA = {

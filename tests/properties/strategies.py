@@ -242,7 +242,23 @@ def growths():
         name=_maybe(names()),
         note=NOTES,
     )
-    return deepen | widen | inherit
+    regrow = st.builds(
+        act.Regrow,
+        type=st.just("regrow"),
+        build=_maybe(names()),
+        fields=st.dictionaries(
+            names(),
+            st.booleans() | st.integers(-(2**53), 2**53) | texts(),
+            min_size=1,
+            max_size=3,
+        ).map(FrozenMap),
+        how=st.sampled_from(["split", "corner"]),
+        stacks=st.sampled_from(["identity", "leave"]),
+        zero=_tuples(texts(1)),
+        name=_maybe(names()),
+        note=NOTES,
+    )
+    return deepen | widen | inherit | regrow
 
 
 def actions():

@@ -163,8 +163,9 @@ def _targets(model: nn.Module) -> list[Fit]:
     there = tensors_of(model)
     found: dict[int, tuple[Tensor, list[str]]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if tensor is not None and there.get(name) is tensor:
-            found.setdefault(id(tensor), (tensor, []))[1].append(name)
+        own = there.get(name)
+        if own is not None and own is tensor:
+            found.setdefault(id(own), (own, []))[1].append(name)
     return [Fit(tuple(names), tensor, "left") for tensor, names in found.values()]
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from torch import nn
 from torch.optim import Optimizer
 
-from stagegraph.actions.changes import Change, Deepened, Inherited, Resized
-from stagegraph.actions.growth import deepen, inherit, resize, widen
+from stagegraph.actions.changes import Change, Deepened, Inherited, Regrown, Resized
+from stagegraph.actions.growth import deepen, inherit, regrow, resize, widen
 from stagegraph.actions.growth.operation import Planned, Site
 from stagegraph.actions.growth.trial import twin
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import UnsupportedError
-from stagegraph.schema.actions import Deepen, GrowthAction, Inherit, Widen
+from stagegraph.schema.actions import Deepen, GrowthAction, Inherit, Regrow, Widen
 
 __all__ = ["costs", "plan", "rebuild", "unwind", "word"]
 
@@ -23,16 +23,19 @@ _PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {
     Deepen: deepen.plan,
     Widen: widen.plan,
     Inherit: inherit.plan,
+    Regrow: regrow.plan,
 }
 _REBUILDS: dict[type[Change], Callable[..., None]] = {
     Deepened: deepen.rebuild,
     Resized: resize.rebuild,
     Inherited: inherit.rebuild,
 }
+_REBUILDS_WITH_PARTS: dict[type[Change], Callable[..., None]] = {Regrown: regrow.rebuild}
 _UNWINDS: dict[type[Change], Callable[..., None]] = {
     Deepened: deepen.unwind,
     Resized: resize.unwind,
     Inherited: inherit.unwind,
+    Regrown: regrow.unwind,
 }
 
 
@@ -54,7 +57,12 @@ def word(action: GrowthAction) -> str:
 
 
 def rebuild(
-    model: nn.Module, change: Change, *, optimizers: Sequence[Optimizer], lineage: Lineage
+    model: nn.Module,
+    change: Change,
+    *,
+    optimizers: Sequence[Optimizer],
+    lineage: Lineage,
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a recorded change again, for its structure; the weights are loaded afterwards.
 
@@ -65,12 +73,17 @@ def rebuild(
         change: The change.
         optimizers: The model's optimizers.
         lineage: The changes before this one.
+        parts: What the user gave by name; a builder that made something is needed again.
 
     Raises:
         SelectorError: The model is not what it was: something is not there.
         UnsupportedError: It is there, but is not what it was.
     """
-    _REBUILDS[type(change)](model, change, optimizers=optimizers, lineage=lineage)
+    with_parts = _REBUILDS_WITH_PARTS.get(type(change))
+    if with_parts is not None:
+        with_parts(model, change, optimizers=optimizers, lineage=lineage, parts=parts or {})
+    else:
+        _REBUILDS[type(change)](model, change, optimizers=optimizers, lineage=lineage)
 
 
 def unwind(model: nn.Module, optimizers: Sequence[Optimizer], lineage: Lineage) -> Change:
@@ -106,6 +119,6 @@ def costs(site: Site, actions: Sequence[GrowthAction], *, place: str) -> int:
         total += planned.cost
         if index + 1 < len(actions):
             change = planned.change(lineage, cohort=f"{place}#{index}", step=0)
-            rebuild(model, change, optimizers=(), lineage=lineage)
+            rebuild(model, change, optimizers=(), lineage=lineage, parts=site.parts)
             lineage = Lineage([*lineage.changes, change])
     return total

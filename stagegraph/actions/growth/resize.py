@@ -34,6 +34,7 @@ __all__ = [
     "Writing",
     "rebuild",
     "recorded_writings",
+    "reshape",
     "swap",
     "tensors_of",
     "unwind",
@@ -284,7 +285,7 @@ def rebuild(
     """Make the tensors as large again; what is new in them is zero until the weights are loaded."""
     place = f"lineage of {change.cohort!r}"
     for tensor, axes in _recorded(model, change, lineage, place, grown=False):
-        _reshape(tensor, optimizers, partial(embedded, axes=axes))
+        reshape(tensor, optimizers, partial(embedded, axes=axes))
     write(model, change.written, lineage, grow=True)
 
 
@@ -294,7 +295,7 @@ def unwind(
     """Make the tensors as small again."""
     place = f"return to before {change.cohort!r}"
     for tensor, axes in _recorded(model, change, lineage, place, grown=True):
-        _reshape(tensor, optimizers, partial(extracted, axes=axes))
+        reshape(tensor, optimizers, partial(extracted, axes=axes))
     write(model, change.written, lineage, grow=False)
 
 
@@ -318,9 +319,10 @@ def _recorded(
     return found
 
 
-def _reshape(
+def reshape(
     tensor: Tensor, optimizers: Sequence[Optimizer], resized: Callable[[Tensor], Tensor]
 ) -> None:
+    """Give a tensor, and what optimizers keep of its shape, another shape."""
     before = tensor.shape
     for optimizer in optimizers:
         entry = optimizer.state.get(tensor, {})
