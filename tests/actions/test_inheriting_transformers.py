@@ -22,6 +22,9 @@ def gpt2(width=16, layers=2, heads=2, positions=12):
         n_embd=width,
         n_layer=layers,
         n_head=heads,
+        resid_pdrop=0.0,  # a wider stream draws other random numbers
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
         bos_token_id=0,
         eos_token_id=0,
     )
@@ -85,3 +88,33 @@ def test_llama_from_a_file_alone(tmp_path):
     torch.testing.assert_close(logits(large), logits(small), rtol=0, atol=1e-6)
     assert report.exactness is None
     assert report.counts["left"] == report.counts["refused"] == report.counts["unused"] == 0
+
+
+def test_gpt2_regrows_from_its_config():
+    from stagegraph.actions import TorchActor
+    from stagegraph.schema.actions import Regrow
+    from stagegraph.schema.spaces import Spaces
+    from tests.actions.growth.wide import grow
+
+    torch.manual_seed(0)
+    model = gpt2()
+    blocks, before = list(model.transformer.h), logits(model)
+    spaces = Spaces.model_validate(spaces_of(model, **{"config.n_head": "heads"}))
+    optimizer = torch.optim.AdamW(model.parameters())
+    standing = TorchActor(model, optimizer, spaces=spaces, probe=IDS)
+    fields = {"n_embd": 32, "n_layer": 4, "n_head": 4}
+    action = Regrow(type="regrow", fields=fields, how="split", stacks="identity")
+    certificate = grow(standing, action)
+    assert certificate["promised"]
+    torch.testing.assert_close(logits(model), before, rtol=0, atol=1e-12)
+    assert list(model.transformer.h)[:2] == blocks
+    assert model.config.n_layer == 4
+    assert model.transformer.h[3].attn.config is model.config
+    again = transformers.GPT2LMHeadModel(model.config).double()
+    again.load_state_dict(model.state_dict(), strict=True)
+    torch.testing.assert_close(logits(again), before, rtol=0, atol=1e-12)
+    fresh = gpt2()
+    other = TorchActor(fresh, torch.optim.AdamW(fresh.parameters()), spaces=spaces, probe=IDS)
+    other.load_state_dict(standing.state_dict())
+    fresh.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(logits(fresh), logits(model))

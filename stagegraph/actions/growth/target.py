@@ -31,7 +31,8 @@ class Difference:
     Attributes:
         modules: Today's paths of the modules that only the other has, without those inside them.
         parameters: Names of parameters that only the other has, in modules that both have.
-        shapes: Per name of a parameter or buffer of both: its shape here and there.
+        shapes: Per name of a parameter or buffer of both that is larger there, a tied one once: its
+            shape here and there.
         writings: The attributes that differ, with the other's value.
     """
 
@@ -139,11 +140,19 @@ def compare(model: nn.Module, target: nn.Module, *, place: str) -> Difference:
         ),
         shapes={
             name: (tuple(tensor.shape), tuple(there[name].shape))
-            for name, tensor in here.items()
+            for name, tensor in _once(here)
             if tensor.shape != there[name].shape
         },
         writings=tuple(_writings(model, target)),
     )
+
+
+def _once(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Each tensor under the first of its names."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        found.setdefault(id(tensor), (name, tensor))
+    return list(found.values())
 
 
 def _module_problems(model: nn.Module, target: nn.Module) -> list[str]:
