@@ -6,8 +6,12 @@ import pytest
 import torch
 
 import stagegraph as sg
+from stagegraph.actions import TorchActor
 from stagegraph.actions.growth.tracing.propose import propose
 from stagegraph.actions.growth.tracing.reading import trace
+from stagegraph.schema.actions import Regrow
+from stagegraph.schema.spaces import Spaces
+from tests.actions.growth.wide import grow
 
 transformers = pytest.importorskip("transformers")
 
@@ -91,11 +95,6 @@ def test_llama_from_a_file_alone(tmp_path):
 
 
 def test_gpt2_regrows_from_its_config():
-    from stagegraph.actions import TorchActor
-    from stagegraph.schema.actions import Regrow
-    from stagegraph.schema.spaces import Spaces
-    from tests.actions.growth.wide import grow
-
     torch.manual_seed(0)
     model = gpt2()
     blocks, before = list(model.transformer.h), logits(model)

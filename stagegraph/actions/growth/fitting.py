@@ -210,7 +210,9 @@ def _paired(
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return one is other or (one.shape == other.shape and torch.equal(one, other))
+    if one is other or one.is_meta or other.is_meta:  # without memory only the cost is asked for
+        return True
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 def _refused(target: Fit, why: str) -> Fit:
@@ -439,8 +441,8 @@ def _refuse_unseen_ties(
     site: Site, small: Bounds, maps: Mapping[str, SpaceMap], place: str
 ) -> None:
     """Without a probe nobody sees which norm feeds the reader of a tied weight."""
-    if site.probe is not None:
-        return
+    if site.probe is not None or any(p.is_meta for p in site.model.parameters()):
+        return  # without memory only the cost is asked for
     for bound in small.tensors:
         for space, grown in maps.items():
             tied = bound.roles(space) == {"out", "in"} and len(bound.aliases) > 1

@@ -41,7 +41,7 @@ class Site:
         lineage: What it has been through.
         probe: The batch on which growth is measured and proven.
         spaces: The spaces that the graph declares.
-        parts: What the user gave by name: builders of modules, weights to inherit.
+        parts: What the user gave by name: builders, weights to inherit.
         trains: Whether a parameter would be trained if no activity froze it.
     """
 

@@ -115,6 +115,8 @@ def costs(site: Site, actions: Sequence[GrowthAction], *, place: str) -> int:
     model = site.model if len(actions) == 1 else twin(site.model, meta=True)
     for index, action in enumerate(actions):
         here = replace(site, model=model, optimizers=(), lineage=lineage)
+        if len(actions) > 1:
+            here = replace(here, probe=None)  # a twin without memory does not run
         planned = plan(here, action, place=place)
         total += planned.cost
         if index + 1 < len(actions):

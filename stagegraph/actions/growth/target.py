@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stagegraph.actions.growth.attributes import Attribute, named_owners
 from stagegraph.actions.growth.resize import Writing, tensors_of
+from stagegraph.actions.growth.trial import twin
 from stagegraph.actions.randomness import preserved_randomness, seed_all
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
@@ -85,7 +86,8 @@ def make(
         )
     if target is model:
         raise UnsupportedError(f"{place}: {build!r} returns the model itself; build a new one")
-    return target
+    meta = any(parameter.is_meta for parameter in model.parameters())
+    return twin(target, meta=True) if meta else target
 
 
 def _given(build: str, parts: Mapping[str, Any], place: str) -> Callable[..., nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,12 +95,18 @@ def _of_file(path: Path, place: str) -> Any:
     if path.suffix == ".safetensors":
         return _of_safetensors(path, place)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return _loaded(path)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UnsupportedError(
             f"{place}: {str(path)!r} cannot be read as a checkpoint of tensors alone "
             f"({type(error).__name__}); save model.state_dict() with torch.save or as safetensors"
         ) from error
+
+
+def _loaded(path: Path) -> Any:
+    """The content of a file, its tensors mapped into memory where its format allows that."""
+    mapped = zipfile.is_zipfile(path)  # else it was written before torch 1.6
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _of_safetensors(path: Path, place: str) -> Any:

@@ -12,9 +12,11 @@ from torch.optim.swa_utils import AveragedModel
 import stagegraph as sg
 from stagegraph.actions import TorchActor
 from stagegraph.actions.actor import replay
+from stagegraph.actions.growth.operation import Site
+from stagegraph.actions.growth.operations import costs
 from stagegraph.engine.ports import Boundary, Deed
 from stagegraph.errors import ActionError
-from stagegraph.schema.actions import Regrow
+from stagegraph.schema.actions import Inherit, Regrow
 from stagegraph.schema.spaces import Spaces
 from tests.actions.growth.sized import F64, SIZED_GPT, SizedGpt, SizedMlp
 from tests.actions.growth.wide import MLP, grow, ids
@@ -287,3 +289,19 @@ def test_a_class_without_a_config_needs_a_builder():
     _, standing = made(SizedMlp().to(F64), spaces=Spaces(), probe=X)
     with pytest.raises(ActionError, match="SizedMlp has no config to be made from; name a builder"):
         grow(standing, Regrow(type="regrow", fields={"first": 9}))
+
+
+def test_the_cost_of_several_growths_is_known_beforehand():
+    site = Site(
+        SizedGpt(16),
+        probe=ids(),
+        spaces=SIZED_GPT,
+        parts={"small": SizedGpt(), "big": SizedGpt},
+    )
+    actions = [
+        Inherit(type="inherit", source="small"),
+        regrow({"d": 16, "num": 3}, how="split", stacks="identity"),
+        deepen(stack="blocks", how="stack"),
+    ]
+    block = sum(p.numel() for p in site.model.blocks[0].parameters())
+    assert costs(site, actions, place="here") == 3 * block
