@@ -113,7 +113,7 @@ def _refuse(place: str, measured: Measured, committed: Committed, *, gated: bool
         )
     if committed.learns:
         _refuse_unlearnable(place, measured)
-    if gated and measured.closed != 0.0:
+    if gated and not committed.marks and measured.closed != 0.0:  # else not the blocks alone
         raise ActionError(
             place,
             f"with alpha 0 the new blocks still change the output on the probe by "

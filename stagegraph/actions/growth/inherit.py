@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Axes, Change, Inherited
+from stagegraph.actions.giving import give
 from stagegraph.actions.growth.certificate import read
 from stagegraph.actions.growth.embedding import new_entries
 from stagegraph.actions.growth.extra_blocks import silence
 from stagegraph.actions.growth.fitting import Fit, Fitting, fit
 from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
-from stagegraph.actions.growth.resize import recorded_writings, swap, tensors_of, write
+from stagegraph.actions.growth.resize import recorded_writings, tensors_of, write
 from stagegraph.actions.growth.trial import twin
 from stagegraph.actions.growth.weights import Weights, named_weights
 from stagegraph.actions.lineage import Lineage
@@ -295,7 +296,7 @@ def _shapes(one: Fit) -> str:
 def _put(model: nn.Module, new: Mapping[str, Tensor], change: Inherited, lineage: Lineage) -> None:
     old = tensors_of(model)
     for name, content in new.items():
-        swap(old[name], content)
+        give(old[name], content)
     write(model, change.written, lineage, grow=True)
 
 

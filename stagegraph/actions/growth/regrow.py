@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Axes, Change, Regrown
+from stagegraph.actions.giving import give
 from stagegraph.actions.growth.attributes import named_owners
 from stagegraph.actions.growth.certificate import read
 from stagegraph.actions.growth.embedding import embedded, extracted
 from stagegraph.actions.growth.inherit import InheritPlan, counts, of_weights
 from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
-from stagegraph.actions.growth.resize import recorded_writings, reshape, swap, tensors_of, write
+from stagegraph.actions.growth.resize import recorded_writings, reshape, tensors_of, write
 from stagegraph.actions.growth.target import Difference, compare, make
 from stagegraph.actions.growth.weights import Weights
 from stagegraph.actions.lineage import Lineage
@@ -62,7 +63,6 @@ class RegrowPlan(Planned):
     def change(self, lineage: Lineage, *, cohort: str, step: int) -> Regrown:
         """What it does to the structure, as data."""
         axes = {name: one for one in self.inherited.fitting.fits for name in one.names}
-        blocks = {path for path in self.difference.modules if _is_block(path)}
         stable = {
             path: lineage.stable_new(path, index)
             for index, path in enumerate(self.difference.modules)
@@ -73,7 +73,7 @@ class RegrowPlan(Planned):
             build=self.action.build,
             fields=dict(self.action.fields),
             added=tuple(stable.values()),
-            blocks=tuple(stable[path] for path in self.difference.modules if path in blocks),
+            blocks=tuple(stable[path] for path in self.difference.blocks),
             parameters=tuple(map(lineage.stable, self.difference.parameters)),
             grown=tuple(
                 (lineage.stable(name), _axes(name, shapes, axes))
@@ -94,7 +94,7 @@ class RegrowPlan(Planned):
         change = inherited.change(Lineage(), cohort="target", step=0)
         for name, content in prepared.new.items():
             old = tensors_of(target)[name]
-            swap(old, content.to(old.device, old.dtype))
+            give(old, content.to(old.device, old.dtype))
         write(target, change.written, Lineage(), grow=True)
         expected = None if site.probe is None else read(target, site.probe, seed=seed).eval
         return Rebuilt(self, target, expected, prepared.zeroed, seed)
@@ -109,11 +109,6 @@ def _axes(name: str, shapes: tuple[tuple[int, ...], ...], fits: Mapping[str, Any
         given: Axes = one.axes
         return given
     return tuple((((a, b),),) for a, b in zip(*shapes, strict=True))
-
-
-def _is_block(path: str) -> bool:
-    """Whether a module is an entry of a stack."""
-    return path.rpartition(".")[2].isdigit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +318,7 @@ def _become(
     for name, tensor in here.items():
         if id(tensor) not in done:
             done.add(id(tensor))
-            swap(tensor, there[name].data.to(tensor.device, tensor.dtype))
+            give(tensor, there[name].data.to(tensor.device, tensor.dtype))
     for path in difference.modules:
         parent, _, key = path.rpartition(".")
         module = theirs[path]

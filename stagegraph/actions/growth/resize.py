@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Axes, Change, Resized, Written
+from stagegraph.actions.giving import give
 from stagegraph.actions.growth.attributes import Attribute
 from stagegraph.actions.growth.embedding import embedded, extracted, shapes
 from stagegraph.actions.growth.filling import Fill, fill, perturb
@@ -35,7 +36,6 @@ __all__ = [
     "rebuild",
     "recorded_writings",
     "reshape",
-    "swap",
     "tensors_of",
     "unwind",
     "write",
@@ -250,14 +250,8 @@ def _fit(model: nn.Module, new: Mapping[str, Tensor], change: Resized, lineage: 
     """Give tensors new contents and attributes new values."""
     old = tensors_of(model)
     for name, tensor in new.items():
-        swap(old[name], tensor)
+        give(old[name], tensor)
     write(model, change.written, lineage, grow=True)
-
-
-def swap(tensor: Tensor, content: Tensor) -> None:
-    """Give a parameter or buffer a new storage; it stays the same object."""
-    tensor.grad = None
-    tensor.data = content
 
 
 def write(model: nn.Module, writings: Sequence[Written], lineage: Lineage, *, grow: bool) -> None:
@@ -329,4 +323,4 @@ def reshape(
         for key, value in list(entry.items()):
             if isinstance(value, Tensor) and value.dim() and value.shape == before:
                 entry[key] = resized(value)
-    swap(tensor, resized(tensor))
+    give(tensor, resized(tensor))

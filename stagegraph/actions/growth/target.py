@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stagegraph.actions.growth.attributes import Attribute, named_owners
 from stagegraph.actions.growth.resize import Writing, tensors_of
+from stagegraph.actions.growth.stacks import Stack
 from stagegraph.actions.growth.trial import twin
 from stagegraph.actions.randomness import preserved_randomness, seed_all
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
@@ -31,6 +32,7 @@ class Difference:
 
     Attributes:
         modules: Today's paths of the modules that only the other has, without those inside them.
+        blocks: Those of them that are blocks of a stack, and can be blended in.
         parameters: Names of parameters that only the other has, in modules that both have.
         shapes: Per name of a parameter or buffer of both that is larger there, a tied one once: its
             shape here and there.
@@ -38,6 +40,7 @@ class Difference:
     """
 
     modules: tuple[str, ...]
+    blocks: tuple[str, ...]
     parameters: tuple[str, ...]
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     writings: tuple[Writing, ...]
@@ -134,9 +137,10 @@ def compare(model: nn.Module, target: nn.Module, *, place: str) -> Difference:
         raise UnsupportedError(f"{place}: the built model cannot be grown into: {problems[0]}")
     mine, theirs = dict(model.named_modules()), dict(target.named_modules())
     here, there = tensors_of(model), tensors_of(target)
-    new = [path for path in theirs if path not in mine]
+    new = [p for p in theirs if p not in mine and p.rpartition(".")[0] in mine]
     return Difference(
-        modules=tuple(p for p in new if p.rpartition(".")[0] in mine),
+        modules=tuple(new),
+        blocks=tuple(p for p in new if _is_block(theirs[p.rpartition(".")[0]], theirs[p])),
         parameters=tuple(
             name for name in there if name not in here and name.rpartition(".")[0] in mine
         ),
@@ -147,6 +151,13 @@ def compare(model: nn.Module, target: nn.Module, *, place: str) -> Difference:
         },
         writings=tuple(_writings(model, target)),
     )
+
+
+def _is_block(parent: nn.Module, module: nn.Module) -> bool:
+    """Whether a module is a block of a stack: not a bare layer, nor a container that never runs."""
+    home = type(module).__module__
+    bare = home.startswith("torch.nn.") and home != "torch.nn.modules.transformer"
+    return isinstance(parent, Stack) and not bare
 
 
 def _once(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:

@@ -291,6 +291,86 @@ def test_a_class_without_a_config_needs_a_builder():
         grow(standing, Regrow(type="regrow", fields={"first": 9}))
 
 
+@pytest.mark.parametrize("fields", [{"num": 4}, {"num": 4, "up": 13}])
+def test_new_blocks_can_be_blended_in(fields):
+    model = SizedGpt().to(F64)
+    _, standing = made(model)
+    before = out(model, ids())
+    deed = Deed("p", regrow(fields, how="split"), "c", None, 7)
+    evidence = standing.transact(Boundary(0, None, (deed,), (), {"c": 0.0}), accept).evidence["p"]
+    assert standing.state_dict()["alphas"] == {"blocks.2": 0.0, "blocks.3": 0.0}
+    torch.testing.assert_close(model.eval()(ids()), before, rtol=0, atol=1e-12)
+    assert evidence["change"]["eval"] < 1e-12 < evidence["change"]["alpha_1"]
+
+
+def test_layers_of_a_sequence_come_in_without_a_gate():
+    def build(num=1):
+        return nn.Sequential(nn.Linear(4, 4), *(nn.Linear(4, 4) for _ in range(num)))
+
+    model = build().to(F64)
+    _, standing = made(model, build=build, spaces=Spaces(), probe=X)
+    certificate = grow(standing, regrow({"num": 3}))
+    assert certificate["modules"] == ["2", "3"]
+    assert standing.state_dict()["alphas"] == {}
+    assert model(X).shape == (5, 4)
+
+
+GRAPH = """
+stagegraph: 1
+name: regrown
+initial: small
+stages:
+  small: {kind: train, duration: 4 steps, next: more}
+  more:
+    kind: grow
+    actions:
+      - {type: snapshot, name: here}
+      - {type: regrow, build: big, fields: {first: 9, second: 7}}
+    next: settle
+  settle: {kind: settle, lr_factor: 0.5, duration: 4 steps, next: done}
+  done: {kind: final}
+"""
+
+
+def begun(model):
+    optimizer = AdamW(model.parameters(), lr=0.01)
+    parts = {"big": SizedMlp}
+    engine = sg.Engine(sg.load(GRAPH), model=model, optimizer=optimizer, probe=X, parts=parts)
+    return optimizer, engine
+
+
+def trained(engine, optimizer, model, first, last):
+    for number in range(first, last):
+        x = torch.randn(5, 4, dtype=F64, generator=torch.Generator().manual_seed(number))
+        loss = engine.loss(model(x).pow(2).mean())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        engine.step(loss=loss)
+
+
+@pytest.mark.parametrize("cut", [2, 4, 7])
+def test_a_run_that_is_cut_goes_on_bit_by_bit(cut):
+    model = SizedMlp().to(F64)
+    other = copy.deepcopy(model)
+    optimizer, engine = begun(model)
+    trained(engine, optimizer, model, 0, cut)
+    state, weights = engine.state_dict(), copy.deepcopy(model.state_dict())
+    moments = copy.deepcopy(optimizer.state_dict())
+    trained(engine, optimizer, model, cut, 10)
+    assert model.one.out_features == 9
+    engine.close()
+
+    again, resumed = begun(other)
+    resumed.load_state_dict(json.loads(json.dumps(state)))
+    other.load_state_dict(weights)
+    again.load_state_dict(moments)
+    trained(resumed, again, other, cut, 10)
+    for (name, a), b in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    resumed.close()
+
+
 def test_the_cost_of_several_growths_is_known_beforehand():
     site = Site(
         SizedGpt(16),
