@@ -12,6 +12,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stagegraph.actions.inheriting import InheritReport as InheritReport
+    from stagegraph.actions.inheriting import inherit as inherit
     from stagegraph.actions.state_rules import register_state as register_state
     from stagegraph.drawing.render import render as render
     from stagegraph.engine.explain import Explanation as Explanation
@@ -53,6 +55,7 @@ _HOMES = {
     "Explanation": "engine.explain",
     "Finding": "graph.findings",
     "GraphError": "errors",
+    "InheritReport": "actions.inheriting",
     "Interval": "engine.simulate",
     "MetricError": "errors",
     "MissingFact": "errors",
@@ -71,6 +74,7 @@ _HOMES = {
     "check": "session.check",
     "digest": "schema.dump",
     "dump": "schema.dump",
+    "inherit": "actions.inheriting",
     "load": "schema.load",
     "propose_spaces": "session.spaces",
     "register_state": "actions.state_rules",

@@ -92,7 +92,8 @@ class TorchActor:
         probe: A batch on which growth is measured: a tensor, ``model(*sequence)``,
             ``model(**mapping)``, or a function of the model.
         spaces: Which axes of which tensors grow together.
-        parts: What the graph names and only code can give: builders, weights to inherit.
+        parts: What the graph names and only code can give: weights to inherit (a state dict, a
+            model, a path), builders (functions); a builder is needed again to resume.
 
     Raises:
         UnsupportedError: Something that was given cannot be used.

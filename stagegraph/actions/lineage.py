@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stagegraph.actions.changes import Change, Deepened, read_change
+from stagegraph.actions.changes import Change, Deepened, Regrown, read_change
 
 __all__ = ["Lineage"]
 
@@ -48,6 +48,11 @@ class Lineage:
                 for block in change.blocks:
                     order.insert(block.at, block.label)
                 self._orders[path] = order
+        if isinstance(change, Regrown):
+            for module in change.added:
+                stack, _, label = module.rpartition(".")
+                if stack in self._orders:
+                    self._orders[stack].append(label)
 
     def without_last(self) -> Lineage:
         """The same without the newest change."""
@@ -56,6 +61,13 @@ class Lineage:
     def next_label(self, index: int) -> str:
         """The label of a block that the next growth adds."""
         return f"g{len(self._changes) + 1}-{index}"
+
+    def stable_new(self, name: str, index: int) -> str:
+        """The stable id of a module that the next growth adds at the end of what holds it."""
+        parent, _, own = name.rpartition(".")
+        stack = self.stable(parent) if parent else ""
+        label = self.next_label(index) if stack in self._orders else own
+        return f"{stack}.{label}".lstrip(".")
 
     def order(self, stack: str, length: int) -> list[str]:
         """The labels of a stack's blocks as they stand; ``length`` is its length if never grown."""

@@ -180,6 +180,14 @@ def action_words(action: Model) -> str:
         case "add_experts":
             kept = " (top_k kept)" if given.get("top_k") == "keep" else ""
             return f"add experts to {_listed(given.get('moe'))} {_size(given)}{kept}"
+        case "regrow":
+            fields = ", ".join(
+                f"{key} {_item(v)}" for key, v in (given.get("fields") or {}).items()
+            )
+            return f"regrow {given.get('build') or 'from the config'} with {fields}"
+        case "inherit":
+            how = ", ".join(str(given[key]) for key in ("how", "stacks") if key in given)
+            return f"inherit {given.get('source')}{f' ({how})' if how else ''}"
         case kind:
             return " ".join([str(kind), *(f"{key}={_item(v)}" for key, v in given.items())])
 

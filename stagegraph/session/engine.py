@@ -70,7 +70,8 @@ class Engine:
         ema: Averaged weights; grown along with the model.
         data: What knows the data's position (``state_dict``); needed for rewinding it.
         probe: A batch as the model takes it, on which growth is measured.
-        parts: What the graph names and only code can give: builders, weights to inherit.
+        parts: What the graph names and only code can give: weights to inherit (a state dict, a
+            model, a path), builders (functions); a builder is needed again to resume.
         run: A folder for the journal and the report.
         params: Without a model: how many parameters it would have.
         costs: Without a model: per stage that grows, how many parameters it would add.

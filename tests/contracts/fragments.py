@@ -49,6 +49,8 @@ _CHANGES = (
     "attach",
     "upcycle",
     "add_experts",
+    "inherit",
+    "regrow",
 )
 _METRICS = {
     "val_loss": {"goal": "minimize", "every": "50 steps"},

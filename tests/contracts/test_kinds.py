@@ -89,6 +89,8 @@ KINDS = {
     "attach": Traits(actions.Attach, structural=True, needs=GROWN),
     "upcycle": Traits(actions.Upcycle, structural=True, needs=GROWN),
     "add_experts": Traits(actions.AddExperts, structural=True, needs=GROWN),
+    "inherit": Traits(actions.Inherit, structural=True, needs=GROWN),
+    "regrow": Traits(actions.Regrow, structural=True, needs=GROWN),
 }
 
 IN_THE_SCHEMA = {

@@ -280,7 +280,38 @@ def growths():
         name=_maybe(names()),
         note=NOTES,
     )
-    return deepen | widen | attach | upcycle | add_experts | _unit_growths()
+    inherit = st.builds(
+        act.Inherit,
+        type=st.just("inherit"),
+        source=names(),
+        how=st.sampled_from(["split", "corner"]),
+        stacks=st.sampled_from(["identity", "leave"]),
+        zero=_tuples(texts(1)),
+        rename=st.dictionaries(texts(1), texts(1), max_size=2).map(FrozenMap),
+        leave=_tuples(texts(1)),
+        sizes=st.dictionaries(names(), st.integers(1, 2**53), max_size=2).map(FrozenMap),
+        strict=st.booleans(),
+        state=st.sampled_from(["reset", "keep"]),
+        name=_maybe(names()),
+        note=NOTES,
+    )
+    regrow = st.builds(
+        act.Regrow,
+        type=st.just("regrow"),
+        build=_maybe(names()),
+        fields=st.dictionaries(
+            names(),
+            st.booleans() | st.integers(-(2**53), 2**53) | texts(),
+            min_size=1,
+            max_size=3,
+        ).map(FrozenMap),
+        how=st.sampled_from(["split", "corner"]),
+        stacks=st.sampled_from(["identity", "leave"]),
+        zero=_tuples(texts(1)),
+        name=_maybe(names()),
+        note=NOTES,
+    )
+    return deepen | widen | attach | upcycle | add_experts | inherit | regrow | _unit_growths()
 
 
 def _unit_growths():

@@ -8,7 +8,7 @@ the axis.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
@@ -22,7 +22,7 @@ from stagegraph.actions.parameters import shown_name
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 from stagegraph.schema.spaces import AxisFactor, AxisPart, Layout, Spaces, parse_layout
 
-__all__ = ["BoundTensor", "Bounds", "as_size", "bind"]
+__all__ = ["BoundTensor", "Bounds", "as_size", "bind", "solve_sizes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def bind(model: nn.Module, spaces: Spaces, *, place: str) -> Bounds:
         for pattern, text in spaces.sizes.items()
         for attribute in find_attributes(model, pattern, place=place)
     )
-    sizes = _solve(tensors, attributes, place)
+    sizes = solve_sizes(tensors, attributes, place=place)
     missing = sorted(spaces.names() - set(sizes))
     if missing:
         raise UnsupportedError(
@@ -185,6 +185,7 @@ def _tensors(model: nn.Module, spaces: Spaces, place: str) -> list[BoundTensor]:
                 filled = _with_roles(model, name, tensor, layout, place)
                 found.setdefault(id(tensor), []).append((name, tensor, filled))
                 break
+    _add_ties(model, found, everything, place)
     if unused:
         near = "; ".join(f"{glob!r}{did_you_mean(glob, list(everything))}" for glob in unused)
         raise SelectorError(f"{place}: spaces: tensors: no parameter or buffer matches {near}")
@@ -192,6 +193,26 @@ def _tensors(model: nn.Module, spaces: Spaces, place: str) -> list[BoundTensor]:
         BoundTensor(uses[0][0], tuple(u[0] for u in uses), uses[0][1], tuple(u[2] for u in uses))
         for uses in found.values()
     ]
+
+
+def _add_ties(
+    model: nn.Module,
+    found: dict[int, list[tuple[str, Tensor, Layout]]],
+    everything: Mapping[str, Tensor],
+    place: str,
+) -> None:
+    """Give a tied tensor its layout under all its names, also those that no pattern matches.
+
+    The head of a language model reads what the embedding writes, and is seldom named beside it.
+    """
+    for name, tensor in everything.items():
+        uses = found.get(id(tensor), [])
+        if uses and name not in [use[0] for use in uses]:
+            bare = tuple(
+                tuple(tuple(replace(f, role=None) for f in part) for part in axis)
+                for axis in uses[0][2]
+            )
+            uses.append((name, tensor, _with_roles(model, name, tensor, bare, place)))
 
 
 def _with_roles(model: nn.Module, name: str, tensor: Tensor, layout: Layout, place: str) -> Layout:
@@ -249,11 +270,28 @@ def as_size(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _solve(
-    tensors: Sequence[BoundTensor], attributes: Sequence[tuple[Attribute, AxisPart]], place: str
+def solve_sizes(
+    tensors: Sequence[BoundTensor],
+    attributes: Sequence[tuple[Attribute, AxisPart]],
+    *,
+    place: str,
+    known: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """The sizes of all spaces, each found where all else of an equation is known."""
-    sizes: dict[str, int] = {}
+    """The sizes of the spaces, each found where all else of an equation is known.
+
+    Args:
+        tensors: The tensors.
+        attributes: The attributes that state a size.
+        place: Where the growth is written, for messages.
+        known: Sizes that are given.
+
+    Returns:
+        What follows; a space whose size does not is left out.
+
+    Raises:
+        UnsupportedError: Two sizes of one space differ.
+    """
+    sizes: dict[str, int] = dict(known or {})
     waiting = list(_equations(tensors, attributes))
     progress = True
     while progress:

@@ -41,7 +41,7 @@ class Site:
         lineage: What it has been through.
         probe: The batch on which growth is measured and proven.
         spaces: The spaces that the graph declares.
-        parts: What the user gave by name: builders of modules, weights to inherit.
+        parts: What the user gave by name: builders, weights to inherit.
         trains: Whether a parameter would be trained if no activity froze it.
         alpha: What the gates of new modules will be set to at this growth; at 0 nothing new can
             change the function, whatever it is.
@@ -70,6 +70,7 @@ class Committed:
         evidence: What was done, as JSON data for the certificate.
         narrowed: Makes the grown model's output comparable with the old one, such as the old
             entries of a vocabulary that grew.
+        learns: Whether what is new must get a gradient: not where only contents are other ones.
     """
 
     templates: Mapping[nn.Parameter, nn.Parameter]
@@ -78,6 +79,7 @@ class Committed:
     remedy: str
     evidence: Mapping[str, Any]
     narrowed: Callable[[Tensor], Tensor] | None = None
+    learns: bool = True
 
 
 class Planned(ABC):

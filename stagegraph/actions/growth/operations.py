@@ -14,7 +14,9 @@ from stagegraph.actions.changes import (
     Change,
     Deepened,
     ExpertsAdded,
+    Inherited,
     ListGrown,
+    Regrown,
     Resized,
     Upcycled,
 )
@@ -26,7 +28,9 @@ from stagegraph.actions.growth import (
     deepened,
     extend_context,
     extend_vocab,
+    inherit,
     listed_experts,
+    regrow,
     resize,
     upcycle,
     widen,
@@ -44,6 +48,8 @@ from stagegraph.schema.actions import (
     ExtendContext,
     ExtendVocab,
     GrowthAction,
+    Inherit,
+    Regrow,
     Upcycle,
     Widen,
     WidenHeadDim,
@@ -61,6 +67,8 @@ _PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {
     ExtendContext: extend_context.plan,
     AddHeads: add_heads.plan,
     WidenHeadDim: widen_head_dim.plan,
+    Inherit: inherit.plan,
+    Regrow: regrow.plan,
 }
 _REBUILDS: dict[type[Change], Callable[..., None]] = {
     Deepened: deepened.rebuild,
@@ -68,8 +76,12 @@ _REBUILDS: dict[type[Change], Callable[..., None]] = {
     Upcycled: upcycle.rebuild,
     ExpertsAdded: add_experts.rebuild,
     ListGrown: listed_experts.rebuild,
+    Inherited: inherit.rebuild,
 }
-_REBUILDS_WITH_PARTS: dict[type[Change], Callable[..., None]] = {Attached: attach.rebuild}
+_REBUILDS_WITH_PARTS: dict[type[Change], Callable[..., None]] = {
+    Attached: attach.rebuild,
+    Regrown: regrow.rebuild,
+}
 _UNWINDS: dict[type[Change], Callable[..., None]] = {
     Deepened: deepened.unwind,
     Resized: resize.unwind,
@@ -77,6 +89,8 @@ _UNWINDS: dict[type[Change], Callable[..., None]] = {
     Upcycled: upcycle.unwind,
     ExpertsAdded: add_experts.unwind,
     ListGrown: listed_experts.unwind,
+    Inherited: inherit.unwind,
+    Regrown: regrow.unwind,
 }
 
 
@@ -155,7 +169,9 @@ def costs(site: Site, actions: Sequence[GrowthAction], *, place: str) -> int:
     total, lineage = 0, site.lineage
     model = site.model if len(actions) == 1 else twin(site.model, meta=True)
     for index, action in enumerate(actions):
-        here = replace(site, model=model, optimizers=(), lineage=lineage, probe=None)
+        here = replace(site, model=model, optimizers=(), lineage=lineage)
+        if len(actions) > 1:
+            here = replace(here, probe=None)  # a twin without memory does not run
         planned = plan(here, action, place=place)
         total += planned.cost
         if index + 1 < len(actions):

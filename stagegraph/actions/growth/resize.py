@@ -31,7 +31,17 @@ from stagegraph.actions.growth.trial import try_out
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import SelectorError, UnsupportedError
 
-__all__ = ["NewTensors", "ResizePlan", "Writing", "rebuild", "unwind"]
+__all__ = [
+    "NewTensors",
+    "ResizePlan",
+    "Writing",
+    "rebuild",
+    "recorded_writings",
+    "reshape",
+    "tensors_of",
+    "unwind",
+    "write",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +104,7 @@ class ResizePlan(Planned):
             cohort=cohort,
             step=step,
             grown=tuple((lineage.stable(growth.name), growth.axes) for growth in self.tensors),
-            written=tuple(
-                Written(
-                    lineage.stable(writing.attribute.path),
-                    _as_json(writing.attribute.value),
-                    _as_json(writing.value),
-                )
-                for writing in self.writings
-            ),
+            written=recorded_writings(self.writings, lineage),
             scales=self.policy.scales_of(self.tensors, lineage),
             how=self.how,
             patterns=tuple(
@@ -163,13 +166,14 @@ class NewTensors(Prepared):
         _fit(site.model, self.new, change, site.lineage)
         for state in self.states:
             state.put()
+        marks = {
+            growth.tensor: growth.binding.marks("added")
+            for growth in self.plan.tensors
+            if isinstance(growth.tensor, nn.Parameter)
+        }
         return Committed(
             templates={},
-            marks={
-                growth.tensor: growth.binding.marks("added")
-                for growth in self.plan.tensors
-                if isinstance(growth.tensor, nn.Parameter) and self.plan.reached
-            },
+            marks=marks,
             exact=self.plan.exact,
             remedy=self.plan.remedy,
             evidence={
@@ -178,6 +182,7 @@ class NewTensors(Prepared):
                 "notes": list(self.notes),
             },
             narrowed=self.plan.narrowed,
+            learns=bool(marks) and self.plan.reached,
         )
 
     def follow(self, averaged: nn.Module, site: Site, change: Change) -> None:
@@ -207,6 +212,18 @@ def _seed(seed: int, site: Site, name: str) -> int:
     return crc32(f"{seed}|{site.lineage.stable(name)}".encode())
 
 
+def recorded_writings(writings: Sequence[Writing], lineage: Lineage) -> tuple[Written, ...]:
+    """The attributes that are written, as data."""
+    return tuple(
+        Written(
+            lineage.stable(writing.attribute.path),
+            _as_json(writing.attribute.value),
+            _as_json(writing.value),
+        )
+        for writing in writings
+    )
+
+
 def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
 
@@ -222,11 +239,12 @@ def _fit(model: nn.Module, new: Mapping[str, Tensor], change: Resized, lineage: 
     old = tensors_of(model)
     for name, tensor in new.items():
         give(old[name], tensor)
-    _write(model, change, lineage, grow=True)
+    write(model, change.written, lineage, grow=True)
 
 
-def _write(model: nn.Module, change: Resized, lineage: Lineage, *, grow: bool) -> None:
-    for written in change.written:
+def write(model: nn.Module, writings: Sequence[Written], lineage: Lineage, *, grow: bool) -> None:
+    """Make attributes say what they must afterwards, or what they said before."""
+    for written in writings:
         wanted, there = (written.after, written.before) if grow else (written.before, written.after)
         owner, name = _owner(model, lineage.today(written.path))
         value = getattr(owner, name)
@@ -258,10 +276,10 @@ def rebuild(
         if lineage.today(stable) == name and name in there
     }
     for tensor, axes in _recorded(model, change, lineage, place, grown=False):
-        _reshape(tensor, optimizers, partial(embedded, axes=axes))
+        reshape(tensor, optimizers, partial(embedded, axes=axes))
         if id(tensor) in contents:
             give(tensor, contents[id(tensor)])
-    _write(model, change, lineage, grow=True)
+    write(model, change.written, lineage, grow=True)
 
 
 def unwind(
@@ -270,8 +288,8 @@ def unwind(
     """Make the tensors as small again."""
     place = f"return to before {change.cohort!r}"
     for tensor, axes in _recorded(model, change, lineage, place, grown=True):
-        _reshape(tensor, optimizers, partial(extracted, axes=axes))
-    _write(model, change, lineage, grow=False)
+        reshape(tensor, optimizers, partial(extracted, axes=axes))
+    write(model, change.written, lineage, grow=False)
 
 
 def _recorded(
@@ -294,9 +312,10 @@ def _recorded(
     return found
 
 
-def _reshape(
+def reshape(
     tensor: Tensor, optimizers: Sequence[Optimizer], resized: Callable[[Tensor], Tensor]
 ) -> None:
+    """Give a tensor, and what optimizers keep of its shape, another shape."""
     before = tensor.shape
     for optimizer in optimizers:
         entry = optimizer.state.get(tensor, {})

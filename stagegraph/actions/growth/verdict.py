@@ -34,9 +34,9 @@ def refuse(
     """
     _refuse_idle(place, measured)
     _refuse_broken(place, measured)
-    if committed.templates or committed.marks:  # else nothing new is there to learn
+    if committed.learns:
         _refuse_unlearnable(place, measured)
-    if gated and measured.closed != 0.0:
+    if gated and not committed.marks and measured.closed != 0.0:  # else not the blocks alone
         raise ActionError(
             place,
             f"with alpha 0 the new blocks still change the output on the probe by "
