@@ -1,0 +1,70 @@
+"""Changes: what one growth did to a model's structure, as data.
+
+A lineage is a list of these. Each kind says which modules it added, and for tensors that became
+larger where in them the new entries lie; all names are stable ids (:mod:`~.lineage`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stagegraph.actions.changes.attached import Attached, NewBranch, Upcycled
+from stagegraph.actions.changes.change import Axes, Change
+from stagegraph.actions.changes.deepened import CountChange, Deepened, NewBlock
+from stagegraph.actions.changes.experts import ExpertsAdded, ListGrown, NewExperts, NewListed
+from stagegraph.actions.changes.inherited import Inherited, Regrown
+from stagegraph.actions.changes.resized import Resized, Written
+from stagegraph.errors import SnapshotError
+
+__all__ = [
+    "Attached",
+    "Axes",
+    "Change",
+    "CountChange",
+    "Deepened",
+    "ExpertsAdded",
+    "Inherited",
+    "ListGrown",
+    "NewBlock",
+    "NewBranch",
+    "NewExperts",
+    "NewListed",
+    "Regrown",
+    "Resized",
+    "Upcycled",
+    "Written",
+    "read_change",
+]
+
+_KINDS: dict[str, type[Change]] = {
+    kind.kind: kind
+    for kind in (
+        Deepened,
+        Resized,
+        Attached,
+        Upcycled,
+        ExpertsAdded,
+        ListGrown,
+        Inherited,
+        Regrown,
+    )
+}
+
+
+def read_change(data: Mapping[str, Any]) -> Change:
+    """A change from JSON data.
+
+    Raises:
+        SnapshotError: This is no structural change that this version knows.
+    """
+    kind = _KINDS.get(data.get("kind", ""))
+    if kind is None:
+        raise SnapshotError(
+            f"this lineage holds a change of kind {data.get('kind')!r}; this stagegraph knows "
+            f"{', '.join(map(repr, _KINDS))}: resume with the version that wrote it"
+        )
+    try:
+        return kind.from_fields(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SnapshotError(f"this lineage cannot be read: {error!r} in {data!r}") from error
