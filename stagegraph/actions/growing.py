@@ -112,6 +112,7 @@ def _effect(measured: Measured, alpha: float) -> dict[str, Any]:
     return {
         "alpha": alpha,
         "change": {"eval": measured.eval, "train": measured.train, "alpha_1": measured.open},
+        "dropout": "on" if measured.dropout else "off in the comparison: other shapes, other masks",
         "exactness": exactness(max(measured.eval, measured.train), measured),
         "exactness_at_alpha_1": exactness(measured.open, measured),
         "executed": True,

@@ -53,6 +53,11 @@ class RandomState:
         if self.cuda:
             torch.cuda.set_rng_state_all(list(self.cuda))
 
+    def torch_would_draw_as(self, other: RandomState) -> bool:
+        """Whether torch, on any device, would draw what it would draw in the other state."""
+        mine, theirs = (self.cpu, *self.cuda), (other.cpu, *other.cuda)
+        return len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
+
     def forked_seed(self, attempt: int) -> int:
         """A seed that differs per attempt and per state (so also per rank)."""
         digest = hashlib.sha256(str(attempt).encode())

@@ -28,8 +28,7 @@ _REMEDY = (
     ": heads were counted otherwise than declared; where queries share keys and values, write "
     "(groups per_group head_dim) for queries and (groups head_dim) for these; name what states the "
     "number of heads under spaces: sizes:; and where a model divides its width by the number of "
-    "heads, let it keep head_dim as an attribute. In train mode alone: dropout on attention draws "
-    "other numbers for more heads, so let it be 0 while the model grows"
+    "heads, let it keep head_dim as an attribute"
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from stagegraph.actions.dropout import WithoutDropout
 from stagegraph.actions.gates import Gates
 from stagegraph.actions.growth.operation import Committed
 from stagegraph.actions.probes import Probe, run_probe
@@ -29,10 +30,17 @@ Exactness = Literal["exact", "exact up to rounding", "approximate"]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The model's output on its probe, in eval and in train mode."""
+    """The model's output on its probe, in eval and in train mode.
+
+    Attributes:
+        eval: In eval mode.
+        train: In train mode.
+        still: In train mode without dropout.
+    """
 
     eval: Tensor
     train: Tensor
+    still: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,9 @@ class Measured:
 
     Attributes:
         eval: Largest change of the output in eval mode, with alpha as it will be.
-        train: The same in train mode.
+        train: The same in train mode; without dropout if it would not stand otherwise, for a
+            growth in width draws masks of other shapes.
+        dropout: Whether dropout was on for that.
         open: The same in eval mode with alpha 1 for the new blocks.
         closed: The same with alpha 0; with gates, nothing but 0 is right.
         scale: Largest output before.
@@ -60,6 +70,7 @@ class Measured:
     closed: float
     scale: float
     eps: float
+    dropout: bool = True
     idle: tuple[str, ...] = ()
     without_gradient: tuple[str, ...] = ()
     num_with_gradient: int = 0
@@ -95,15 +106,30 @@ class _Readings:
     ) -> None:
         self._model, self._probe, self._seed, self._aside = model, probe, seed, aside
         self._moment = Moment([model], buffers=True)
+        self._drew = False
 
     def both(self) -> Reading:
-        return Reading(eval=self.output(training=False), train=self.output(training=True))
+        train = self.output(training=True)
+        return Reading(
+            eval=self.output(training=False),
+            train=train,
+            still=self.still() if self._drew else train,
+        )
 
     def output(self, *, training: bool) -> Tensor:
         with self._moment.restored(), torch.no_grad(), _taken_aside(self._aside):
             _set_mode(self._model, training=training)
             seed_all(self._seed)
-            return run_probe(self._model, self._probe).detach().clone()
+            before = RandomState.capture()
+            output = run_probe(self._model, self._probe).detach().clone()
+            now = RandomState.capture()
+            self._drew = self._drew or not now.torch_would_draw_as(before)
+            return output
+
+    def still(self) -> Tensor:
+        """The output in train mode without dropout."""
+        with WithoutDropout():
+            return self.output(training=True)
 
     def gradients(
         self, blocks: Mapping[str, nn.Module], new: Sequence[nn.Parameter]
@@ -189,9 +215,12 @@ def measure(
         if is_felt(_where_new(grad, committed.marks.get(parameter)))
     }
     narrowed = committed.narrowed or (lambda output: output)
+    train = _distance(before.train, narrowed(after.train))
+    still = _distance(before.still, narrowed(after.still))
     return Measured(
         eval=_distance(before.eval, narrowed(after.eval)),
-        train=_distance(before.train, narrowed(after.train)),
+        train=min(train, still),
+        dropout=not still < train,
         open=_distance(before.eval, narrowed(opened)),
         closed=_distance(before.eval, narrowed(closed)),
         scale=_scale(before.eval),

@@ -198,6 +198,43 @@ def test_attention_of_torch_grows_with_its_stream(how, factor):
     )
 
 
+class Dropping(Gpt):
+    """Drops out in a module, in a function and in torch's attention."""
+
+    def __init__(self):
+        super().__init__(nn.LayerNorm)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, ids):
+        x = self.drop(self.emb(ids) + self.pos[: ids.shape[1]])
+        for block in self.blocks:
+            x = x + nn.functional.dropout(block["att"](block["n1"](x)), 0.2, self.training)
+            hidden = torch.tanh(block["up"](block["n2"](x)))
+            x = x + block["down"](self.drop(hidden))
+        return self.head(self.last(x))
+
+
+def test_masks_of_other_shapes_do_not_speak_against_it():
+    model = Dropping().to(F64)
+    standing = actor(model, SGD(model.parameters()), GPT, ids())
+    certificate = grow(standing, widen(space=["stream", "mlp"], factor=2))
+    assert certificate["exactness"] in EXACT
+    assert certificate["dropout"].startswith("off in the comparison")
+    assert model.train()(ids()).isfinite().all()
+
+
+def test_a_change_in_train_mode_is_seen_through_dropout():
+    class Broken(Dropping):
+        def forward(self, ids):
+            out = super().forward(ids)
+            return out + self.emb.weight.shape[1] if self.training else out
+
+    model = Broken().to(F64)
+    standing = actor(model, SGD(model.parameters()), GPT, ids())
+    with pytest.raises(ActionError, match=r"keep the function, and in train mode .* changed by 8"):
+        grow(standing, widen(space="stream", factor=2))
+
+
 def test_noise_cancels_where_copies_are_read():
     model, _, standing, _ = made("gpt")
     certificate = grow(standing, widen(space="mlp", factor=2, noise=0.1))
