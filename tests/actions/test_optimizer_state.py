@@ -25,7 +25,7 @@ from stagegraph.actions.optimizer_state import grown_state, state_for_copy
 from stagegraph.actions.optimizers import check_state_shapes, state_shapes
 from stagegraph.actions.state_rules import register_state, state_uses
 from stagegraph.errors import UnsupportedError
-from tests.actions.wide import HALF, bindings, loss_of, small, widened
+from tests.actions.splits import HALF, bindings, loss_of, small, widened
 
 F64 = torch.float64
 LR = 1e-2

@@ -25,7 +25,7 @@ from stagegraph.actions.learning_rates import LearningRates
 from stagegraph.actions.optimizer_state import grown_state
 from stagegraph.actions.scales import Scale, scales_of
 from stagegraph.errors import UnsupportedError
-from tests.actions.wide import HALF, bindings, loss_of, small, widened
+from tests.actions.splits import HALF, bindings, loss_of, small, widened
 
 HIDDEN = {"hidden": space_map("split", 4, 8)}
 HEADS = {"heads": space_map("split", 2, 4)}
