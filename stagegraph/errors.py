@@ -20,6 +20,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -149,11 +150,16 @@ def did_you_mean(found: str, known: Iterable[str]) -> str:
     >>> did_you_mean("x", [])
     '; none is declared'
     """
-    names = sorted(set(known))
+    names = tuple(sorted(set(known)))
     if not names:
         return "; none is declared"
-    close = difflib.get_close_matches(found, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    near = _nearest(found, names)
+    if near is not None:
+        return f"; did you mean {near!r}?"
     shown = ", ".join(names[:12])
     return f"; known: {shown}" + (", …" if len(names) > 12 else "")
+
+
+@lru_cache(maxsize=256)  # the same mistake comes in many places of one document
+def _nearest(found: str, names: tuple[str, ...]) -> str | None:
+    return next(iter(difflib.get_close_matches(found, names, n=1, cutoff=0.6)), None)

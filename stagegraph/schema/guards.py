@@ -195,8 +195,9 @@ def tree_depth(node: Model | float) -> int:
         node, depth = waiting.pop()
         deepest = max(deepest, depth)
         if isinstance(node, Model):
+            fields = vars(node)  # asking a model for what it does not have is slow
             for name in ("of", "left", "right"):
-                below = getattr(node, name, None)
+                below = fields.get(name)
                 parts = below if isinstance(below, tuple) else (below,)
                 waiting.extend(
                     (part, depth + 1) for part in parts if isinstance(part, Model | float)

@@ -14,8 +14,8 @@ from stagegraph.schema.load import load
 resource = pytest.importorskip("resource", reason="limits on a process are a thing of POSIX")
 
 HEAD = "stagegraph: 1\nname: a\ninitial: s0\nstages:\n"
-# What takes a tenth of a second on a quiet machine is timed beside it: a busy one is not the reader's
-# fault, and its seconds are longer.
+# What takes a tenth of a second on a quiet machine is timed beside it: a busy one is not the
+# reader's fault, and its seconds are longer.
 CHILD = """
 import resource, sys, time
 from stagegraph.errors import DocumentError
