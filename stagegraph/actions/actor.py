@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -171,6 +172,8 @@ class TorchActor:
                 continue  # no growth from here (or nowhere): the cost is not known
         return Facts(params=num_parameters(model), costs=known)
 
+    @torch.inference_mode(False)  # whatever the host is in: what is made here must train
+    @torch.enable_grad()
     def transact(self, boundary: Boundary, confirm: Callable[[Outcome], None]) -> Outcome:
         """Carry out a boundary, all or nothing.
 
@@ -353,6 +356,8 @@ class TorchActor:
             "snapshots": list(standing.snapshots),
         }
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take a state up: replay the structure, set gates and lasting factors.
 

@@ -19,7 +19,8 @@ from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.support import inspect, remarks, unsupported
 from stagegraph.actions.undo import untouched
 from stagegraph.errors import UnsupportedError
-from stagegraph.graph.compiled import CompiledGraph, PlacedAction
+from stagegraph.graph.compiled import CompiledGraph, CompiledStage, PlacedAction
+from stagegraph.schema.actions import GrowthAction
 from stagegraph.schema.activities import Activity
 
 __all__ = [
@@ -158,9 +159,10 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
     """What of a graph does not fit a model, or cannot be had with what is given."""
     several = [innermost(one) for one in _several(optimizer)]
     actions = [(placed.place, placed.action) for placed in all_actions(graph)]
+    later = _later_growths(graph)
     activities = list(all_activities(graph))
     companions = Companions.of(scheduler, scaler, ema, data)
-    fixed = inspect(
+    planned = inspect(
         model,
         actions=actions,
         optimizers=several,
@@ -168,7 +170,7 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
         parts=parts,
         probe=probe,
     )
-    fixed += unsupported(
+    fixed = unsupported(
         actions,
         activities,
         model=model,
@@ -180,10 +182,40 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
     pointers = {placed.place: placed.pointer for placed in all_actions(graph)}
     pointers |= {h.place: h.pointer for stage in graph.stages.values() for h in stage.during}
     found = [_misfit(problem, pointers, may_come=False) for problem in dict.fromkeys(fixed)]
+    found += [_misfit(p, pointers, may_come=p.partition(": ")[0] in later) for p in planned]
     patterns = inspect(model, activities=activities)
     found += [_misfit(problem, pointers, may_come=grows) for problem in patterns]
     noted = remarks(model, actions=actions, spaces=graph.graph.spaces, parts=parts)
     return found + [replace(_misfit(note, pointers, may_come=False), remark=True) for note in noted]
+
+
+def _later_growths(graph: CompiledGraph) -> set[str]:
+    """The places of growths that another may come before, and so may bring what they need."""
+    growing = [stage for stage in graph.stages.values() if stage.growths]
+    later: set[str] = set()
+    for stage in growing:
+        places = [a.place for a in stage.actions if isinstance(a.action, GrowthAction)]
+        first = _reached_ungrown(graph, stage)
+        alone = all(other.region == stage.region for other in growing)
+        later |= set(places[1:] if first and alone else places)
+    return later
+
+
+def _reached_ungrown(graph: CompiledGraph, wanted: CompiledStage) -> bool:
+    """Whether a stage can only be entered for the first time before any growth of its region."""
+    region = graph.by_name[wanted.region]
+    waiting, seen, reached = [region.initial], set[str](), False
+    while waiting:
+        key = waiting.pop()
+        stage = region.stages.get(key)
+        if stage is None or key in seen:
+            continue
+        seen.add(key)
+        if key == wanted.key:
+            reached = True
+        elif not stage.growths:
+            waiting += [edge.target for edge in stage.ways]
+    return reached
 
 
 def _misfit(problem: str, pointers: Mapping[str, str], *, may_come: bool) -> Misfit:

@@ -96,11 +96,11 @@ def select(model: nn.Module, selected: Selected, *, lineage: Lineage, place: str
         found = new_parts(lineage, changes)
         for name, mask in found.items():
             parts[name] = parts[name] | mask if name in parts else mask
-        if not (names or found):
+        if not changes:
             near = did_you_mean(cohort, lineage.cohorts())
             wrong.append(f"no growth of the name {cohort!r} has added anything{near}")
         taken |= {name for block in names for name in _subtree(model, block)}
-    if not (taken or parts or wrong or selected.everything):
+    if not (taken or parts or wrong or selected.everything or selected.cohorts):
         wrong.append("nothing is selected: no growth has added anything yet")
     if wrong:
         raise SelectorError(f"{place}: " + "; ".join(wrong))

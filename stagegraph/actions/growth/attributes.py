@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stagegraph.errors import SelectorError, did_you_mean
 
-__all__ = ["Attribute", "find_attributes", "named_owners", "owners_of"]
+__all__ = ["Attribute", "find_attributes", "is_owner", "named_owners", "owners_of"]
 
 _NO_OWNERS = (
     type,
@@ -66,6 +66,13 @@ def named_owners(model: nn.Module) -> list[tuple[str, object]]:
 def owners_of(model: nn.Module) -> list[object]:
     """The same without their paths."""
     return [owner for _, owner in named_owners(model)]
+
+
+def is_owner(value: object) -> bool:
+    """Whether something is an object with attributes of its own, such as a config."""
+    if value is None or isinstance(value, _NO_OWNERS):
+        return False
+    return isinstance(getattr(value, "__dict__", None), dict)
 
 
 def _collect(value: object, path: str, found: dict[int, tuple[str, object]], depth: int) -> None:

@@ -241,6 +241,7 @@ def _new(committed: Committed) -> list[nn.Parameter]:
 def _where_new(grad: Tensor | None, marks: Tensor | None) -> Tensor | None:
     if grad is None or marks is None:
         return grad
+    grad = grad.to_dense() if grad.layout is not torch.strided else grad
     return grad.masked_select(marks.to(grad.device).expand_as(grad))
 
 

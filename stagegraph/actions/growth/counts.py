@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
+from stagegraph.actions.growth.attributes import is_owner
 from stagegraph.actions.growth.layout import Place
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
@@ -184,9 +186,10 @@ def around(model: nn.Module, stack: str) -> list[tuple[str, Any]]:
         path = ".".join(parts[:depth])
         module = model.get_submodule(path)
         around.setdefault(id(module), (path, module))
-        config = getattr(module, "config", None)
-        if config is not None:
-            around.setdefault(id(config), (f"{path}.config".lstrip("."), config))
+        held = {"config": getattr(module, "config", None), **vars(module)}
+        for name, value in held.items():
+            if is_owner(value):
+                around.setdefault(id(value), (f"{path}.{name}".lstrip("."), value))
     return list(around.values())
 
 
@@ -224,20 +227,26 @@ def _tells(value: Any, size: int) -> bool:
     return isinstance(value, int) and value == size
 
 
-def numbering(blocks: Sequence[nn.Module], *, place: str) -> dict[str, int]:
+def numbering(
+    blocks: Sequence[nn.Module], *, place: str, leave: Sequence[str] = ()
+) -> dict[str, int]:
     """The names under which blocks hold a number of their own, each with the lowest block's.
+
+    Those are the usual names, and any other under which the blocks hold whole numbers that go up
+    by one from block to block.
 
     Args:
         blocks: All blocks of a stack.
         place: Where the growth is written, for the message.
+        leave: Names that are so by chance.
 
     Raises:
         UnsupportedError: They are not numbered in order, so that nobody can say how new ones are.
     """
     first: dict[str, int] = {}
-    for name in _NUMBERING:
+    for name in (*_NUMBERING, *_running(blocks)):
         numbers = [_numbers(block, name) for block in blocks]
-        if not any(numbers):
+        if not any(numbers) or any(fnmatchcase(name, glob) for glob in leave):
             continue
         first[name] = first_number(blocks, name)
         if any(held != {first[name] + index} for index, held in enumerate(numbers)):
@@ -246,6 +255,27 @@ def numbering(blocks: Sequence[nn.Module], *, place: str) -> dict[str, int]:
                 "order; stagegraph cannot say what the new blocks' should be"
             )
     return first
+
+
+def _running(blocks: Sequence[nn.Module]) -> list[str]:
+    """Names of no usual kind under which every block holds the number after its neighbour's."""
+    if len(blocks) < 2:
+        return []
+    names = {
+        name
+        for module in blocks[0].modules()
+        if not type(module).__module__.startswith("torch.")
+        for name in vars(module)
+        if _is_number(module, name) and name not in _NUMBERING
+    }
+    return sorted(
+        name
+        for name in names
+        if all(
+            _numbers(block, name) == {first_number(blocks, name) + index}
+            for index, block in enumerate(blocks)
+        )
+    )
 
 
 def number(blocks: Sequence[nn.Module], name: str, first: int) -> None:

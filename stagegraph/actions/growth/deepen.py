@@ -143,7 +143,7 @@ def plan(site: Site, action: Deepen, *, place: str) -> DeepenPlan:
         counts=counts,
         lists=lists,
         rows=rows,
-        numbers=numbering(blocks, place=place),
+        numbers=numbering(blocks, place=place, leave=action.leave),
         left_alone=tuple(left),
         added=sum(own[at.copy_of] + sum(one[at.copy_of] for one in beside) for at in new),
     )
@@ -206,7 +206,10 @@ def _others(
 
 
 def _refuse_unknown(model: nn.Module, action: Deepen, path: str, place: str) -> None:
-    known = known_beside(model, path) if action.leave else []
+    known: list[str] = []
+    if action.leave:
+        blocks = list(find_stack(model, path, place=place)[1])
+        known = [*known_beside(model, path), *numbering(blocks, place=place)]
     for glob in action.leave:
         if not any(fnmatchcase(name, glob) for name in known):
             raise SelectorError(

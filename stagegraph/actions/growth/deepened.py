@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Deepened
 from stagegraph.actions.growth.beside import Entries, Rows, copied_entries, find_beside
-from stagegraph.actions.growth.counts import find_count, first_number, number, numbering
+from stagegraph.actions.growth.counts import find_count, first_number, number
 from stagegraph.actions.growth.layout import Place, grown_order
 from stagegraph.actions.growth.stacks import (
     copy_block,
@@ -61,7 +61,7 @@ def rebuild(
         new = blocks[at.at] = copy_block(model, template, path=f"{path}.{at.copy_of}")
         for name, parameter in own_parameters(model, template).items():
             templates[new.get_parameter(name)] = parameter
-    numbers = numbering(old, place=place)
+    numbers = {name: first_number(old, name) for name in change.numbered}
     entries = [(one, *copied_entries(model, one, inserted)) for one in lists]
     insert(stack, blocks)
     for one, added, copies in entries:

@@ -95,15 +95,26 @@ class Call:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    autocast: tuple[str, torch.dtype] | None = None
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """Keep a copy of what a block is about to be called with."""
-        return cls(_copied(args), _copied(kwargs))
+        """Keep a copy of what a block is about to be called with, and the autocast it is under."""
+        x = main_input(args, kwargs)
+        device = "cpu" if x is None else x.device.type
+        on = torch.is_autocast_enabled(device)
+        autocast = (device, torch.get_autocast_dtype(device)) if on else None
+        return cls(_copied(args), _copied(kwargs), autocast)
 
     def run(self, module: nn.Module) -> Any:
         """Call a module so."""
-        return module(*_copied(self.args), **_copied(self.kwargs))
+        args, kwargs = _copied(self.args), _copied(self.kwargs)
+        if self.autocast is None:
+            return module(*args, **kwargs)
+        device, dtype = self.autocast
+        # without its cache, which would not see that weights are zeroed
+        with torch.autocast(device, dtype, cache_enabled=False):
+            return module(*args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,8 @@ def _by_trial(module: nn.Module, bias: str | None, eps: str | None) -> Norm | No
 
 
 def _tolerance(y: Tensor) -> float:
-    return 64 * torch.finfo(y.dtype).eps
+    eps = torch.finfo(y.dtype).eps
+    return 64 * max(eps, torch.finfo(torch.float32).eps)  # many compute in float32 inside
 
 
 def _normed(x: Tensor, kind: str, eps: float) -> Tensor:
