@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stagegraph.actions.attribute_holding import write_attributes
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.growing import grow
 from stagegraph.actions.growth.attributes import owners_of
@@ -271,6 +272,7 @@ class TorchActor:
             lineage=standing.lineage,
             companions=standing.companions,
             alphas=standing.gates.alphas(),
+            attributes=standing.attributes.values(),
         )
         return {"kind": "snapshot", "snapshot": name}
 
@@ -281,6 +283,7 @@ class TorchActor:
             name=name,
             lineage=standing.lineage,
             alphas=standing.gates.alphas(),
+            attributes=standing.attributes.values(),
             probe=standing.probe,
             place=deed.place,
         )
@@ -353,6 +356,7 @@ class TorchActor:
             "alphas": standing.gates.alphas(),
             "lasting_lr_factor": standing.rates.lasting,
             "frozen": {ids[id(p)]: flag for p, flag in standing.freezing.originals()},
+            "held_attributes": standing.attributes.originals(),
             "snapshots": list(standing.snapshots),
         }
 
@@ -370,7 +374,9 @@ class TorchActor:
             raise SnapshotError(
                 f"this state has version {state.get('version')!r}, this stagegraph reads {_VERSION}"
             )
-        missing = {"lineage", "alphas", "lasting_lr_factor", "frozen"} - set(state)
+        missing = {"lineage", "alphas", "lasting_lr_factor", "frozen", "held_attributes"} - set(
+            state
+        )
         if missing:
             raise SnapshotError(f"this state has no {', '.join(map(repr, sorted(missing)))}")
         standing, log, lineage = self._standing, UndoLog(), Lineage.from_json(state["lineage"])
@@ -379,10 +385,13 @@ class TorchActor:
         try:
             self._rebuild_to(lineage)
             standing.freezing.close()
+            standing.attributes.close()
             standing.gates.close()
             standing.gates.set(state["alphas"], standing.module)
             standing.rates.hold((), {}, lasting=state["lasting_lr_factor"])
             self._restore_flags(state["frozen"])
+            for model in standing.grown_models:
+                write_attributes(model, state["held_attributes"], what="this state")
         except BaseException:
             log.undo()
             raise
@@ -421,7 +430,8 @@ class TorchActor:
         """All snapshots and teachers in plain containers and tensors, for a checkpoint."""
         standing = self._standing
         packed = {name: snapshot.pack() for name, snapshot in standing.snapshots.items()}
-        return packed | {key: teacher.pack() for key, teacher in standing.teachers.items()}
+        held = [standing.lineage.stable(path) for path in standing.attributes.values()]
+        return packed | {key: one.pack(held) for key, one in standing.teachers.items()}
 
     def load_snapshots(self, packed: Mapping[str, Any]) -> None:
         """The inverse of :meth:`snapshots`.

@@ -6,11 +6,11 @@ what the lineage recorded of their axes, carried through every later growth of t
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from stagegraph.actions.changes import Change, Deepened, Resized
+from stagegraph.actions.changes import Change, Deepened, HeadAdded, Resized
 from stagegraph.actions.growth.embedding import embedded, new_entries
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.scales import Scale
@@ -42,7 +42,7 @@ def new_parts(lineage: Lineage, cohort: Collection[Change]) -> dict[str, Tensor]
 
 
 def lasting_scales(lineage: Lineage) -> dict[str, Scale]:
-    """The scales that parameters keep for good, by stable id; a copied block has its template's."""
+    """The scales that parameters keep for good, by stable id; a copy has its template's."""
     scales: dict[str, Scale] = {}
     for change in lineage.changes:
         if isinstance(change, Resized):
@@ -51,10 +51,17 @@ def lasting_scales(lineage: Lineage) -> dict[str, Scale]:
                 scales[name] = Scale(old.lr * lr, old.eps * eps, old.weight_decay * weight_decay)
         elif isinstance(change, Deepened):
             for block in change.blocks:
-                template = f"{change.stack}.{block.copy_of}."
-                scales |= {
-                    f"{change.stack}.{block.label}.{name.removeprefix(template)}": scale
-                    for name, scale in list(scales.items())
-                    if name.startswith(template)
-                }
+                template, new = f"{change.stack}.{block.copy_of}.", f"{change.stack}.{block.label}."
+                scales |= _copied(scales, template, new)
+        elif isinstance(change, HeadAdded):
+            scales |= _copied(scales, f"{change.heads}.{change.like}.", f"{change.path}.")
     return scales
+
+
+def _copied(scales: Mapping[str, Scale], template: str, new: str) -> dict[str, Scale]:
+    """What holds of a template holds of its copy."""
+    return {
+        new + name.removeprefix(template): scale
+        for name, scale in scales.items()
+        if name.startswith(template)
+    }

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from stagegraph.actions.attribute_holding import Wanted
 from stagegraph.actions.freezing import running_norms
 from stagegraph.actions.learning_rates import Factor, SliceFactor
 from stagegraph.actions.parameters import Selection, select
 from stagegraph.actions.standing import Standing
 from stagegraph.engine.ports import Effect
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
-from stagegraph.schema.activities import AlphaRamp, Distill, Freeze, LrFactor, LrRamp
+from stagegraph.schema.activities import AlphaRamp, Distill, Freeze, Head, LrFactor, LrRamp
 
 __all__ = ["Held", "hold"]
 
@@ -59,8 +60,16 @@ def hold(standing: Standing, effects: Sequence[Effect], alphas: Mapping[str, flo
     chosen = [
         (effect, _selection(standing, effect))
         for effect in effects
-        if not isinstance(effect.activity, Distill)
+        if not isinstance(effect.activity, Distill | Head)
     ]
+    standing.attributes.hold(
+        standing.grown_models,
+        [
+            Wanted(effect.place, effect.activity.of, effect.activity.use)
+            for effect in effects
+            if isinstance(effect.activity, Head)
+        ],
+    )
     _hold_freezes(standing, chosen)
     _hold_factors(standing, chosen)  # a slice that is frozen is held by a factor of 0
     standing.teaching.hold(
@@ -133,7 +142,7 @@ def _hold_alphas(
 def _nothing_to_blend(standing: Standing, cohort: str, alpha: float) -> SelectorError:
     if standing.lineage.cohort(cohort):
         return SelectorError(
-            f"alpha {alpha:g} is for {cohort!r}, which made tensors larger: there is no new block "
+            f"alpha {alpha:g} is for {cohort!r}, which added no block "
             "that could be blended in; ease it in with an lr_ramp of the same growth"
         )
     near = did_you_mean(cohort, standing.lineage.cohorts())

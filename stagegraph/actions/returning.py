@@ -67,6 +67,7 @@ def return_to(standing: Standing, restore: Restore) -> dict[str, Any]:
         companions=standing.companions,
         rewind_data=restore.rewind_data,
     )
+    standing.attributes.return_to(standing.grown_models, snapshot.attributes)
     standing.gates.set(
         dict.fromkeys(standing.gates.alphas(), 1.0) | dict(snapshot.alphas), standing.module
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Snapshot:
         companions: States of schedulers, scaler, EMA and data.
         alphas: Alpha per block that had a gate.
         random: The random numbers.
+        attributes: What attributes that were held said, by path.
     """
 
     lineage: Lineage
@@ -47,6 +48,7 @@ class Snapshot:
     companions: Mapping[str, Any]
     alphas: Mapping[str, float]
     random: RandomState
+    attributes: Mapping[str, str | None] = field(default_factory=dict)
 
     def pack(self) -> dict[str, Any]:
         """The same in plain containers and tensors, for ``torch.save``."""
@@ -59,6 +61,7 @@ class Snapshot:
             "companions": dict(self.companions),
             "alphas": dict(self.alphas),
             "random": self.random.pack(),
+            "attributes": dict(self.attributes),
         }
 
     @classmethod
@@ -78,6 +81,7 @@ class Snapshot:
                 companions=packed["companions"],
                 alphas=packed["alphas"],
                 random=RandomState.unpack(packed["random"]),
+                attributes=packed["attributes"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"this snapshot cannot be read: {error!r}") from error
@@ -109,6 +113,7 @@ def take(
     lineage: Lineage,
     companions: Companions,
     alphas: Mapping[str, float],
+    attributes: Mapping[str, str | None],
 ) -> Snapshot:
     """Copy everything as it is now."""
     parameters = stable_parameters(model, optimizers, lineage)
@@ -125,6 +130,7 @@ def take(
         companions=companions.states(),
         alphas=dict(alphas),
         random=RandomState.capture(),
+        attributes=dict(attributes),
     )
 
 

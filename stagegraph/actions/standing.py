@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from stagegraph.actions.attribute_holding import AttributeHolding
 from stagegraph.actions.changes import Change
 from stagegraph.actions.cohorts import lasting_scales
 from stagegraph.actions.companions import Companions
@@ -39,6 +40,7 @@ class Standing:
         lineage: The structural changes so far; replaced, never changed in place.
         gates: The open gates.
         freezing: What is frozen.
+        attributes: The attributes that say which head is in use.
         rates: The learning-rate factors.
         snapshots: Snapshots by id.
         teachers: Teachers by id.
@@ -63,6 +65,7 @@ class Standing:
         self._lineage = Lineage()
         self.gates = Gates()
         self.freezing = Freezing()
+        self.attributes = AttributeHolding()
         self.rates = LearningRates(self.optimizers)
         self.snapshots: dict[str, Snapshot] = {}
         self.teachers: dict[str, Teacher] = {}
@@ -90,6 +93,11 @@ class Standing:
         """The averaged copy of the model, which grows with it."""
         ema = self.companions.ema
         return ema.module if isinstance(ema, AveragedModel) else None
+
+    @property
+    def grown_models(self) -> list[nn.Module]:
+        """The model and its averaged copy, each as the model itself is made."""
+        return [self.model, *([] if self.averaged is None else [self.averaged])]
 
     @property
     def models(self) -> list[nn.Module]:
@@ -125,7 +133,7 @@ class Standing:
     def remember(self) -> Callable[[], None]:
         """A way back to what is held now; the model itself is undone by reference."""
         lineage, snapshots, teachers = self.lineage, dict(self.snapshots), dict(self.teachers)
-        held = (self.gates, self.freezing, self.rates, self.teaching)
+        held = (self.gates, self.freezing, self.attributes, self.rates, self.teaching)
         ways = [one.remember() for one in held]
 
         def way_back() -> None:
@@ -142,3 +150,4 @@ class Standing:
         self.teachers.clear()
         self.gates.close()
         self.freezing.close()
+        self.attributes.close()

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from stagegraph.actions.attribute_holding import find_head_attribute
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.copying import why_no_copy
 from stagegraph.actions.growth.operation import Site
@@ -28,6 +29,7 @@ from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError, UnsupportedError
 from stagegraph.schema.actions import (
     Action,
+    AddHead,
     GrowthAction,
     RollBack,
     Send,
@@ -39,6 +41,7 @@ from stagegraph.schema.activities import (
     AlphaRamp,
     Distill,
     Freeze,
+    Head,
     LrFactor,
     LrRamp,
     Selection,
@@ -114,7 +117,7 @@ def _of_activity(
     if isinstance(activity, Freeze):
         reasons = [why for optimizer in optimizers if (why := refuse_growth(optimizer))]
         return reasons + _of_wrapping(model)
-    if isinstance(activity, AlphaRamp | Distill):
+    if isinstance(activity, AlphaRamp | Distill | Head):
         return []
     return [f"this version has nothing that could hold a {activity.type}"]
 
@@ -177,14 +180,18 @@ def inspect(
     problems: list[str] = []
     model = uncompiled(model)
     site = Site(model, probe=probe, spaces=spaces or Spaces(), parts=parts or {})
-    for place, action in actions:
+    for place, action in _as_now(list(actions)):
         if isinstance(action, GrowthAction):
             problems += _problem(lambda a=action, at=place: plan(site, a, place=at))
     for place, activity in activities:
         if isinstance(activity, Distill):
             for glob in activity.features:
                 problems += _problem(lambda g=glob, at=place: outermost(model, g, place=at))
-        selected = _strings(getattr(activity, "of", ()))
+        if isinstance(activity, Head):
+            problems += _problem(
+                lambda a=activity, at=place: find_head_attribute(model, a.of, place=at)
+            )
+        selected = _strings(activity.selection)
         if selected.globs:
             problems += _problem(
                 lambda s=selected, at=place: select(model, s, lineage=Lineage(), place=at)
@@ -198,6 +205,17 @@ def inspect(
                 "from model.parameters(), after any change of the model"
             )
     return problems
+
+
+def _as_now(actions: Sequence[Placed]) -> list[Placed]:
+    """The actions as the model of now can be asked: a head may be like one that is yet to come."""
+    coming = {(one.heads, one.head) for _, one in actions if isinstance(one, AddHead)}
+    return [
+        (place, one.model_copy(update={"like": None}))
+        if isinstance(one, AddHead) and (one.heads, one.like) in coming
+        else (place, one)
+        for place, one in actions
+    ]
 
 
 def remarks(

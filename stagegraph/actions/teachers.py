@@ -7,15 +7,17 @@ in the global random numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stagegraph.actions.attribute_holding import write_attributes
 from stagegraph.actions.copying import copy_model
 from stagegraph.actions.gates import Gates
+from stagegraph.actions.growth.attributes import matching_attributes
 from stagegraph.actions.growth.operations import unwind
 from stagegraph.actions.growth.stacks import left_out_hooks
 from stagegraph.actions.lineage import Lineage
@@ -40,11 +42,20 @@ class Teacher:
         module: A copy of the model that is the teacher's own, in eval mode.
         lineage: The structural changes that the model had been through.
         alphas: Alpha per block that had a gate.
+        attributes: Stable ids of attributes that an activity held, such as the one that says which
+            head is in use; what they hold is in the module.
     """
 
-    def __init__(self, module: nn.Module, lineage: Lineage, alphas: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        lineage: Lineage,
+        alphas: Mapping[str, float],
+        attributes: Iterable[str] = (),
+    ) -> None:
         self.module = module
         self.lineage = lineage
+        self.attributes = tuple(attributes)
         self.alphas = {block: alpha for block, alpha in alphas.items() if alpha != 1.0}
         Gates().set(self.alphas, lambda block: module.get_submodule(lineage.today(block)))
         self._modules = {
@@ -94,11 +105,17 @@ class Teacher:
         """Its module of a stable id, if it has one."""
         return self._modules.get(stable)
 
-    def pack(self) -> dict[str, Any]:
-        """The same in plain containers and tensors, for ``torch.save``."""
+    def pack(self, attributes: Iterable[str] = ()) -> dict[str, Any]:
+        """The same in plain containers and tensors, for ``torch.save``.
+
+        Args:
+            attributes: Stable ids of attributes that are held in the model now: what the teacher's
+                hold must be told too, for it is read back from the model's structure.
+        """
         return {
             "lineage": self.lineage.as_json(),
             "alphas": dict(self.alphas),
+            "attributes": self._values_of((*self.attributes, *attributes)),
             "parameters": {key: p.detach().cpu() for key, p in self._parameters().items()},
             "buffers": {key: b.detach().cpu() for key, b in self._named_buffers().items()},
         }
@@ -117,15 +134,23 @@ class Teacher:
         """
         try:
             own = Lineage.from_json(packed["lineage"])
-            alphas = dict(packed["alphas"])
+            alphas, attributes = dict(packed["alphas"]), dict(packed["attributes"])
             kept = {"parameter": packed["parameters"], "buffer": packed["buffers"]}
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"this teacher cannot be read: {error!r}") from error
         module = _structure(model, lineage, own)
+        held = {own.today(key): value for key, value in attributes.items()}
+        write_attributes(module, held, what="this teacher")
         teacher = cls(module, own, {})
         _fill("parameter", teacher._parameters(), kept["parameter"])
         _fill("buffer", teacher._named_buffers(), kept["buffer"])
-        return cls(module, own, alphas)
+        return cls(module, own, alphas, attributes)
+
+    def _values_of(self, attributes: Iterable[str]) -> dict[str, Any]:
+        found = {
+            key: matching_attributes(self.module, self.lineage.today(key)) for key in attributes
+        }
+        return {key: there[0].value for key, there in found.items() if there}
 
     def _parameters(self) -> dict[str, Tensor]:
         return {self.lineage.stable(name): p for name, p in self.module.named_parameters()}
@@ -171,6 +196,7 @@ def make(
     name: str,
     lineage: Lineage,
     alphas: Mapping[str, float],
+    attributes: Iterable[str] = (),
     probe: Probe | None,
     place: str,
 ) -> tuple[Teacher, dict[str, Any]]:
@@ -183,7 +209,8 @@ def make(
         ActionError: The copy does not compute what the model computes.
         UnsupportedError: The model cannot be copied.
     """
-    teacher = Teacher(copy_model(model), Lineage(lineage.changes), alphas)
+    held = map(lineage.stable, attributes)
+    teacher = Teacher(copy_model(model), Lineage(lineage.changes), alphas, held)
     hooked = left_out_hooks(model)
     if probe is None and hooked:
         raise ActionError(

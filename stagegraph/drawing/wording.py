@@ -172,14 +172,8 @@ def action_words(action: Model) -> str:
             space = given.get("space", "")
             what = given.get("stack") or (", ".join(space) if isinstance(space, tuple) else space)
             return f"{kind} {what} {_size(given)}{f' ({how})' if how else ''}"
-        case "attach":
-            where = " after" if given.get("mode") == "after" else " to"
-            return f"attach {given.get('module')}{where} {_listed(given.get('host'))}"
-        case "upcycle":
-            return f"upcycle {_listed(given.get('host'))} to {given.get('experts')} experts"
-        case "add_experts":
-            kept = " (top_k kept)" if given.get("top_k") == "keep" else ""
-            return f"add experts to {_listed(given.get('moe'))} {_size(given)}{kept}"
+        case "attach" | "upcycle" | "add_experts" | "add_head" as kind:
+            return _branch_words(kind, given)
         case "regrow":
             fields = ", ".join(
                 f"{key} {_item(v)}" for key, v in (given.get("fields") or {}).items()
@@ -190,6 +184,21 @@ def action_words(action: Model) -> str:
             return f"inherit {given.get('source')}{f' ({how})' if how else ''}"
         case kind:
             return " ".join([str(kind), *(f"{key}={_item(v)}" for key, v in given.items())])
+
+
+def _branch_words(kind: str, given: dict[str, Any]) -> str:
+    """A growth by new modules."""
+    if kind == "attach":
+        where = " after" if given.get("mode") == "after" else " to"
+        return f"attach {given.get('module')}{where} {_listed(given.get('host'))}"
+    if kind == "upcycle":
+        return f"upcycle {_listed(given.get('host'))} to {given.get('experts')} experts"
+    if kind == "add_experts":
+        kept = " (top_k kept)" if given.get("top_k") == "keep" else ""
+        return f"add experts to {_listed(given.get('moe'))} {_size(given)}{kept}"
+    like = f" like {given['like']}" if "like" in given else ""
+    fresh = " (fresh)" if given.get("init") == "fresh" else ""
+    return f"add head {given.get('head')} to {given.get('heads')}{like}{fresh}"
 
 
 def _listed(names: Any) -> str:
@@ -221,6 +230,8 @@ def activity_words(activity: Model) -> str:
             return f"LR × {getattr(activity, 'factor', 1):g}{on}"
         case "freeze":
             return f"freeze {of}"
+        case "head":
+            return f"{of} = {given.get('use')}"
         case "difficulty":
             return f"difficulty {getattr(activity, 'level', '?')}"
         case "distill":

@@ -90,7 +90,7 @@ def _selected(held: HeldActivity, region: RegionState, cohorts: tuple[str, ...])
     globs: list[str] = []
     names: list[str] = []
     everything = False
-    for part in getattr(held.activity, "of", ()):
+    for part in held.activity.selection:
         if isinstance(part, GrownCohort):
             newest = [name for name in cohorts if name.split("#")[0] == part.grown]
             if not newest:

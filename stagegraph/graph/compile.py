@@ -316,8 +316,8 @@ class _Compiler:
                 for one in activity.weighted
             )
             return activity.model_copy(update={"teachers": teachers})
-        of = getattr(activity, "of", None)
-        if of is None:
+        of = activity.selection
+        if not of:
             return activity
         return activity.model_copy(
             update={"of": tuple(self._cohort(part, pointer, prefix) for part in of)}

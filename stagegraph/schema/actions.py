@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stagegraph.schema.action_model import ActionModel
 from stagegraph.schema.amounts import Factor
-from stagegraph.schema.branch_actions import ATTACHABLE, AddExperts, Attach, Upcycle
+from stagegraph.schema.branch_actions import ATTACHABLE, AddExperts, AddHead, Attach, Upcycle
 from stagegraph.schema.growth_actions import Deepen, GrowthAction, SizedGrowth
 from stagegraph.schema.inherit_actions import Inherit, Regrow
 from stagegraph.schema.names import Name
@@ -26,6 +26,7 @@ __all__ = [
     "ATTACHABLE",
     "Action",
     "AddExperts",
+    "AddHead",
     "AddHeads",
     "Attach",
     "AttentionGrowth",
@@ -103,6 +104,7 @@ Action = Annotated[
     | Attach
     | Upcycle
     | AddExperts
+    | AddHead
     | Inherit
     | Regrow,
     Field(discriminator="type"),

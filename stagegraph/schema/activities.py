@@ -24,6 +24,7 @@ __all__ = [
     "Distill",
     "Freeze",
     "GrownCohort",
+    "Head",
     "LrFactor",
     "LrRamp",
     "Ramp",
@@ -63,13 +64,19 @@ class ActivityModel(Model):
     """What every activity has."""
 
     writes: ClassVar[str]
-    """The knob it holds: ``alpha``, ``lr``, ``grad`` or a data knob."""
+    """The knob it holds: ``alpha``, ``lr``, ``grad``, ``loss``, ``head`` or a data knob."""
     disturbs: ClassVar[bool] = True
     """Whether its start and end bend the metrics' curves."""
     data: ClassVar[bool] = False
     """Whether it changes the data."""
     note: Note | None = None
     """A remark for people."""
+
+    @property
+    def selection(self) -> Selection:
+        """The parameters that it is about; none where it is about something else."""
+        of: Selection = getattr(self, "of", ())
+        return of
 
     @property
     def levels(self) -> Mapping[str, float | MovingLevel]:
@@ -152,6 +159,26 @@ class Freeze(ActivityModel):
     """Which parameters."""
     norms: Literal["keep", "eval"] = "keep"
     """``eval``: norms with running statistics inside the selection stop updating them."""
+
+
+class Head(ActivityModel):
+    """Let an attribute of the model say which of its heads is in use.
+
+    The attribute is the model's own, and the model's own ``forward`` reads it. When the stage is
+    left it gets back what it held before.
+    """
+
+    writes: ClassVar = "head"
+    type: Literal["head"]
+    of: Glob
+    """Dotted path of the attribute from the model, such as ``active_head``."""
+    use: Glob
+    """What it holds while the stage lasts: the name of the head."""
+
+    @property
+    def selection(self) -> Selection:
+        """None: it is about an attribute."""
+        return ()
 
 
 class Difficulty(ActivityModel):
@@ -267,7 +294,8 @@ class Distill(ActivityModel):
 
 
 Activity = Annotated[
-    AlphaRamp | LrRamp | LrFactor | Freeze | Difficulty | Distill, Field(discriminator="type")
+    AlphaRamp | LrRamp | LrFactor | Freeze | Head | Difficulty | Distill,
+    Field(discriminator="type"),
 ]
 
 

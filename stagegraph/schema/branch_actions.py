@@ -1,4 +1,4 @@
-"""Growths by new modules: branches, and mixtures of experts."""
+"""Growths by new modules: branches, mixtures of experts, and heads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from stagegraph.schema.names import Glob, Name
 __all__ = [
     "ATTACHABLE",
     "AddExperts",
+    "AddHead",
     "Attach",
     "Upcycle",
 ]
@@ -144,3 +145,21 @@ class AddExperts(SizedGrowth):
         if self.experts is None and (self.active is not None or self.count):
             raise ValueError("'active' and 'count' are for a mixture declared by 'experts'")
         return self
+
+
+class AddHead(GrowthAction):
+    """Give the model's own dictionary of heads one more, in place.
+
+    The backbone stays shared and is trained on; a ``head`` activity says which head is in use. As
+    nobody uses the new one yet, nothing changes.
+    """
+
+    type: Literal["add_head"]
+    heads: Glob
+    """Path of the ``nn.ModuleDict``, such as ``heads``."""
+    head: Name
+    """What the new head is called in it."""
+    like: Glob | None = None
+    """The head that it is made like; default: the newest."""
+    init: Literal["copy", "fresh"] = "copy"
+    """Whether it begins with that one's weights, or is initialised anew."""

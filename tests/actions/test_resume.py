@@ -207,7 +207,9 @@ def test_a_state_of_another_version_is_refused_and_a_broken_one_undone():
     grown = Model()
     teacher = TorchActor(grown, SGD(grown.parameters(), lr=0.1), probe=batch())
     teacher.transact(boundary(deeds=[growth()]), accept)
-    with pytest.raises(SnapshotError, match=r"this state has no 'frozen', 'lasting_lr_factor'"):
+    with pytest.raises(
+        SnapshotError, match=r"this state has no 'frozen', 'held_attributes', 'lasting_lr_factor'"
+    ):
         actor.load_state_dict(
             {"version": 1, "lineage": teacher.state_dict()["lineage"], "alphas": {}}
         )

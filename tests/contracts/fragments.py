@@ -49,6 +49,7 @@ _CHANGES = (
     "attach",
     "upcycle",
     "add_experts",
+    "add_head",
     "inherit",
     "regrow",
 )

@@ -73,6 +73,7 @@ KINDS = {
     "lr_ramp": Traits(activities.LrRamp, writes="lr", disturbs=True),
     "lr_factor": Traits(activities.LrFactor, writes="lr", disturbs=True),
     "freeze": Traits(activities.Freeze, writes="grad", disturbs=True),
+    "head": Traits(activities.Head, writes="head", disturbs=True),
     "difficulty": Traits(activities.Difficulty, writes="difficulty", disturbs=True, data=True),
     "distill": Traits(activities.Distill, writes="loss", disturbs=True),
     # actions
@@ -89,6 +90,7 @@ KINDS = {
     "attach": Traits(actions.Attach, structural=True, needs=GROWN),
     "upcycle": Traits(actions.Upcycle, structural=True, needs=GROWN),
     "add_experts": Traits(actions.AddExperts, structural=True, needs=GROWN),
+    "add_head": Traits(actions.AddHead, structural=True, needs=GROWN),
     "inherit": Traits(actions.Inherit, structural=True, needs=GROWN),
     "regrow": Traits(actions.Regrow, structural=True, needs=GROWN),
 }

@@ -280,6 +280,16 @@ def growths():
         name=_maybe(names()),
         note=NOTES,
     )
+    add_head = st.builds(
+        act.AddHead,
+        type=st.just("add_head"),
+        heads=texts(1),
+        head=names(),
+        like=_maybe(texts(1)),
+        init=st.sampled_from(["copy", "fresh"]),
+        name=_maybe(names()),
+        note=NOTES,
+    )
     inherit = st.builds(
         act.Inherit,
         type=st.just("inherit"),
@@ -311,7 +321,8 @@ def growths():
         name=_maybe(names()),
         note=NOTES,
     )
-    return deepen | widen | attach | upcycle | add_experts | inherit | regrow | _unit_growths()
+    modules = attach | upcycle | add_experts | add_head
+    return deepen | widen | modules | inherit | regrow | _unit_growths()
 
 
 def _unit_growths():
@@ -454,6 +465,7 @@ def activities():
             note=NOTES,
         )
         | lessons()
+        | st.builds(during.Head, type=st.just("head"), of=texts(1), use=texts(1), note=NOTES)
         | st.builds(
             during.Difficulty, type=st.just("difficulty"), level=st.integers(0, 10**6), note=NOTES
         )

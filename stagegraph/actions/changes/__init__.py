@@ -13,6 +13,7 @@ from stagegraph.actions.changes.attached import Attached, NewBranch, Upcycled
 from stagegraph.actions.changes.change import Axes, Change
 from stagegraph.actions.changes.deepened import CountChange, Deepened, NewBlock
 from stagegraph.actions.changes.experts import ExpertsAdded, ListGrown, NewExperts, NewListed
+from stagegraph.actions.changes.head_added import HeadAdded
 from stagegraph.actions.changes.inherited import Inherited, Regrown
 from stagegraph.actions.changes.resized import Resized, Written
 from stagegraph.errors import SnapshotError
@@ -24,6 +25,7 @@ __all__ = [
     "CountChange",
     "Deepened",
     "ExpertsAdded",
+    "HeadAdded",
     "Inherited",
     "ListGrown",
     "NewBlock",
@@ -46,6 +48,7 @@ _KINDS: dict[str, type[Change]] = {
         Upcycled,
         ExpertsAdded,
         ListGrown,
+        HeadAdded,
         Inherited,
         Regrown,
     )

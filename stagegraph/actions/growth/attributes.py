@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from stagegraph.errors import SelectorError, did_you_mean
 
-__all__ = ["Attribute", "find_attributes", "is_owner", "named_owners", "owners_of"]
+__all__ = [
+    "Attribute",
+    "find_attributes",
+    "is_owner",
+    "matching_attributes",
+    "named_owners",
+    "owners_of",
+]
 
 _NO_OWNERS = (
     type,
@@ -98,13 +105,19 @@ def find_attributes(model: nn.Module, pattern: str, *, place: str) -> list[Attri
     Raises:
         SelectorError: Nothing has such an attribute.
     """
-    found = {(id(one.owner), one.name): one for one in _matching(model, pattern)}
+    found = matching_attributes(model, pattern)
     if not found:
         names = [path for path, module in model.named_modules() if path]
         raise SelectorError(
             f"{place}: sizes {pattern!r} matches no attribute of the model or of what its modules "
             f"hold{did_you_mean(pattern.rpartition('.')[0], names)}"
         )
+    return found
+
+
+def matching_attributes(model: nn.Module, pattern: str) -> list[Attribute]:
+    """The same; none if nothing has such an attribute."""
+    found = {(id(one.owner), one.name): one for one in _matching(model, pattern)}
     return list(found.values())
 
 

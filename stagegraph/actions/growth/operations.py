@@ -14,6 +14,7 @@ from stagegraph.actions.changes import (
     Change,
     Deepened,
     ExpertsAdded,
+    HeadAdded,
     Inherited,
     ListGrown,
     Regrown,
@@ -22,6 +23,7 @@ from stagegraph.actions.changes import (
 )
 from stagegraph.actions.growth import (
     add_experts,
+    add_head,
     add_heads,
     attach,
     deepen,
@@ -42,6 +44,7 @@ from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import UnsupportedError
 from stagegraph.schema.actions import (
     AddExperts,
+    AddHead,
     AddHeads,
     Attach,
     Deepen,
@@ -63,6 +66,7 @@ _PLANS: dict[type[GrowthAction], Callable[..., Planned]] = {
     Attach: attach.plan,
     Upcycle: upcycle.plan,
     AddExperts: add_experts.plan,
+    AddHead: add_head.plan,
     ExtendVocab: extend_vocab.plan,
     ExtendContext: extend_context.plan,
     AddHeads: add_heads.plan,
@@ -76,6 +80,7 @@ _REBUILDS: dict[type[Change], Callable[..., None]] = {
     Upcycled: upcycle.rebuild,
     ExpertsAdded: add_experts.rebuild,
     ListGrown: listed_experts.rebuild,
+    HeadAdded: add_head.rebuild,
     Inherited: inherit.rebuild,
 }
 _REBUILDS_WITH_PARTS: dict[type[Change], Callable[..., None]] = {
@@ -89,6 +94,7 @@ _UNWINDS: dict[type[Change], Callable[..., None]] = {
     Upcycled: upcycle.unwind,
     ExpertsAdded: add_experts.unwind,
     ListGrown: listed_experts.unwind,
+    HeadAdded: add_head.unwind,
     Inherited: inherit.unwind,
     Regrown: regrow.unwind,
 }

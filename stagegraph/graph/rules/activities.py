@@ -8,7 +8,7 @@ from stagegraph.graph.compiled import CompiledStage
 from stagegraph.graph.history import GROWTH, Past
 from stagegraph.graph.rules.context import Context
 from stagegraph.graph.rules.registry import Found, rule
-from stagegraph.schema.activities import AlphaRamp, Freeze, GrownCohort
+from stagegraph.schema.activities import Activity, AlphaRamp, Freeze, GrownCohort, Head
 from stagegraph.schema.stages import Settle
 
 __all__: list[str] = []
@@ -18,8 +18,8 @@ __all__: list[str] = []
 def knob_conflict(context: Context) -> Iterator[Found]:
     """Two activities that hold one knob at once.
 
-    Learning-rate factors multiply and freezes unite, but a data knob or the alpha of a growth
-    can only have one value.
+    Learning-rate factors multiply and freezes unite, but a data knob, the alpha of a growth or
+    the attribute of a head can only have one value.
 
     Example: a stage with `{type: difficulty, level: 0}` and `{type: difficulty, level: 2}`.
     """
@@ -27,10 +27,7 @@ def knob_conflict(context: Context) -> Iterator[Found]:
         seen: dict[object, str] = {}
         for held in stage.during:
             activity = held.activity
-            if not activity.data and not isinstance(activity, AlphaRamp):
-                continue
-            parts = getattr(activity, "of", (None,))
-            for part in parts:
+            for part in _exclusive(activity):
                 other = seen.setdefault((activity.writes, part), held.pointer)
                 if other != held.pointer:
                     yield Found(
@@ -41,28 +38,43 @@ def knob_conflict(context: Context) -> Iterator[Found]:
                     )
 
 
+def _exclusive(activity: Activity) -> tuple[object, ...]:
+    """What of its knob an activity must hold alone."""
+    if isinstance(activity, AlphaRamp):
+        return activity.of
+    if isinstance(activity, Head):
+        return (activity.of,)
+    return (None,) if activity.data else ()
+
+
 @rule("shared-data-knob", "warning")
 def shared_data_knob(context: Context) -> Iterator[Found]:
-    """Two regions that turn the same data knob.
+    """Two regions that turn the same data knob, or hold the same attribute of a head.
 
-    Regions run side by side: if both hold the same data knob at one boundary, the run stops
-    with an error.
+    Regions run side by side: if both hold the same one at one boundary, the run stops with an
+    error.
 
     Example: `difficulty` in stages of `data` and of `arch`.
     """
     holders: dict[str, dict[str, str]] = {}
     for stage, held in context.held():
-        if held.activity.data:
-            regions = holders.setdefault(held.activity.writes, {})
-            regions.setdefault(stage.region, held.pointer)
+        for knob in _shared(held.activity):
+            holders.setdefault(knob, {}).setdefault(stage.region, held.pointer)
     for knob, regions in holders.items():
         if len(regions) > 1:
             names = ", ".join(repr(name) for name in regions)
             yield Found(
-                f"regions {names} all hold the data knob {knob!r}, perhaps at the same time",
+                f"regions {names} all hold {knob}, perhaps at the same time",
                 "let one region hold it, and the others ask in(...) or send events",
                 list(regions.values())[1],
             )
+
+
+def _shared(activity: Activity) -> tuple[str, ...]:
+    """What of the model or its data an activity holds for all regions."""
+    if isinstance(activity, Head):
+        return (f"the attribute {activity.of!r}",)
+    return (f"the data knob {activity.writes!r}",) if activity.data else ()
 
 
 @rule("listed-twice", "warning")
@@ -164,7 +176,7 @@ def _selections(context: Context) -> Iterator[tuple[CompiledStage, str, str, str
         past = context.history[stage.region].get(stage.key)
         if past is None:
             continue
-        for part in getattr(held.activity, "of", ()):
+        for part in held.activity.selection:
             if part == "grown":
                 yield stage, held.pointer, "'grown'", GROWTH, past
             elif isinstance(part, GrownCohort) and owners.get(part.grown) == {stage.region}:

@@ -143,10 +143,10 @@ def warmup_ignores_growth(context: Context) -> Iterator[Found]:
 
 
 def _is_of(ramp: Ramp, grow: CompiledStage) -> bool:
-    of = getattr(ramp, "of", ())
     names = {growth.name for growth in grow.growths}
     return any(
-        part == "grown" or (isinstance(part, GrownCohort) and part.grown in names) for part in of
+        part == "grown" or (isinstance(part, GrownCohort) and part.grown in names)
+        for part in ramp.selection
     )
 
 
