@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,25 +18,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Change, ListGrown, NewListed
-from stagegraph.actions.giving import give
 from stagegraph.actions.growth.counts import find_count
-from stagegraph.actions.growth.maps import Binding, Factor, SpaceMap, Use, mapped
+from stagegraph.actions.growth.maps import Binding, Factor, SpaceMap, mapped
 from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
 from stagegraph.actions.growth.redrawing import add_noise, drops
+from stagegraph.actions.growth.resize import reshape
 from stagegraph.actions.growth.stacks import copy_block, insert, own_parameters, remove
+from stagegraph.actions.growth.states import State
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.optimizer_state import grown_state
 from stagegraph.actions.optimizers import join_groups, leave_groups, rewrite_names, written_names
 from stagegraph.actions.randomness import preserved_randomness, seed_all
 from stagegraph.errors import UnsupportedError, did_you_mean
 from stagegraph.schema.actions import AddExperts
 
 __all__ = ["ListedPlan", "NewInLists", "plan", "rebuild", "unwind"]
-
-_USES: dict[str, Use] = {
-    **dict.fromkeys(("exp_avg", "momentum_buffer", "grad_avg", "prev"), "gradient"),
-    **dict.fromkeys(("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"), "square"),
-}
-"""What optimizer state that has its parameter's shape holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +68,13 @@ class ListedPlan(Planned):
         Raises:
             UnsupportedError: An expert cannot be copied, or optimizer state cannot grow.
         """
-        _refuse_unknown_state(site, self)
         with preserved_randomness():
             seed_all(seed)
             copies = [_copies(site.model, one) for one in self.mixtures]
             for experts in copies:
                 for expert in experts.values():
                     add_noise(expert, self.action.noise)
-        return NewInLists(self, copies)
+        return NewInLists(self, copies, _states(site, self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +84,12 @@ class NewInLists(Prepared):
     Attributes:
         plan: The plan.
         copies: Per mixture, its new experts by their number.
+        states: What the optimizers are to keep of the routers.
     """
 
     plan: ListedPlan
     copies: Sequence[Mapping[int, nn.Module]]
+    states: Sequence[State]
 
     def commit(self, site: Site, change: Change) -> Committed:
         """Put the new experts in, and make the routers larger."""
@@ -103,6 +101,8 @@ class NewInLists(Prepared):
             for parameter in _router(site.model, one).parameters():
                 rows = torch.arange(len(parameter)) >= one.before
                 marks[parameter] = rows.view(-1, *[1] * (parameter.dim() - 1))
+        for state in self.states:
+            state.put()
         join_groups(site.model, site.optimizers, templates)
         return Committed(
             templates=templates,
@@ -224,16 +224,16 @@ def _copies(model: nn.Module, one: NewListed) -> dict[int, nn.Module]:
     }
 
 
-def _refuse_unknown_state(site: Site, plan: ListedPlan) -> None:
+def _states(site: Site, plan: ListedPlan) -> list[State]:
+    """What the optimizers are to keep of the routers, whose rows are copied like any unit."""
+    found: list[State] = []
     for one in plan.mixtures:
         for parameter in _router(site.model, one).parameters():
             for optimizer in site.optimizers:
-                for key, value in optimizer.state.get(parameter, {}).items():
-                    if isinstance(value, Tensor) and value.dim() and key not in _USES:
-                        raise UnsupportedError(
-                            f"{plan.place}: how {key!r} of {type(optimizer).__name__} grows with "
-                            f"the rows of {one.moe}.{one.router} is not known"
-                        )
+                entry = grown_state(optimizer, parameter, _binding(one, parameter), policy="fill_v")
+                if entry is not None:
+                    found.append(State(optimizer, parameter, entry))
+    return found
 
 
 def _put(
@@ -254,8 +254,8 @@ def _put(
         expert.train(experts.training)
     insert(experts, copies)
     for parameter in router.parameters():
-        binding = _binding(one, parameter)
-        _reshape(parameter, optimizers, lambda t, use, at=binding: mapped(t, at, use))
+        grown = partial(mapped, binding=_binding(one, parameter), use="weight")
+        reshape(parameter, optimizers, grown)
     _write(model, one, grown=True)
     return templates
 
@@ -273,15 +273,8 @@ def _binding(one: NewListed, parameter: Tensor) -> Binding:
     return Binding((((Factor(one.before, space, "out"),),), *free))
 
 
-def _reshape(parameter: nn.Parameter, optimizers: Sequence[Optimizer], to: Any) -> None:
-    """Let a parameter and its optimizer state have other sizes; the parameter stays the same."""
-    shape = parameter.shape
-    give(parameter, to(parameter.data, "weight"))
-    for optimizer in optimizers:
-        entry = optimizer.state.get(parameter, {})
-        for key, value in list(entry.items()):
-            if isinstance(value, Tensor) and value.shape == shape and value.dim():
-                entry[key] = to(value, _USES[key])
+def _first(tensor: Tensor, *, rows: int) -> Tensor:
+    return tensor[:rows].detach().clone()
 
 
 def _write(model: nn.Module, one: NewListed, *, grown: bool) -> None:
@@ -325,7 +318,7 @@ def unwind(
         places = [one.before + at for at in range(len(one.copy_of))]
         remove(_list(model, one), places)
         for parameter in _router(model, one).parameters():
-            _reshape(parameter, optimizers, lambda t, _use, n=one.before: t[:n].detach().clone())
+            reshape(parameter, optimizers, partial(_first, rows=one.before))
         _write(model, one, grown=False)
     leave_groups(optimizers, before - {id(parameter) for parameter in model.parameters()})
     rewrite_names(model, optimizers, names)

@@ -25,6 +25,7 @@ from stagegraph.actions.growth.certificate import read
 from stagegraph.actions.growth.embedding import embedded, extracted
 from stagegraph.actions.growth.inherit import InheritPlan, counts, of_weights
 from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
+from stagegraph.actions.growth.regrown_states import RegrownStates, regrown_states
 from stagegraph.actions.growth.resize import recorded_writings, reshape, tensors_of, write
 from stagegraph.actions.growth.target import Difference, compare, make
 from stagegraph.actions.growth.weights import Weights
@@ -97,7 +98,10 @@ class RegrowPlan(Planned):
             give(old, content.to(old.device, old.dtype))
         write(target, change.written, Lineage(), grow=True)
         expected = None if site.probe is None else read(target, site.probe, seed=seed).eval
-        return Rebuilt(self, target, expected, prepared.zeroed, seed)
+        states = regrown_states(
+            site.model, site.optimizers, self.inherited.fitting.fits, tensors_of(target)
+        )
+        return Rebuilt(self, target, expected, prepared.zeroed, states, seed)
 
 
 def _axes(name: str, shapes: tuple[tuple[int, ...], ...], fits: Mapping[str, Any]) -> Axes:
@@ -120,6 +124,7 @@ class Rebuilt(Prepared):
         target: The larger model; it is of no use afterwards.
         expected: Its output on the probe.
         zeroed: Per additional block the names of its parameters that were zeroed.
+        states: What becomes of the optimizers' state.
         seed: The seed of that reading.
     """
 
@@ -127,6 +132,7 @@ class Rebuilt(Prepared):
     target: nn.Module
     expected: Tensor | None
     zeroed: Mapping[str, tuple[str, ...]]
+    states: RegrownStates
     seed: int
 
     def commit(self, site: Site, change: Change) -> Committed:
@@ -140,11 +146,7 @@ class Rebuilt(Prepared):
             site.model, self.target, self.plan.difference, site.optimizers, trains=site.trains
         )
         write(site.model, change.written, site.lineage, grow=True)
-        grown = {site.lineage.today(name) for name in change.tensors}
-        tensors = tensors_of(site.model)
-        for name in grown:
-            for optimizer in site.optimizers:
-                optimizer.state.pop(tensors[name], None)
+        self.states.put()
         self._check(site)
         fitting = self.plan.inherited.fitting
         return Committed(
@@ -167,6 +169,7 @@ class Rebuilt(Prepared):
                 "written": {one.path: [one.before, one.after] for one in change.written},
                 "zeroed": {path: list(names) for path, names in self.zeroed.items()},
                 "promised": fitting.exact,
+                "state": self.states.as_json(),
             },
         )
 

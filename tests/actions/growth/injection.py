@@ -123,7 +123,7 @@ def _patch_methods(patch, module, fuse):
                     patch.setattr(kind, key, _failing(value, fuse))
 
 
-def check(model, optimizer, actor, boundary, failing, *, points=40):
+def check(model, optimizer, actor, boundary, failing, *, points=40, train=train):
     """Let a boundary fail at many of its steps, then succeed.
 
     Args:
@@ -133,6 +133,7 @@ def check(model, optimizer, actor, boundary, failing, *, points=40):
         boundary: The boundary.
         failing: :func:`operations` or :func:`calls`.
         points: At how many steps, spread evenly.
+        train: Trains the model with its optimizer for some updates.
     """
 
     def refuse(_outcome):
@@ -141,11 +142,11 @@ def check(model, optimizer, actor, boundary, failing, *, points=40):
     def seen():
         return digest(model, optimizer), actor.state_dict(), sorted(actor.snapshots())
 
-    before = seen()
+    before, reached = seen(), []
     with failing() as fuse, pytest.raises(Undone):
-        actor.transact(boundary, refuse)
+        actor.transact(boundary, lambda outcome: refuse(reached.append(fuse.count) or outcome))
     assert seen() == before
-    total = fuse.count
+    total = reached[0]  # what comes after is the way back
     assert total > points, "nothing to let fail"
     for at in sorted({1 + k * (total - 1) // (points - 1) for k in range(points)}):
         with failing(at) as fuse, pytest.raises((ActionError, Full)):

@@ -21,6 +21,7 @@ from tests.actions.models import (
     snapshot,
     train,
 )
+from tests.contracts.growths import GROWTHS, OPTIMIZERS, Scene
 
 COUNTS = ("config.num_hidden_layers", "config.layer_types")
 SPACES = Spaces(
@@ -95,3 +96,46 @@ def test_the_harness_finds_what_is_not_undone(monkeypatch):
     monkeypatch.setattr("stagegraph.actions.undo.UndoLog.undo", lambda _self: None)
     with pytest.raises(AssertionError):
         injection.check(model, optimizer, actor, growing, injection.operations, points=3)
+
+
+ROWS = (
+    "deepen, drop_and_cat",
+    "widen, zero_in, stream, tied",
+    "extend_vocab",
+    "extend_context",
+    "add_heads, groups",
+    "widen_head_dim, rotary",
+    "attach, copy",
+    "add_experts",
+    "add_experts, listed",
+    "inherit",
+    "regrow",
+)
+"""Rows of the contracts, so that no operator is without one here or above."""
+
+
+def test_every_operator_is_made_to_fail():
+    made = [action for _, action in OPERATIONS.values()] + [GROWTHS[name].action for name in ROWS]
+    assert {type(action) for action in made} == {type(row.action) for row in GROWTHS.values()}
+
+
+@pytest.mark.parametrize(
+    ("failing", "points"), [(injection.operations, 2), (injection.calls, 4)], ids=["op", "call"]
+)
+@pytest.mark.parametrize("name", ROWS)
+def test_every_operator_fails_without_a_trace(name, failing, points):
+    scene = Scene(GROWTHS[name], OPTIMIZERS["AdamW, foreach"]).prepare()
+    scene.step(1)
+    growing = boundary(
+        deeds=[snapshot(), growth(scene.row.action, cohort="new")],
+        held=[freeze(*scene.row.frozen)],
+    )
+    injection.check(
+        scene.model,
+        scene.optimizers[0],
+        scene.actor,
+        growing,
+        failing,
+        points=points,
+        train=lambda *_: scene.step(1),
+    )

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, Adafactor, AdamW
 
 from stagegraph.actions import replay
 from stagegraph.errors import ActionError
@@ -99,6 +99,18 @@ def test_the_router_stays_and_its_moments_are_divided_among_the_copies(make):
         if value.dim():
             share = 4 if key.endswith("_sq") else 2
             assert torch.equal(after[key], torch.cat([value, value]) / share), key
+    train(scene.model, scene.optimizer, 2)
+
+
+def test_means_of_rows_and_columns_follow_the_router():
+    scene = scene_of(Mixture, optimizer=lambda m: Adafactor(m.parameters(), lr=0.01))
+    train(scene.model, scene.optimizer, 2)
+    weight = scene.model.blocks[0].gate.weight
+    rows = scene.optimizer.state[weight]["row_var"].clone()
+    scene.grow(add_experts(**DECLARED))
+    after = scene.optimizer.state[weight]
+    assert torch.allclose(after["row_var"], torch.cat([rows, rows]) / 4)
+    assert after["col_var"].shape == (1, D)
     train(scene.model, scene.optimizer, 2)
 
 

@@ -106,8 +106,58 @@ def test_the_state_of_what_keeps_its_shape_stays():
     kept = optimizer.state[model.three.bias]["exp_avg"]
     grow(standing, regrow({"first": 9}))
     assert optimizer.state[model.three.bias]["exp_avg"] is kept
-    assert model.one.weight not in optimizer.state
     step(model, optimizer, X)
+
+
+def test_the_state_of_what_grows_into_a_corner_goes_there_too():
+    model = SizedMlp().to(F64)
+    optimizer, standing = made(model, build=SizedMlp, spaces=MLP, probe=X)
+    step(model, optimizer, X)
+    old = {k: v.clone() for k, v in optimizer.state[model.one.weight].items()}
+    certificate = grow(standing, regrow({"first": 9}))
+    new = optimizer.state[model.one.weight]
+    assert torch.equal(new["exp_avg"][:6], old["exp_avg"])
+    assert not new["exp_avg"][6:].any()
+    assert torch.equal(new["exp_avg_sq"][:6], old["exp_avg_sq"])
+    assert torch.allclose(new["exp_avg_sq"][6:], old["exp_avg_sq"].mean())
+    assert new["step"] == old["step"]
+    assert certificate["state"] == {"new": "fill_v", "grown": 3, "reset": {}}
+
+
+def test_the_state_of_a_block_that_takes_over_another_is_that_of_the_other():
+    model = SizedGpt(num=2).to(F64)
+    optimizer, standing = made(model)
+    step(model, optimizer, ids())
+    first = optimizer.state[model.blocks[0].up.weight]["exp_avg"].clone()
+    grow(standing, regrow({"num": 4}, stacks="interleave"))
+    assert torch.equal(optimizer.state[model.blocks[1].up.weight]["exp_avg"], first)
+    assert optimizer.state[model.blocks[0].up.weight]["exp_avg"].equal(first)
+    step(model, optimizer, ids())
+
+
+class Unknown(SGD):
+    """An optimizer with a state that nobody knows."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for parameter, entry in self.state.items():
+            entry["mystery"] = torch.zeros_like(parameter)
+
+
+def test_state_that_nobody_knows_begins_anew_and_is_told_of():
+    model = SizedMlp().to(F64)
+    optimizer, standing = made(model, build=SizedMlp, spaces=MLP, probe=X, optimizer=momentous)
+    step(model, optimizer, X)
+    certificate = grow(standing, regrow({"first": 9}))
+    assert set(certificate["state"]["reset"]) == {"one.weight", "one.bias", "two.weight"}
+    assert "mystery" in certificate["state"]["reset"]["one.weight"]
+    assert not optimizer.state.get(model.one.weight)
+    assert optimizer.state[model.two.bias]["mystery"].shape == (5,)
+    step(model, optimizer, X)
+
+
+def momentous(parameters, lr):
+    return Unknown(parameters, lr=lr, momentum=0.9)
 
 
 def test_new_parameters_join_the_group_of_their_siblings():
