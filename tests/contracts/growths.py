@@ -23,6 +23,7 @@ from stagegraph.schema.spaces import Spaces
 from tests.actions.growth.attention import READER, Reader, Rotary, act, rotary_spaces
 from tests.actions.growth.grown import Residual
 from tests.actions.growth.sized import SIZED_GPT, SizedGpt
+from tests.actions.growth.test_add_head import Headed
 from tests.actions.growth.test_listed_experts import DECLARED, Mixture
 from tests.actions.growth.wide import GPT, RESNET, VIT, Gpt, ResNet, VisionTransformer, images
 from tests.actions.growth.wide import ids as short_ids
@@ -286,6 +287,14 @@ GROWTHS: dict[str, Row] = {
     "add_experts": _experts((UPCYCLE,), factor=2),
     "add_experts, kept top_k": _experts((UPCYCLE,), add=2, top_k="keep", exact=False),
     "add_experts, listed": _experts(block=Mixture, factor=2, **{**DECLARED, "moe": ["blocks.*"]}),
+    "add_head": Row(
+        Headed,
+        act("add_head", heads="heads", head="b"),
+        batch,
+        again=act("add_head", heads="heads", head="c"),
+        idle=("heads.b.*",),
+        frozen=("backbone",),
+    ),
     "inherit": _inherit(),
     "inherit, corner": _inherit(how="corner", stacks="leave", exact=False),
     "regrow": _regrow(how="split", stacks="identity"),
