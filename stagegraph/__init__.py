@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from stagegraph.actions.inheriting import InheritReport as InheritReport
     from stagegraph.actions.inheriting import inherit as inherit
-    from stagegraph.actions.state_rules import register_state as register_state
+    from stagegraph.actions.optimizing.state_rules import register_state as register_state
     from stagegraph.drawing.render import render as render
     from stagegraph.engine.explain import Explanation as Explanation
     from stagegraph.engine.simulate import Interval as Interval
@@ -77,7 +77,7 @@ _HOMES = {
     "inherit": "actions.inheriting",
     "load": "schema.load",
     "propose_spaces": "session.spaces",
-    "register_state": "actions.state_rules",
+    "register_state": "actions.optimizing.state_rules",
     "render": "drawing.render",
     "simulate": "engine.simulate",
 }

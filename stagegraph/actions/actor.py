@@ -14,23 +14,23 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.attribute_holding import write_attributes
 from stagegraph.actions.companions import Companions
+from stagegraph.actions.distilling.teachers import TEACHER, Teacher
+from stagegraph.actions.distilling.teachers import make as make_teacher
 from stagegraph.actions.growing import grow
 from stagegraph.actions.growth.attributes import owners_of
 from stagegraph.actions.growth.operations import costs, rebuild
 from stagegraph.actions.holding import Held, hold
 from stagegraph.actions.lineage import Lineage
-from stagegraph.actions.optimizers import innermost
+from stagegraph.actions.optimizing.optimizers import innermost
+from stagegraph.actions.optimizing.scales import Scale
 from stagegraph.actions.parameters import num_parameters, uncompiled
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.randomness import RandomState
 from stagegraph.actions.rehearsal import rehearse
 from stagegraph.actions.returning import return_to, unwind_to
-from stagegraph.actions.scales import Scale
 from stagegraph.actions.snapshots import Snapshot, stable_parameters, take
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.support import unsupported
-from stagegraph.actions.teachers import TEACHER, Teacher
-from stagegraph.actions.teachers import make as make_teacher
 from stagegraph.actions.undo import Moment, UndoLog
 from stagegraph.engine.ports import Boundary, Deed, Effect, Facts, Outcome
 from stagegraph.errors import (

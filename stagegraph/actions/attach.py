@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stagegraph.actions.actor import TorchActor
 from stagegraph.actions.companions import Companions
-from stagegraph.actions.optimizers import innermost
+from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.support import inspect, remarks, unsupported
 from stagegraph.actions.undo import untouched

@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 
 from stagegraph.actions.changes import Change, Deepened, HeadAdded, Resized
-from stagegraph.actions.growth.embedding import embedded, new_entries
+from stagegraph.actions.growth.width.embedding import embedded, new_entries
 from stagegraph.actions.lineage import Lineage
-from stagegraph.actions.scales import Scale
+from stagegraph.actions.optimizing.scales import Scale
 
 __all__ = ["lasting_scales", "new_parts"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from stagegraph.actions.growth.branches import Attachment, attachments
+from stagegraph.actions.growth.modules.branches import Attachment, attachments
 from stagegraph.errors import UnsupportedError
 
 __all__ = ["copy_model", "duplicate", "why_no_copy"]

@@ -16,7 +16,7 @@ from stagegraph.actions.growth.operations import plan, word
 from stagegraph.actions.growth.verdict import refuse
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.memory import Height
-from stagegraph.actions.optimizers import check_state_shapes, state_shapes
+from stagegraph.actions.optimizing.optimizers import check_state_shapes, state_shapes
 from stagegraph.actions.parameters import num_parameters
 from stagegraph.actions.standing import Standing
 from stagegraph.engine.ports import Deed

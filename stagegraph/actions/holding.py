@@ -8,7 +8,7 @@ from torch import nn
 
 from stagegraph.actions.attribute_holding import Wanted
 from stagegraph.actions.freezing import running_norms
-from stagegraph.actions.learning_rates import Factor, SliceFactor
+from stagegraph.actions.optimizing.learning_rates import Factor, SliceFactor
 from stagegraph.actions.parameters import Selection, select
 from stagegraph.actions.standing import Standing
 from stagegraph.engine.ports import Effect

@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Inherited
 from stagegraph.actions.growth.attributes import owners_of
-from stagegraph.actions.growth.fitting import Fit, Status
-from stagegraph.actions.growth.inherit import InheritPlan, NewContents, of_weights
+from stagegraph.actions.growth.inherit.fitting import Fit, Status
+from stagegraph.actions.growth.inherit.inherit import InheritPlan, NewContents, of_weights
+from stagegraph.actions.growth.inherit.pairing import Depth
+from stagegraph.actions.growth.inherit.weights import Inheritable, read_weights
 from stagegraph.actions.growth.operation import Site
-from stagegraph.actions.growth.pairing import Depth
-from stagegraph.actions.growth.weights import Inheritable, read_weights
 from stagegraph.actions.lineage import Lineage
-from stagegraph.actions.optimizers import innermost
+from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.parameters import uncompiled
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.undo import Moment

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.lineage import Lineage
-from stagegraph.actions.optimizers import foreign_parameters
+from stagegraph.actions.optimizing.optimizers import foreign_parameters
 from stagegraph.actions.randomness import RandomState
 from stagegraph.errors import SnapshotError
 

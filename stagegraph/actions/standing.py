@@ -13,15 +13,15 @@ from stagegraph.actions.attribute_holding import AttributeHolding
 from stagegraph.actions.changes import Change
 from stagegraph.actions.cohorts import lasting_scales
 from stagegraph.actions.companions import Companions
+from stagegraph.actions.distilling.teachers import Teacher
+from stagegraph.actions.distilling.teaching import Teaching
 from stagegraph.actions.freezing import Freezing
 from stagegraph.actions.gates import Gates
 from stagegraph.actions.growth.operation import Site
-from stagegraph.actions.learning_rates import LearningRates
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.optimizing.learning_rates import LearningRates
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.snapshots import Snapshot
-from stagegraph.actions.teachers import Teacher
-from stagegraph.actions.teaching import Teaching
 from stagegraph.schema.spaces import Spaces
 
 __all__ = ["Standing"]

@@ -13,10 +13,11 @@ from torch.optim.swa_utils import AveragedModel
 from stagegraph.actions.attribute_holding import find_head_attribute
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.copying import why_no_copy
+from stagegraph.actions.distilling.taps import outermost
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.growth.operations import plan
 from stagegraph.actions.lineage import Lineage
-from stagegraph.actions.optimizers import (
+from stagegraph.actions.optimizing.optimizers import (
     foreign_parameters,
     innermost,
     refuse_growth,
@@ -24,7 +25,6 @@ from stagegraph.actions.optimizers import (
 )
 from stagegraph.actions.parameters import select, uncompiled
 from stagegraph.actions.probes import Probe
-from stagegraph.actions.taps import outermost
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError, UnsupportedError
 from stagegraph.schema.actions import (

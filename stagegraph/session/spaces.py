@@ -34,7 +34,7 @@ def propose_spaces(model: nn.Module, probe: Any) -> dict[str, dict[str, str]]:
         >>> propose_spaces(mlp, torch.ones(2, 4))["tensors"]["2.weight"]
         'outputs hidden'
     """
-    from stagegraph.actions.growth.tracing.propose import propose
-    from stagegraph.actions.growth.tracing.reading import trace
+    from stagegraph.actions.growth.width.tracing.propose import propose
+    from stagegraph.actions.growth.width.tracing.reading import trace
 
     return {"tensors": propose(trace(model, probe), model)}

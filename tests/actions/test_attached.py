@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from stagegraph.actions import TorchActor, replay
 from stagegraph.actions.changes import read_change
-from stagegraph.actions.growth.branches import attachments
+from stagegraph.actions.growth.modules.branches import attachments
 from stagegraph.actions.randomness import RandomState
 from stagegraph.errors import SelectorError, SnapshotError, UnsupportedError
 from tests.actions.growth.grown import Listed, Residual, add_experts, attach, upcycle

@@ -7,8 +7,8 @@ import torch
 
 import stagegraph as sg
 from stagegraph.actions import TorchActor
-from stagegraph.actions.growth.tracing.propose import propose
-from stagegraph.actions.growth.tracing.reading import trace
+from stagegraph.actions.growth.width.tracing.propose import propose
+from stagegraph.actions.growth.width.tracing.reading import trace
 from stagegraph.schema.actions import Regrow
 from stagegraph.schema.spaces import Spaces
 from tests.actions.growth.wide import grow

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagegraph.actions.changes import CountChange, Deepened, NewBlock
-from stagegraph.actions.growth.layout import places
+from stagegraph.actions.growth.depth.layout import places
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import SnapshotError
 

@@ -22,9 +22,9 @@ from stagegraph.schema.actions import GrowthAction
 from stagegraph.schema.spaces import Spaces
 from tests.actions.growth.attention import READER, Reader, Rotary, act, rotary_spaces
 from tests.actions.growth.grown import Residual
+from tests.actions.growth.modules.test_add_head import Headed
+from tests.actions.growth.modules.test_listed_experts import DECLARED, Mixture
 from tests.actions.growth.sized import SIZED_GPT, SizedGpt
-from tests.actions.growth.test_add_head import Headed
-from tests.actions.growth.test_listed_experts import DECLARED, Mixture
 from tests.actions.growth.wide import GPT, RESNET, VIT, Gpt, ResNet, VisionTransformer, images
 from tests.actions.growth.wide import ids as short_ids
 from tests.actions.models import Counting, Model, accept, batch, boundary, growth, snapshot

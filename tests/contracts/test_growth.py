@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from stagegraph.actions.growth.resize import tensors_of
-from stagegraph.actions.optimizers import check_state_shapes
+from stagegraph.actions.growth.width.resize import tensors_of
+from stagegraph.actions.optimizing.optimizers import check_state_shapes
 from stagegraph.schema.actions import Action
 from tests.actions.models import accept, back_to, boundary, freeze, values
 from tests.contracts.growths import GROWTHS, OPTIMIZERS, Scene, fingerprint, fingerprints, sample

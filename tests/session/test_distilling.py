@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import stagegraph as sg
+from stagegraph.actions.distilling.teachers import Teacher
 from stagegraph.actions.randomness import RandomState
-from stagegraph.actions.teachers import Teacher
 from tests.actions.models import Block, Model, batch
 from tests.session.training import Records, weights
 

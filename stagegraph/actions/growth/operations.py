@@ -21,25 +21,19 @@ from stagegraph.actions.changes import (
     Resized,
     Upcycled,
 )
-from stagegraph.actions.growth import (
-    add_experts,
-    add_head,
+from stagegraph.actions.growth.depth import deepen, deepened
+from stagegraph.actions.growth.inherit import inherit, regrow
+from stagegraph.actions.growth.modules import add_experts, add_head, attach, listed_experts, upcycle
+from stagegraph.actions.growth.operation import Planned, Site
+from stagegraph.actions.growth.trial import twin
+from stagegraph.actions.growth.width import (
     add_heads,
-    attach,
-    deepen,
-    deepened,
     extend_context,
     extend_vocab,
-    inherit,
-    listed_experts,
-    regrow,
     resize,
-    upcycle,
     widen,
     widen_head_dim,
 )
-from stagegraph.actions.growth.operation import Planned, Site
-from stagegraph.actions.growth.trial import twin
 from stagegraph.actions.lineage import Lineage
 from stagegraph.errors import UnsupportedError
 from stagegraph.schema.actions import (

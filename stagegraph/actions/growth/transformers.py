@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from stagegraph.actions.growth.counts import Count, around
+from stagegraph.actions.growth.depth.counts import Count, around
 from stagegraph.errors import UnsupportedError
 
 __all__ = ["config_counts", "is_config", "pretrained_config", "pretrained_models"]

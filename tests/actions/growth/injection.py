@@ -22,8 +22,8 @@ from tests.actions.models import digest, train
 HOMES = (
     "stagegraph.actions.growth.",
     "stagegraph.actions.growing",
-    "stagegraph.actions.optimizers",
-    "stagegraph.actions.optimizer_state",
+    "stagegraph.actions.optimizing.optimizers",
+    "stagegraph.actions.optimizing.optimizer_state",
     "stagegraph.actions.parameters",
     "stagegraph.actions.probes",
     "stagegraph.actions.rehearsal",

@@ -4,8 +4,8 @@ from torch import nn
 
 from stagegraph.actions.gates import Gates
 from stagegraph.actions.growth.certificate import Measured, exactness, measure, read
+from stagegraph.actions.growth.depth.stacks import insert
 from stagegraph.actions.growth.operation import Committed
-from stagegraph.actions.growth.stacks import insert
 from tests.actions.models import Block, Model, batch, digest
 
 

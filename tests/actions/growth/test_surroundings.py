@@ -7,7 +7,7 @@ from torch.optim import SGD, AdamW
 
 import stagegraph as sg
 from stagegraph.actions import TorchActor
-from stagegraph.actions.growth.norms import norm_of
+from stagegraph.actions.growth.width.norms import norm_of
 from stagegraph.engine.ports import Boundary
 from stagegraph.errors import ActionError
 from tests.actions.growth.wide import MLP, Mlp, TrueRmsNorm, actor, grow, widen

@@ -1,0 +1,1 @@
+"""Growth in depth: blocks for a stack."""

@@ -1,0 +1,1 @@
+"""Growth from other weights: a smaller model in a larger one."""

@@ -1,0 +1,1 @@
+"""Growth by new modules: branches, mixtures of experts, heads."""

@@ -1,0 +1,1 @@
+"""Growth in width: units for a space."""

@@ -1,0 +1,221 @@
+"""Step hooks: what is in force around one optimizer's own ``step``, and only there.
+
+Four things would break that, and each has its mend here:
+
+* ``step`` raises and its post hook never runs: :meth:`StepHooks.heal`;
+* a closure runs the user's forward inside ``step``: it is wrapped, and sees the host's values;
+* ``super().step()`` fires the hooks twice: only the outermost call counts;
+* parameters of one group have different factors: the group is split while ``step`` runs only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from inspect import currentframe
+from types import FrameType, MethodType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from stagegraph.actions.optimizing.group_splits import Group, Split, merge, scaled, split, take_over
+from stagegraph.actions.optimizing.scales import Scale
+from stagegraph.actions.optimizing.slice_factors import Slices
+from stagegraph.errors import UnsupportedError
+
+__all__ = ["InForce", "StepHooks"]
+
+
+class InForce(Protocol):
+    """What is in force, for the hooks of one optimizer to ask."""
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything at all."""
+        ...
+
+    def class_of(self, parameter: Tensor) -> tuple[tuple[str, ...], Scale]:
+        """What a parameter is under; it stays so until the hooks are told of a change."""
+        ...
+
+    def scale(self, keys: Sequence[str], lasting: Scale) -> Scale:
+        """What that amounts to now."""
+        ...
+
+    def slices(self, optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
+        """Parameters of an optimizer of which only slices are under factors, and the factors."""
+        ...
+
+
+Class = tuple[tuple[str, ...], Scale]
+
+
+def _on_stack(frame: FrameType) -> bool:
+    above = currentframe()
+    while above is not None:
+        if above is frame:
+            return True
+        above = above.f_back
+    return False
+
+
+def _caller() -> FrameType | None:
+    """The frame that called the function which asks; unknown in compiled code."""
+    if torch.compiler.is_compiling():
+        return None
+    here = currentframe()
+    asking = here.f_back if here is not None else None
+    return asking.f_back if asking is not None else None
+
+
+class StepHooks:
+    """What is in force around one optimizer's ``step``."""
+
+    def __init__(self, optimizer: Optimizer, rates: InForce) -> None:
+        _refuse_second(optimizer)
+        self._optimizer = optimizer
+        self.rates = rates
+        self._frame: FrameType | None = None
+        self._depth = 0
+        self._in_closure = False
+        self._applied: list[tuple[Group, str, Any, Any]] = []
+        self._splits: list[Split] = []
+        self._slices = Slices()
+        self._classes: dict[int, tuple[int, dict[Class, list[int]]]] = {}
+        self._handles = (
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        )
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        self.heal()
+        for handle in self._handles:
+            handle.remove()
+
+    @property
+    def _running(self) -> bool:
+        return self._frame is not None and _on_stack(self._frame)
+
+    def changed(self) -> None:
+        """Other factors from now on; a step under way goes on with them."""
+        self._classes.clear()
+        if self._depth and self._running and not self._in_closure:
+            self._restore()
+            self._apply()
+
+    def heal(self) -> None:
+        """Leave a step that raised."""
+        if self._depth and not self._running:
+            self._leave()
+
+    def _before(
+        self, _optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._frame is not None:
+            self.heal()
+        if self._depth:
+            self._depth += 1
+            return None
+        self._frame, self._depth = _caller(), 1
+        self._apply()
+        return self._with_closure(args, kwargs) if self.rates.active else None
+
+    def _after(self, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        self._depth -= 1
+        if self._depth <= 0 or (self._frame is not None and _caller() is self._frame):
+            self._leave()
+
+    def _leave(self) -> None:
+        self._frame, self._depth = None, 0
+        self._restore()
+
+    def _with_closure(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if "closure" in kwargs and kwargs["closure"] is not None:
+            return args, {**kwargs, "closure": self._wrapped(kwargs["closure"])}
+        if len(args) > 1 and callable(args[1]):
+            return (args[0], self._wrapped(args[1]), *args[2:]), kwargs
+        return args, kwargs
+
+    def _wrapped(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def with_host_rates() -> Any:
+            self._restore()
+            self._in_closure = True
+            try:
+                result = closure()  # if it raises, the host's learning rates are in place
+            finally:
+                self._in_closure = False
+            self._apply()
+            return result
+
+        return with_host_rates
+
+    def _apply(self) -> None:
+        if not self.rates.active:
+            return
+        groups: list[Group] = []
+        for group in self._optimizer.param_groups:
+            groups.extend(self._scaled(group))
+        if self._splits:
+            self._optimizer.param_groups[:] = groups
+        self._slices.keep(self.rates.slices(self._optimizer))
+
+    def _scaled(self, group: Group) -> Sequence[Group]:
+        by_scale: dict[Scale, list[int]] = {}
+        for (keys, lasting), places in self._classes_of(group).items():
+            by_scale.setdefault(self.rates.scale(keys, lasting), []).extend(places)
+        if len(by_scale) > 1:
+            parts = split(group, by_scale)
+            self._splits.append(parts)
+            return parts.parts
+        for scale in by_scale:
+            for key, number in scaled(group, scale).items():
+                self._applied.append((group, key, group[key], number))
+                group[key] = number
+        return (group,)
+
+    def _classes_of(self, group: Group) -> dict[Class, list[int]]:
+        """The places of a group's parameters by what they are under."""
+        known = self._classes.get(id(group))
+        if known is None or known[0] != len(group["params"]):
+            classes: dict[Class, list[int]] = {}
+            for place, parameter in enumerate(group["params"]):
+                classes.setdefault(self.rates.class_of(parameter), []).append(place)
+            known = self._classes[id(group)] = (len(group["params"]), classes)
+        return known[1]
+
+    def _restore(self) -> None:
+        self._slices.blend()
+        name = type(self._optimizer).__name__
+        for group, key, host, number in self._applied:
+            if group[key] is number:
+                group[key] = host
+            else:
+                what = "learning rate" if key == "lr" else key
+                warnings.warn(
+                    f"{name}: the {what} was written while a "
+                    "factor of stagegraph was on it (a step raised, and a scheduler stepped before "
+                    "engine.step()); the written value stays",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        self._applied.clear()
+        splits, self._splits = self._splits, []
+        if splits:
+            self._optimizer.param_groups[:] = merge(self._optimizer.param_groups, splits)
+        for one in splits:
+            take_over(one, name)
+
+
+def _refuse_second(optimizer: Optimizer) -> None:
+    for hook in vars(optimizer)["_optimizer_step_pre_hooks"].values():
+        other = hook.__self__ if isinstance(hook, MethodType) else None
+        if isinstance(other, StepHooks) and other.rates.active:
+            raise UnsupportedError(
+                f"{type(optimizer).__name__} is under the learning-rate factors of another engine, "
+                "and both would scale it; close() the other engine first"
+            )
