@@ -97,6 +97,10 @@ class Deepen(SizedGrowth):
     initialised anew."""
     noise: Annotated[Number, Field(gt=0, le=1)] | None = None
     """Noise on the weights that are copied, relative to the root of their mean square."""
+    state: Literal["fresh", "copy", "fill_v", "old_step"] = "fresh"
+    """The optimizer's state of new blocks: none, as at the first step; that of the blocks they were
+    copied from (StackBERT); or its step with first moments 0 and second moments the mean of theirs
+    (``fill_v``) or 0 (``old_step``)."""
     zero: Seq[Glob] = ()
     """For ``identity``: the modules inside a block whose output to zero, if they are not to be
     found by trial."""

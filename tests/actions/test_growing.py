@@ -148,6 +148,6 @@ def test_forwards_whose_result_is_known_are_not_run():
         return len(counted)
 
     ramp = {"held": [alpha_ramp()]}
-    assert forwards() == 2 + 3  # before, after; the gradient
-    assert forwards(alphas={"main:grow#1": 0.0}, **ramp) == 2 + 4
-    assert forwards(alphas={"main:grow#1": 0.5}, **ramp) == 2 + 5
+    assert forwards() == 3 + 4  # eval, train, train without dropout; and once for the gradient
+    assert forwards(alphas={"main:grow#1": 0.0}, **ramp) == 3 + 5
+    assert forwards(alphas={"main:grow#1": 0.5}, **ramp) == 3 + 6

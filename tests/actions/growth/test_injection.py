@@ -108,6 +108,7 @@ ROWS = (
     "attach, copy",
     "add_experts",
     "add_experts, listed",
+    "add_head",
     "inherit",
     "regrow",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from stagegraph.actions.growth.depth.stacks import (
     own_parameters,
 )
 from stagegraph.actions.growth.operation import Committed, Prepared, Site
+from stagegraph.actions.optimizing.entries import State, copied_states
 from stagegraph.actions.optimizing.optimizers import join_groups
 from stagegraph.actions.undo import untouched
 from stagegraph.errors import UnsupportedError
@@ -46,6 +47,7 @@ class NewBlocks(Prepared):
         identities: What makes the copies of each template the identity, by the template's path.
         shared: Names in the block of parameters that are shared with the rest of the model.
         left_out: Modules of the templates whose hooks were not copied.
+        states: The optimizers' state entries of new parameters that begin with one.
         notes: What the author should know.
     """
 
@@ -56,6 +58,7 @@ class NewBlocks(Prepared):
     identities: Mapping[str, Identity]
     shared: tuple[str, ...]
     left_out: tuple[str, ...]
+    states: Sequence[State] = ()
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -83,6 +86,8 @@ class NewBlocks(Prepared):
         for count in plan.counts:
             count.grow(plan.places)
         join_groups(site.model, site.optimizers, self.templates)
+        for state in self.states:
+            state.put()
         return Committed(
             templates=self.templates,
             marks={
@@ -105,6 +110,7 @@ class NewBlocks(Prepared):
             "inserted": recorded["blocks"],
             "init": "fresh" if plan.action.fresh else "copy",
             "noise": plan.action.noise or 0.0,
+            "state": plan.action.state,
             "zeroed": self.zeroed,
             "gated": bool(self.gated),
             **({"gated_because": self.gated} if self.gated else {}),
@@ -180,6 +186,7 @@ def prepare(site: Site, plan: DeepenPlan, seed: int) -> NewBlocks:
             parameter.requires_grad_(site.trains(kept))
         templates |= pairs
     return NewBlocks(
+        states=copied_states(site.optimizers, templates, action.state),
         plan=plan,
         blocks=blocks,
         entries=tuple((one, new) for one, new, _ in entries),

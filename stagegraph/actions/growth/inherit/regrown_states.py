@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from stagegraph.actions.changes import Axes
 from stagegraph.actions.growth.inherit.fitting import Fit
 from stagegraph.actions.growth.width.maps import NEW, Binding, Factor, SpaceMap
-from stagegraph.actions.growth.width.states import State
+from stagegraph.actions.optimizing.entries import State
 from stagegraph.actions.optimizing.optimizer_state import grown_state
 from stagegraph.errors import UnsupportedError
 

@@ -24,8 +24,8 @@ from stagegraph.actions.growth.modules.redrawing import add_noise, drops
 from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
 from stagegraph.actions.growth.width.maps import Binding, Factor, SpaceMap, mapped
 from stagegraph.actions.growth.width.resize import reshape
-from stagegraph.actions.growth.width.states import State
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.optimizing.entries import State
 from stagegraph.actions.optimizing.optimizer_state import grown_state
 from stagegraph.actions.optimizing.optimizers import (
     join_groups,

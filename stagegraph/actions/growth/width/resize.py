@@ -26,9 +26,10 @@ from stagegraph.actions.growth.trial import try_out
 from stagegraph.actions.growth.width.embedding import embedded, extracted, shapes
 from stagegraph.actions.growth.width.maps import mapped
 from stagegraph.actions.growth.width.patterns import continued
-from stagegraph.actions.growth.width.states import State, StatePolicy
+from stagegraph.actions.growth.width.states import StatePolicy
 from stagegraph.actions.growth.width.tensor_growth import TensorGrowth
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.optimizing.entries import State
 from stagegraph.errors import SelectorError, UnsupportedError
 
 __all__ = [

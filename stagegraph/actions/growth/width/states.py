@@ -4,38 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.growth.width.tensor_growth import TensorGrowth
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.optimizing.entries import State
 from stagegraph.actions.optimizing.optimizer_state import CopiedState, FreshState, grown_state
 from stagegraph.actions.optimizing.scales import scales_of
 
-__all__ = ["State", "StatePolicy"]
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """The state entry that a parameter is to have.
-
-    Attributes:
-        optimizer: The optimizer.
-        parameter: The parameter.
-        entry: What its entry is to hold.
-    """
-
-    optimizer: Optimizer
-    parameter: nn.Parameter
-    entry: Mapping[str, Any]
-
-    def put(self) -> None:
-        """Put it into the entry that is there."""
-        there = self.optimizer.state[self.parameter]
-        there.clear()
-        there.update(self.entry)
+__all__ = ["StatePolicy"]
 
 
 @dataclass(frozen=True, slots=True)

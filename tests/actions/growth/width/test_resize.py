@@ -206,7 +206,9 @@ def test_a_cohort_is_followed_through_later_growths_and_a_save():
 def test_alpha_has_nothing_to_blend_there():
     _, _, standing = made()
     grow(standing, widen(space="mlp", factor=2))
-    with pytest.raises(ActionError, match="no new block that could be blended in; ease it in with"):
+    with pytest.raises(
+        ActionError, match="which added no block that could be blended in; ease it in with"
+    ):
         standing.transact(Boundary(1, None, (), (), {"wider": 0.5}), lambda _: None)
 
 
