@@ -143,7 +143,7 @@ def deepening(device: str, patch: pytest.MonkeyPatch) -> str:
             stack="transformer.h",
             factor=2,
             how=how,
-            at="spread" if how == "identity" else "end",
+            at="spread" if how == "identity" else None,
             count=("config.n_layer",),
         )
         boundary = Boundary(0, None, (Deed("grow.actions[0]", action, "grown", None, 7),), (), {})
@@ -166,7 +166,7 @@ def deepening(device: str, patch: pytest.MonkeyPatch) -> str:
             copying = seconds(lambda: clone(blocks))
             cold(device)
             with patch.context() as patched, compute(patched) as work:
-                proof = Apart(patched, work, growing, "read measure")
+                proof = Apart(patched, work, growing, "read measure _notes")
                 whole = seconds(grow)
             taken.append(
                 (copying, whole - work.seconds - proof.seconds, proof.seconds, work.seconds)
@@ -183,7 +183,7 @@ def deepening(device: str, patch: pytest.MonkeyPatch) -> str:
             f"{copying:>14.3f} s",
             f"    plan, prepare, commit, undo log, going back       {structure:>14.3f} s"
             f"{ratio:>8.2f} x   limit 2 x",
-            f"    certificate, comparing                            {proof_seconds:>14.3f} s",
+            f"    certificate: comparing, class                     {proof_seconds:>14.3f} s",
             f"    proofs and certificate, forward and backward      {work_seconds:>14.3f} s",
             "    memory at its height, above the start             "
             + (f"   {memory['how']}" if peak is None else f"{peak / MB:>14.0f} MB"),

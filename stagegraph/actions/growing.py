@@ -11,7 +11,7 @@ from torch import Tensor, UntypedStorage
 from stagegraph.actions.changes import Change
 from stagegraph.actions.contents import state_tensors, storages
 from stagegraph.actions.growth.certificate import Measured, exactness, measure, read
-from stagegraph.actions.growth.operation import Committed
+from stagegraph.actions.growth.operation import Committed, Planned, Site
 from stagegraph.actions.growth.operations import plan, word
 from stagegraph.actions.growth.verdict import refuse
 from stagegraph.actions.lineage import Lineage
@@ -53,6 +53,7 @@ def grow(standing: Standing, deed: Deed, *, step: int, alpha: float) -> dict[str
     site = standing.site(alpha=alpha)
     planned = plan(site, action, place=deed.place)
     prepared = planned.prepare(site, seed=deed.seed)
+    notes = _notes(planned, site)
     before = read(model, probe, seed=deed.seed)
     params, shapes = num_parameters(model), state_shapes(standing.optimizers)
     earlier = standing.lineage.cohort(cohort)
@@ -81,6 +82,7 @@ def grow(standing: Standing, deed: Deed, *, step: int, alpha: float) -> dict[str
         "promise": "exact" if committed.exact else "approximate",
         "symmetry": "none",  # what an operation says of these two counts
         "state": "fresh",
+        "notes": list(notes),
         **committed.evidence,
         **_effect(measured, alpha),
         "tolerance": action.tolerance,
@@ -89,6 +91,11 @@ def grow(standing: Standing, deed: Deed, *, step: int, alpha: float) -> dict[str
         **({"took_over": [old.step for old in earlier]} if _old(earlier, step) else {}),
         "seconds": time.perf_counter() - began,
     }
+
+
+def _notes(planned: Planned, site: Site) -> tuple[str, ...]:
+    """What the author should know; said of the model as it was."""
+    return planned.notes(site)
 
 
 def _memory_of(standing: Standing) -> dict[int, UntypedStorage]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +48,6 @@ class NewBlocks(Prepared):
         shared: Names in the block of parameters that are shared with the rest of the model.
         left_out: Modules of the templates whose hooks were not copied.
         states: The optimizers' state entries of new parameters that begin with one.
-        notes: What the author should know.
     """
 
     plan: DeepenPlan
@@ -59,7 +58,6 @@ class NewBlocks(Prepared):
     shared: tuple[str, ...]
     left_out: tuple[str, ...]
     states: Sequence[State] = ()
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def zeroed(self) -> list[str]:
@@ -120,7 +118,6 @@ class NewBlocks(Prepared):
             "renumbered": list(plan.numbers),
             "shared": list(self.shared),
             "hooks_left_out": list(self.left_out),
-            "notes": list(self.notes),
         }
 
     def follow(self, averaged: nn.Module, site: Site, change: Change) -> None:
@@ -196,7 +193,6 @@ def prepare(site: Site, plan: DeepenPlan, seed: int) -> NewBlocks:
         left_out=tuple(
             f"{name}.{part}" for place, name in names.items() for part in left_out_hooks(old[place])
         ),
-        notes=plan.notes(site),
     )
 
 

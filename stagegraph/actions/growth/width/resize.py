@@ -133,7 +133,7 @@ class ResizePlan(Planned):
             for growth in self.tensors
         }
         states = self.policy.states(site.optimizers, self.tensors, new)
-        prepared = NewTensors(self, new, states, self.notes(site))
+        prepared = NewTensors(self, new, states)
         if site.probe is not None:
             change = self.change(site.lineage, cohort="trial", step=0)
             try_out(
@@ -153,13 +153,11 @@ class NewTensors(Prepared):
         plan: The plan.
         new: Each grown tensor by today's name.
         states: The optimizers' state entries of those that have one.
-        notes: What the author should know.
     """
 
     plan: ResizePlan
     new: Mapping[str, Tensor]
     states: Sequence[State]
-    notes: tuple[str, ...] = ()
 
     def commit(self, site: Site, change: Change) -> Committed:
         """Give the parameters and buffers their new contents."""
@@ -180,7 +178,6 @@ class NewTensors(Prepared):
             evidence={
                 **self.plan.evidence,
                 "state": self.plan.policy.words,
-                "notes": list(self.notes),
             },
             narrowed=self.plan.narrowed,
             learns=bool(marks) and self.plan.reached,
