@@ -6,7 +6,7 @@ blends new blocks in from alpha 0, the gate does it: the copy begins as it is, b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,27 +76,25 @@ def make_identities(
     Raises:
         UnsupportedError: A block does not become the identity, nor is there a closed gate.
     """
-    first = {signature(block): path for path, block in reversed(list(templates.items()))}
-    calls, ran = _calls(site, templates, set(first.values()), seed)
+    calls = _calls(site, templates, seed)
     for path in templates:
-        if path not in ran:
+        if path not in calls:
             raise UnsupportedError(
                 f"{place}: block {path!r}, which would be copied, did not run on the probe"
             )
     _refuse_unmatched(action, templates, place)
     found: dict[Any, Zeroing] = {}
-    proven: dict[Any, Zeroing] = {}
     done: dict[str, Identity] = {}
     for path, template in templates.items():
-        kind = signature(template)
-        call = calls[first[kind]]
         try:
-            zeroing = _proposed(site, action, path, template, call, found, place)
-            if kind not in proven:  # the others of a kind are proven by the certificate
-                proven[kind] = _proven(site, action, path, new[path][0], call, zeroing, place)
-            zeroing = proven[kind]
+            zeroing = _proposed(site, action, path, template, calls[path], found, place)
+            zeroing = _proven(site, action, path, new[path][0], calls[path], zeroing, place)
         except NoIdentity as error:
-            if site.alpha != 0.0 or action.zero or not keeps_shape(site.model, template, call):
+            if (
+                site.alpha != 0.0
+                or action.zero
+                or not keeps_shape(site.model, template, calls[path])
+            ):
                 raise
             reason = str(error).removeprefix(f"{place}: ").partition(";")[0]
             done[path] = Identity((), gated=reason)
@@ -169,19 +167,15 @@ def _proven(
     )
 
 
-def _calls(
-    site: Site, blocks: Mapping[str, nn.Module], wanted: Collection[str], seed: int
-) -> tuple[dict[str, Call], set[str]]:
-    """What the blocks that are wanted are really called with, on the probe; and which ran."""
+def _calls(site: Site, blocks: Mapping[str, nn.Module], seed: int) -> dict[str, Call]:
+    """What blocks are really called with, on the probe."""
     calls: dict[str, Call] = {}
-    ran: set[str] = set()
     for path, block in blocks.items():
 
         def record(
             _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], at: str = path
         ) -> None:
-            ran.add(at)
-            if at in wanted and at not in calls:
+            if at not in calls:
                 calls[at] = Call.of(args, kwargs)
 
         block.register_forward_pre_hook(record, with_kwargs=True)
@@ -190,4 +184,4 @@ def _calls(
     assert site.probe is not None
     with torch.no_grad():
         run_probe(site.model, site.probe)
-    return calls, ran
+    return calls
