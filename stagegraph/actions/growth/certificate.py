@@ -7,6 +7,7 @@ skips would look exact: that each ran, and gets a gradient, is therefore part of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,10 +218,11 @@ def measure(
     narrowed = committed.narrowed or (lambda output: output)
     train = _distance(before.train, narrowed(after.train))
     still = _distance(before.still, narrowed(after.still))
+    masked = math.isfinite(train) and still < train  # a NaN or infinity is never masks alone
     return Measured(
         eval=_distance(before.eval, narrowed(after.eval)),
-        train=min(train, still),
-        dropout=not still < train,
+        train=still if masked else train,
+        dropout=not masked,
         open=_distance(before.eval, narrowed(opened)),
         closed=_distance(before.eval, narrowed(closed)),
         scale=_scale(before.eval),
