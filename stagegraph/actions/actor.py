@@ -14,12 +14,14 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.attribute_holding import write_attributes
 from stagegraph.actions.companions import Companions
-from stagegraph.actions.distilling.teachers import TEACHER, Teacher
+from stagegraph.actions.distilling.teachers import TEACHER
 from stagegraph.actions.distilling.teachers import make as make_teacher
 from stagegraph.actions.growing import grow
 from stagegraph.actions.growth.attributes import owners_of
 from stagegraph.actions.growth.operations import costs, rebuild
 from stagegraph.actions.holding import Held, hold
+from stagegraph.actions.keeping.checkpoint import Checkpoint, read_checkpoint, take_checkpoint
+from stagegraph.actions.keeping.state import held_copies, load_copies, load_state, state_of
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.optimizing.scales import Scale
@@ -28,7 +30,7 @@ from stagegraph.actions.probes import Probe
 from stagegraph.actions.randomness import RandomState
 from stagegraph.actions.rehearsal import rehearse
 from stagegraph.actions.returning import return_to, unwind_to
-from stagegraph.actions.snapshots import Snapshot, stable_parameters, take
+from stagegraph.actions.snapshots import stable_parameters, take
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.support import unsupported
 from stagegraph.actions.undo import Moment, UndoLog
@@ -194,7 +196,7 @@ class TorchActor:
         except BaseException:
             log.undo()
             raise
-        if _is_structural(boundary) or self._standing.teaching.taps is not taps:
+        if boundary.structural or self._standing.teaching.taps is not taps:
             _forget_compiled()
         return outcome
 
@@ -204,7 +206,7 @@ class TorchActor:
         if boundary.restore is not None:
             with _blamed_on(boundary.restore.place):
                 evidence[boundary.restore.place] = return_to(standing, boundary.restore)
-        if _is_structural(boundary):
+        if boundary.structural:
             for parameter in standing.model.parameters():
                 parameter.grad = None
         for deed in boundary.deeds:
@@ -252,8 +254,8 @@ class TorchActor:
             Moment(
                 standing.models,
                 standing.optimizers,
-                owners=self._owners() if _is_structural(boundary) else (),
-                buffers=_is_structural(boundary),
+                owners=self._owners() if boundary.structural else (),
+                buffers=boundary.structural,
                 parameters=restoring,
             ).restore
         )
@@ -428,10 +430,7 @@ class TorchActor:
 
     def snapshots(self) -> dict[str, Any]:
         """All snapshots and teachers in plain containers and tensors, for a checkpoint."""
-        standing = self._standing
-        packed = {name: snapshot.pack() for name, snapshot in standing.snapshots.items()}
-        held = [standing.lineage.stable(path) for path in standing.attributes.values()]
-        return packed | {key: one.pack(held) for key, one in standing.teachers.items()}
+        return held_copies(self._standing)
 
     def load_snapshots(self, packed: Mapping[str, Any]) -> None:
         """The inverse of :meth:`snapshots`.
@@ -439,26 +438,38 @@ class TorchActor:
         Raises:
             SnapshotError: One of them cannot be read.
         """
-        standing = self._standing
-        teachers = {
-            key: Teacher.unpack(one, model=standing.model, lineage=standing.lineage)
-            for key, one in packed.items()
-            if key.startswith(TEACHER)
-        }
-        standing.snapshots = {
-            name: Snapshot.unpack(one) for name, one in packed.items() if name not in teachers
-        }
-        standing.teachers = teachers
+        load_copies(self._standing, packed)
+
+    def take_checkpoint(self, beside: Any = None) -> Checkpoint:
+        """Copy all that training changes to host memory.
+
+        Args:
+            beside: Containers and tensors of others, such as the data's position.
+
+        Raises:
+            UnsupportedError: Something cannot be kept; the message says what.
+        """
+        self._standing.rates.heal()
+        return take_checkpoint({"model": state_of(self._standing), "beside": beside}, "the state")
+
+    @torch.no_grad()
+    def load_checkpoint(self, files: Mapping[str, bytes]) -> Any:
+        """Take a checkpoint up after :meth:`load_state_dict`; the random numbers come last.
+
+        Returns:
+            What was kept beside it.
+
+        Raises:
+            SnapshotError: It cannot be read, or is of another model.
+        """
+        state = read_checkpoint(files)
+        load_state(self._standing, state["model"])
+        return state["beside"]
 
     def close(self) -> None:
         """Remove all hooks and release what is frozen; the model is the user's alone again."""
         self._standing.close()
         self._held = Held((), {})
-
-
-def _is_structural(boundary: Boundary) -> bool:
-    growing = any(isinstance(deed.action, GrowthAction) for deed in boundary.deeds)
-    return growing or boundary.restore is not None
 
 
 def _is_rehearsed(action: Action) -> bool:

@@ -75,9 +75,9 @@ class Companions:
         others = {"scaler": self.scaler, "ema": self.ema, "data": self.data if data else None}
         return named | {key: one for key, one in others.items() if one is not None}
 
-    def states(self) -> dict[str, Any]:
+    def states(self, *, copied: Callable[[Any], Any] = copy.deepcopy) -> dict[str, Any]:
         """Copies of all their states."""
-        return {key: copy.deepcopy(one.state_dict()) for key, one in self.named(data=True).items()}
+        return {key: copied(one.state_dict()) for key, one in self.named(data=True).items()}
 
     def load(self, states: Mapping[str, Any], *, data: bool) -> None:
         """Take states up again, with or without the data's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from stagegraph.errors import SnapshotError
 
 __all__ = ["RandomState", "fixed_direction", "preserved_randomness", "seed_all"]
 
@@ -83,8 +86,8 @@ class RandomState:
         """The inverse of :meth:`pack`."""
         version, internal, gauss = packed["python"]
         state: Any = None
-        numpy = sys.modules.get("numpy")
-        if packed["numpy"] is not None and numpy is not None:
+        if packed["numpy"] is not None:
+            numpy = _numpy()
             kind, keys, position, has_gauss, cached = packed["numpy"]
             state = (kind, numpy.array(keys, dtype="uint32"), position, has_gauss, cached)
         return cls(
@@ -93,6 +96,16 @@ class RandomState:
             cpu=packed["cpu"],
             cuda=tuple(packed["cuda"]),
         )
+
+
+def _numpy() -> Any:
+    """Numpy, whose random numbers were kept; it may not be loaded yet and be used later."""
+    try:
+        return importlib.import_module("numpy")
+    except ImportError as error:
+        raise SnapshotError(
+            "the state of numpy's random numbers was kept, and numpy is not installed here"
+        ) from error
 
 
 def seed_all(seed: int) -> None:

@@ -7,7 +7,7 @@ All is kept under stable ids, so that a snapshot outlives growth, and outlives t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,29 +114,43 @@ def take(
     companions: Companions,
     alphas: Mapping[str, float],
     attributes: Mapping[str, str | None],
+    copied: Callable[[Any], Any] = _cloned,
 ) -> Snapshot:
-    """Copy everything as it is now."""
+    """Copy everything as it is now.
+
+    Args:
+        model: The model.
+        optimizers: Its optimizers.
+        lineage: What it has been through.
+        companions: Schedulers, scaler, EMA and data.
+        alphas: Alpha per block that has a gate.
+        attributes: What attributes that are held say.
+        copied: How a tensor or another value is copied; whoever copies at once himself gives back
+            the value itself.
+    """
     parameters = stable_parameters(model, optimizers, lineage)
     ids = {id(parameter): key for key, parameter in parameters.items()}
     return Snapshot(
         lineage=Lineage(lineage.changes),
-        parameters={key: parameter.detach().clone() for key, parameter in parameters.items()},
-        buffers={key: b.detach().clone() for key, b in _buffers(model, lineage).items()},
-        groups=[list(_groups(optimizer, ids)) for optimizer in optimizers],
+        parameters={key: copied(parameter.detach()) for key, parameter in parameters.items()},
+        buffers={key: copied(b.detach()) for key, b in _buffers(model, lineage).items()},
+        groups=[list(_groups(optimizer, ids, copied)) for optimizer in optimizers],
         state=[
-            {ids[id(p)]: {k: _cloned(v) for k, v in entry.items()} for p, entry in o.state.items()}
+            {ids[id(p)]: {k: copied(v) for k, v in entry.items()} for p, entry in o.state.items()}
             for o in optimizers
         ],
-        companions=companions.states(),
+        companions=companions.states(copied=copied),
         alphas=dict(alphas),
         random=RandomState.capture(),
         attributes=dict(attributes),
     )
 
 
-def _groups(optimizer: Optimizer, ids: Mapping[int, str]) -> Iterator[dict[str, Any]]:
+def _groups(
+    optimizer: Optimizer, ids: Mapping[int, str], copied: Callable[[Any], Any]
+) -> Iterator[dict[str, Any]]:
     for group in optimizer.param_groups:
-        settings = {k: _cloned(v) for k, v in group.items() if k not in ("params", "param_names")}
+        settings = {k: copied(v) for k, v in group.items() if k not in ("params", "param_names")}
         yield {"settings": settings, "members": [ids[id(p)] for p in group["params"]]}
 
 

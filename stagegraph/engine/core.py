@@ -91,6 +91,11 @@ class Core:
         """Who keeps the records; records that nobody keeps are not made."""
         self.refuse: Callable[[], None] | None = None
         """Called with each update before it counts; raises if it must not."""
+        self.decided: Callable[[bool], None] | None = None
+        """Called after each boundary that has been decided and has held; told whether the model's
+        structure changed there."""
+        self.appointments: Mapping[Unit, float] = {}
+        """Readings of the clock at which to look even if nothing else is due."""
         self.loss: Any = None
         """The training loss of the last update, as it was given."""
         self._actor = actor
@@ -366,7 +371,11 @@ class Core:
             self._arm(soon=True)
             raise
         else:
-            self._arm(soon=bool(decision.moves))
+            try:
+                if self.decided is not None:
+                    self.decided(step.boundary is not None and step.boundary.structural)
+            finally:
+                self._arm(soon=bool(decision.moves))
 
     def _transact(self, before: State, decision: Decision, step: Step, boundary: Boundary) -> State:
         def confirm(outcome: Outcome) -> None:
@@ -412,6 +421,8 @@ class Core:
             return
         self.meter.align(state.clock)
         next_looks = due(self._plans, state)
+        for unit, at in self.appointments.items():
+            next_looks[unit] = min(at, next_looks.get(unit, math.inf))
         self._look = max(1.0, next_looks.pop(Unit.STEPS, math.inf) - state.clock.step)
         self._others = next_looks
         if soon or state.events or self._eager:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stagegraph.schema.actions import Action
+from stagegraph.schema.actions import Action, GrowthAction
 from stagegraph.schema.activities import Activity
 
 __all__ = [
@@ -141,6 +141,12 @@ class Boundary:
     alphas: Mapping[str, float]
     forget: tuple[str, ...] = ()
     number: int = 0
+
+    @property
+    def structural(self) -> bool:
+        """Whether the model's structure changes: by a growth, or by a return."""
+        growing = any(isinstance(deed.action, GrowthAction) for deed in self.deeds)
+        return growing or self.restore is not None
 
 
 @dataclass(frozen=True, slots=True)
