@@ -99,6 +99,11 @@ class Meter:
         """Somebody counts a fact, though it may stay at zero for a while."""
         self._uncounted -= {fact}
 
+    def read_by(self, unit: Unit) -> None:
+        """Somebody beside the graph reads this unit; it must be counted too."""
+        if unit in (Unit.EPOCHS, Unit.SAMPLES, Unit.TOKENS):
+            self._uncounted |= {unit.value}
+
     def since_look(self, updates: int) -> Progress:
         """What was added since the last look.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -17,17 +17,17 @@ from stagegraph.engine.metrics import as_number
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.ports import Actor, Record, Sink
 from stagegraph.engine.simulate import resolve_costs, runnable
-from stagegraph.errors import MissingFact, RunFolderError, StageGraphError
+from stagegraph.errors import MissingFact, RunFolderError, SnapshotError, StageGraphError
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.needs import needs
 from stagegraph.progress import Progress
 from stagegraph.runs.folder import RunFolder
-from stagegraph.runs.journal import Journal
 from stagegraph.schema.activities import Distill
-from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
-from stagegraph.session.passes import Epoch
-from stagegraph.version import __version__
+from stagegraph.session.checkpoints import Checkpoints
+from stagegraph.session.passes import Count, Epoch, Position
+from stagegraph.session.recording import Recording
+from stagegraph.session.saving import Files
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 T = TypeVar("T")
+
+POSITION_FILE = "position.json"
+"""The file of a checkpoint without a model that says how many batches were used."""
 
 
 class Engine:
@@ -72,7 +75,9 @@ class Engine:
         probe: A batch as the model takes it, on which growth is measured.
         parts: What the graph names and only code can give: weights to inherit (a state dict, a
             model, a path), builders (functions); a builder is needed again to resume.
-        run: A folder for the journal and the report.
+        run: A folder for the run: its graph, journal, checkpoints and report. If it holds a run
+            already, call :meth:`resume` first.
+        checkpoints: When the folder gets a checkpoint, and how many stay.
         params: Without a model: how many parameters it would have.
         costs: Without a model: per stage that grows, how many parameters it would add.
         seed: From which every action gets its own.
@@ -81,7 +86,7 @@ class Engine:
         GraphError: The graph has errors.
         MissingFact: The graph reads a fact that is not given.
         UnsupportedError: The graph asks for what this model or version cannot do.
-        RunFolderError: The run's folder holds an earlier run, or cannot be written.
+        RunFolderError: The run's folder is another process's, or cannot be written or read.
     """
 
     def __init__(  # noqa: PLR0913 - all that a run must know of, named once
@@ -97,6 +102,7 @@ class Engine:
         probe: Any = None,
         parts: Mapping[str, Any] | None = None,
         run: str | os.PathLike[str] | None = None,
+        checkpoints: Checkpoints = Checkpoints(),  # noqa: B008 - frozen
         params: int | None = None,
         costs: Mapping[str, int] | None = None,
         seed: int = 0,
@@ -128,19 +134,24 @@ class Engine:
                 parts=parts or {},
             )
         self._listeners: list[Sink] = []
-        self._journal: Journal | None = None
         self._seed = seed
-        self._run = None if run is None else RunFolder(run)
         self._core = Core(compiled, actor, clock=time.monotonic, seed=seed)
+        self._core.decided = self._decided
         if self._torch is not None and _distils(compiled):
             self._core.refuse = self._torch.require_loss
         if type(self).step is Engine.step:
             # One call less at every update; the method below says what it takes.
             self.step = self._core.step  # type: ignore[method-assign]
-        self._closed = False
+        self._position = self._make_position(data)
+        self._closed = self._tell_vitals = False
         self._watch: list[RemovableHandle] = []
-        if self._run is not None:
-            self._begin_journal(self._run, actor)
+        self._record: Recording | None = None
+        if run is not None:
+            try:
+                self._record = self._open(RunFolder(run), checkpoints, actor)
+            except StageGraphError:
+                self.close()  # no hook stays on a model whose engine never came to be
+                raise
         if self._torch is not None:
             from stagegraph.actions.attach import watch_first_step
 
@@ -153,23 +164,55 @@ class Engine:
 
         Raises:
             ActionError: One of their actions failed.
+            RunFolderError: The run's folder holds a run, and :meth:`resume` was not called.
         """
         self._refuse_if_closed()
         if not self._core.started:
+            if self._record is not None:
+                self._record.require_taken_up()
+            self._tell_vitals = True
             self._core.start()
-            self._vitals()
 
     def resume(self) -> bool:
-        """Go on where the run's folder says, if it says; else begin.
+        """Go on from the newest whole checkpoint in the run's folder; else begin.
 
-        This version keeps no checkpoints in the folder, and refuses a folder that holds a run; so
-        it begins. :meth:`load_state_dict` goes on from a state that you saved.
+        Call it after the engine is made and before training: the model is rebuilt to the shape it
+        had, weights, optimizer, schedulers, data position and random numbers are loaded. No entry
+        action runs again. The journal says from where the run goes on, and what was passed over.
 
         Returns:
             Whether there was something to go on from.
+
+        Raises:
+            RunFolderError: The folder's run is of another graph, of a newer version, in use, or
+                none of its checkpoints is whole.
+            SnapshotError: The checkpoint does not fit this model, optimizer or seed.
         """
+        self._refuse_if_closed()
+        record = self._record
+        if record is None or not record.holds_earlier:
+            self.start()
+            return False
+        if self._core.started:
+            raise StageGraphError("this engine has begun already; call resume() before anything")
+        found = record.find()
+        if found.engine is not None:
+            self._core.load_state_dict(found.engine)
+            self._position.load(self._load(found.files))
+        record.taken_up(found)
+        self._keep_journal(record)
         self.start()
-        return False
+        return found.engine is not None
+
+    def _load(self, files: Mapping[str, bytes]) -> Any:
+        if self._torch is not None:
+            return self._torch.load_checkpoint(files)
+        try:
+            return json.loads(files[POSITION_FILE])
+        except (KeyError, ValueError, RecursionError) as error:
+            raise SnapshotError(
+                f"this is no checkpoint of an engine without a model: {error!r}"
+            ) from error
 
     def epochs(self, loader: Iterable[T]) -> Iterator[Epoch[T]]:
         """Passes over a loader until the run ends.
@@ -180,7 +223,7 @@ class Engine:
         self.start()
         while not self.done:
             index = int(self._core.progress.epoch)
-            yield Epoch(index, loader, self._core)
+            yield Epoch(index, loader, self._core, self._position)
         self.finish()
 
     def loss(self, loss: Tensor, *, outputs: Any = None, inputs: Any = None) -> Tensor:
@@ -252,12 +295,14 @@ class Engine:
         self._refuse_if_closed()
         if self.done:
             return
+        self._tell_vitals = True
         self._core.observe(**metrics)
         self._vitals()
 
     def finish(self) -> None:
         """Training is over: decide what still waits, and write what was counted."""
         if not self.done:
+            self._tell_vitals = True
             self._core.finish()
             self._vitals()
 
@@ -387,8 +432,8 @@ class Engine:
             hook.remove()
         if self._torch is not None:
             self._torch.close()
-        if self._journal is not None:
-            self._journal.close()
+        if self._record is not None:
+            self._record.close()
 
     def __enter__(self) -> Self:
         return self
@@ -403,19 +448,51 @@ class Engine:
             raise StageGraphError("this engine is closed; make a new one to go on")
 
     def _folder(self) -> RunFolder:
-        if self._run is None:
+        if self._record is None:
             raise RunFolderError("nothing of this run is kept; give Engine(run='...') a folder")
-        return self._run
+        return self._record.folder
 
-    def _begin_journal(self, run: RunFolder, actor: Actor) -> None:
-        try:
-            self._journal = run.create(self.graph)
-            self._journal.write((self._run_record(actor),))
-        except RunFolderError:
-            self.close()  # no hook stays on a model whose engine never came to be
-            raise
-        weakref.finalize(self, self._journal.close)
-        self.listen(self._journal)
+    def _open(self, run: RunFolder, options: Checkpoints, actor: Actor) -> Recording:
+        record = Recording(run, self.graph, self._core, options, self._copies, self._seed)
+        if record.journal is not None:
+            record.journal.write((record.run_record(actor.facts().params),))
+            self._keep_journal(record)
+        return record
+
+    def _keep_journal(self, record: Recording) -> None:
+        assert record.journal is not None
+        weakref.finalize(self, record.folder.close)
+        weakref.finalize(self, record.journal.close)
+        self._listeners.insert(0, record.journal)
+        self._core.sink = _FanOut(self._listeners)
+
+    def _copies(self) -> Files:
+        """What a checkpoint holds beside the engine's own state."""
+        position = self._position.state()
+        if self._torch is not None:
+            return self._torch.take_checkpoint(position).files()
+        text = json.dumps(position).encode()
+        return {POSITION_FILE: lambda out: out.write(text)}
+
+    def _make_position(self, data: object) -> Position:
+        if self._torch is None:
+            return Count()
+        from stagegraph.actions.data.position import Position as DataPosition
+
+        return DataPosition(kept=data)
+
+    def _decided(self, structural: bool) -> None:  # noqa: FBT001 - what the core calls
+        """A boundary has been decided and has held."""
+        self._vitals()
+        if self._record is None or self._record.saving is None:
+            return
+        saving = self._record.saving
+        if self.done:
+            saving.save("end", wait=True)
+        elif structural:
+            saving.at_boundary("structure")
+        else:
+            saving.at_boundary(None if self._core.state.spent.step else "start")
 
     def _first_optimizer_step(self) -> None:
         """The optimizer steps and nobody has begun: begin, if it is not too late."""
@@ -429,7 +506,9 @@ class Engine:
         self.start()
 
     def _vitals(self) -> None:
-        if self._torch is None or not self._listeners:
+        """Write how the model is trained from here on, once after each evaluation."""
+        telling, self._tell_vitals = self._tell_vitals, False
+        if not telling or self._torch is None or not self._listeners:
             return
         from torch import Tensor
 
@@ -437,20 +516,6 @@ class Engine:
         loss = given.detach() if isinstance(given, Tensor) else given
         number = None if loss is None else as_number("loss", loss)
         self._core.write_vitals(self._torch.learning_rates(), number)
-
-    def _run_record(self, actor: Actor) -> Record:
-        return {
-            "type": "run",
-            "step": 0,
-            "boundary": 0,
-            "progress": {},
-            "graph": self.graph.name,
-            "digest": digest(self.graph),
-            "stagegraph": __version__,
-            "seed": self._seed,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "params": actor.facts().params,
-        }
 
 
 class _FanOut:

@@ -2,16 +2,70 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from stagegraph.engine.core import Core
-from stagegraph.errors import ProgressError
+from stagegraph.errors import ProgressError, SnapshotError
 
-__all__ = ["Epoch"]
+__all__ = ["Count", "Epoch", "Position"]
 
 T = TypeVar("T")
+
+
+class Position(Protocol):
+    """Where a run stands in its data."""
+
+    batches: int
+    """How many batches of the present pass were handed out."""
+
+    def state(self) -> Any:
+        """The position, for a checkpoint."""
+        ...
+
+    def load(self, state: Any) -> None:
+        """The inverse of :meth:`state`."""
+        ...
+
+    def enter(
+        self, index: int, loader: Any, start: Fraction
+    ) -> tuple[Iterator[Any], int, Fraction]:
+        """Begin a pass or go on with one: its batches, those used, the passes at its beginning."""
+        ...
+
+
+class Count:
+    """A position without a model: the batches that were used are read again and dropped."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self._start = Fraction(0)
+        self._resumed = 0
+
+    def state(self) -> Any:
+        """The position as JSON data."""
+        return {"batches": self.batches, "start": str(self._start)}
+
+    def load(self, state: Any) -> None:
+        """The inverse of :meth:`state`."""
+        try:
+            self._resumed, self._start = int(state["batches"]), Fraction(state["start"])
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            raise SnapshotError("the checkpoint's position in the data cannot be read") from error
+        self.batches = self._resumed
+
+    def enter(
+        self, index: int, loader: Any, start: Fraction
+    ) -> tuple[Iterator[Any], int, Fraction]:
+        """Begin a pass, or go on with the one that was resumed."""
+        used, self._resumed = self._resumed, 0
+        size = _length(loader)
+        if not used or used == size:
+            self.batches, self._start = 0, start
+            return iter(loader), 0, start
+        return itertools.islice(iter(loader), used, None), used, self._start
 
 
 class Epoch(Generic[T]):
@@ -21,6 +75,7 @@ class Epoch(Generic[T]):
         index: Which pass, from 0.
         loader: The batches.
         core: Told of each batch, and reads passes over the data from there.
+        position: Where the run stands in its data; begins the pass, or goes on with it.
     """
 
     def __init__(
@@ -28,10 +83,12 @@ class Epoch(Generic[T]):
         index: int,
         loader: Iterable[T],
         core: Core,
+        position: Position,
     ) -> None:
         self.index = index
         self._loader = loader
         self._core = core
+        self._position = position
 
     def __iter__(self) -> Iterator[T]:
         """The batches.
@@ -39,12 +96,14 @@ class Epoch(Generic[T]):
         Raises:
             ProgressError: There is none; training would wait for ever.
         """
-        core, start, number = self._core, self._core.meter.reading, 0
+        core, position = self._core, self._position
         core.meter.counts("epochs")
         size = _length(self._loader)
-        for number, batch in enumerate(self._loader, start=1):
+        batches, number, start = position.enter(self.index, self._loader, core.meter.reading)
+        for batch in batches:
             if core.done:
                 return
+            number = position.batches = number + 1
             if size:
                 core.meter.coming = start + Fraction(min(number, size), size)
             yield batch

@@ -1,0 +1,94 @@
+"""How exactly a loader can be gone on with after a crash, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from stagegraph.actions.companions import Stateful
+from stagegraph.actions.data.sampling import SeededSampler
+
+__all__ = ["Exactness", "exactness"]
+
+_REPEATABLE = (
+    SequentialSampler,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    DistributedSampler,
+    SeededSampler,
+)
+"""Samplers whose order is settled by the random numbers at the pass's beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exactness:
+    """What a resumed run gets of the batches that the uninterrupted one would have got.
+
+    Attributes:
+        label: ``exact``: the same batches, if an item depends on its index alone. ``order exact``:
+            the same items in the same order; what is drawn while they are made may differ. ``not
+            exact``: nobody can say.
+        why: Where it comes from, in a sentence.
+        remedy: How to have it better.
+    """
+
+    label: Literal["exact", "order exact", "not exact"]
+    why: str
+    remedy: str = ""
+
+
+_SEEDED = "make the order with sampler=stagegraph.SeededSampler(dataset, seed=...)"
+
+
+def exactness(loader: Any) -> Exactness:
+    """How exactly a run over this loader can be resumed."""
+    if isinstance(loader, DataLoader) and not isinstance(loader, Stateful):
+        return _of_data_loader(loader)
+    if isinstance(loader, Stateful):
+        return Exactness(
+            "order exact",
+            f"the {type(loader).__name__} keeps its own position, which the checkpoint holds; "
+            "random numbers of a dataset without a state of its own go on elsewhere",
+        )
+    if isinstance(loader, list | tuple | range):
+        return Exactness("exact", f"a {type(loader).__name__} gives the same batches at each pass")
+    return Exactness(
+        "not exact",
+        f"a {type(loader).__name__} tells nothing of its order; the batches that were used are "
+        "fetched again and dropped, and the rest is right only if each pass repeats itself",
+        f"use a DataLoader, and {_SEEDED}; or give the loader state_dict() and load_state_dict()",
+    )
+
+
+def _of_data_loader(loader: DataLoader[Any]) -> Exactness:
+    sampler = loader.sampler
+    own = type(loader.batch_sampler) not in (BatchSampler, type(None))
+    if isinstance(loader.dataset, IterableDataset):
+        return Exactness(
+            "not exact",
+            "the dataset is a stream without a position: what was used is read again and dropped",
+            "use torchdata's StatefulDataLoader and give the dataset state_dict()",
+        )
+    if own or type(sampler) not in _REPEATABLE:
+        what = type(loader.batch_sampler if own else sampler).__name__
+        return Exactness("not exact", f"nobody knows what the order of {what} depends on", _SEEDED)
+    if type(sampler) is SeededSampler or type(sampler) is SequentialSampler:
+        return Exactness("exact", f"{type(sampler).__name__}: a batch depends on its number alone")
+    return Exactness(
+        "order exact",
+        f"the order of {type(sampler).__name__} is made again from the random numbers at the "
+        "beginning of the pass; the batches that were used are fetched again and dropped",
+        _SEEDED,
+    )

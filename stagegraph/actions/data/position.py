@@ -1,0 +1,190 @@
+"""Position: which pass over the data a run is in, and how many of its batches it has used."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from stagegraph.actions.companions import Stateful
+from stagegraph.actions.data.sampling import SeededSampler
+from stagegraph.actions.randomness import RandomState, preserved_randomness
+from stagegraph.errors import SnapshotError
+
+__all__ = ["Position"]
+
+_LOG = logging.getLogger("stagegraph")
+
+SIGN_AFTER = 2.0
+"""Seconds of fetching after which somebody should be told."""
+
+
+class Position:
+    """Where a run stands in its data.
+
+    Args:
+        kept: Whoever's state is in the checkpoint anyway, and is not kept twice.
+
+    Attributes:
+        batches: How many batches of the present pass were handed out.
+    """
+
+    def __init__(self, kept: object = None) -> None:
+        self._kept = kept
+        self._index = 0
+        self._start = Fraction(0)
+        self.batches = 0
+        self._loader: Any = None
+        self._began: RandomState | None = None
+        self._generators: list[torch.Tensor] = []
+        self._waiting: Mapping[str, Any] | None = None
+
+    def state(self) -> dict[str, Any]:
+        """The position in containers and tensors; they may change when training goes on."""
+        if self._waiting is not None:
+            return dict(self._waiting)  # resumed, and no pass begun yet
+        loader = self._loader
+        keeps = isinstance(loader, Stateful) and loader is not self._kept
+        return {
+            "index": self._index,
+            "start": self._start,
+            "batches": self.batches,
+            "began": None if self._began is None else self._began.pack(),
+            "generators": list(self._generators),
+            "shape": None if loader is None else _shape(loader),
+            "loader": loader.state_dict() if keeps else None,
+        }
+
+    def load(self, state: Any) -> None:
+        """The inverse of :meth:`state`; the next pass goes on from there.
+
+        Raises:
+            SnapshotError: It is no position.
+        """
+        keys = {"index", "start", "batches", "began", "generators", "shape", "loader"}
+        if not isinstance(state, Mapping) or set(state) != keys:
+            raise SnapshotError("the checkpoint's position in the data cannot be read")
+        self._waiting = state
+
+    def enter(
+        self, index: int, loader: Any, start: Fraction
+    ) -> tuple[Iterator[Any], int, Fraction]:
+        """Begin a pass, or go on with the one that the checkpoint was in.
+
+        Args:
+            index: Which pass it is.
+            loader: The batches.
+            start: Passes over the data so far.
+
+        Returns:
+            The batches that are still to come, how many of the pass were used already, and the
+            passes at its beginning.
+
+        Raises:
+            SnapshotError: The loader is another one than before.
+        """
+        sampler = getattr(loader, "sampler", None)
+        state, self._waiting = self._waiting, None
+        if state is not None and state["shape"] is not None and _shape(loader) != state["shape"]:
+            raise SnapshotError(
+                f"the run had used {state['batches']} batches of pass {state['index']} of a loader "
+                f"with {_words(state['shape'])}, and this one has {_words(_shape(loader))}; resume "
+                "with the loader that the run began with"
+            )
+        if state is not None and isinstance(loader, Stateful) and state["loader"] is not None:
+            loader.load_state_dict(state["loader"])
+        self._loader = loader
+        if state is not None and state["batches"] and not self._is_over(state, loader):
+            return self._go_on(state, loader, sampler)
+        if isinstance(sampler, SeededSampler):
+            sampler.set_epoch(index)
+        self._index, self._start, self.batches = index, start, 0
+        self._began = RandomState.capture()
+        self._generators = [one.get_state() for one in _generators(loader)]
+        return iter(loader), 0, start
+
+    def _is_over(self, state: Mapping[str, Any], loader: Any) -> bool:
+        """Whether the last batch of the pass had been used."""
+        if state["batches"] != _shape(loader)["batches"]:
+            return False
+        if isinstance(loader, Stateful):
+            with preserved_randomness():
+                for _ in loader:  # it takes the end of its pass once more
+                    raise SnapshotError(
+                        f"the {type(loader).__name__} goes on with a pass that was over"
+                    )
+        return True
+
+    def _go_on(
+        self, state: Mapping[str, Any], loader: Any, sampler: Any
+    ) -> tuple[Iterator[Any], int, Fraction]:
+        self._index, self._start = state["index"], state["start"]
+        used = self.batches = state["batches"]
+        self._began = None if state["began"] is None else RandomState.unpack(state["began"])
+        self._generators = list(state["generators"])
+        now = RandomState.capture()
+        try:
+            if self._began is not None:
+                self._began.restore()
+            if isinstance(loader, Stateful):
+                batches = iter(loader)
+            else:
+                generators = _generators(loader)
+                for generator, began in zip(generators, self._generators, strict=True):
+                    generator.set_state(began)
+                batches = self._past(used, loader, sampler)
+        finally:
+            now.restore()
+        return batches, used, self._start
+
+    def _past(self, used: int, loader: Any, sampler: Any) -> Iterator[Any]:
+        """The batches after those that were used."""
+        if isinstance(sampler, SeededSampler):
+            sampler.set_epoch(self._index)
+            if type(loader) is DataLoader and loader.batch_size is not None:
+                sampler.skip(used * loader.batch_size)
+                used = 0
+        batches: Iterator[Any] = iter(loader)
+        told = time.monotonic()
+        for number in range(used):
+            if next(batches, self) is self:
+                raise SnapshotError(
+                    f"the loader gave {number} batches, and the run had used {used} of this pass; "
+                    "resume with the loader that the run began with"
+                )
+            if time.monotonic() - told > SIGN_AFTER:
+                told = time.monotonic()
+                _LOG.warning("going to batch %d of the pass: %d fetched again", used, number + 1)
+        return batches
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """The generators of its own that a loader draws its order from."""
+    sampler = getattr(loader, "sampler", None)
+    inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    found: dict[int, torch.Generator] = {}
+    for holder in (loader, sampler, inner):
+        generator = getattr(holder, "generator", None)
+        if isinstance(generator, torch.Generator):
+            found[id(generator)] = generator
+    return list(found.values())
+
+
+def _shape(loader: Any) -> dict[str, Any]:
+    """What must be the same when a pass is gone on with."""
+    try:
+        batches = len(loader)
+    except (TypeError, NotImplementedError):
+        batches = None
+    return {"batches": batches, "batch_size": getattr(loader, "batch_size", None)}
+
+
+def _words(shape: Mapping[str, Any]) -> str:
+    batches = "an unknown number of" if shape["batches"] is None else shape["batches"]
+    of = "" if shape["batch_size"] is None else f" of {shape['batch_size']}"
+    return f"{batches} batches{of}"

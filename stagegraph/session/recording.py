@@ -1,0 +1,248 @@
+"""Recording: what an engine writes into its run's folder, and how it goes on from there."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from stagegraph.engine.core import Core
+from stagegraph.engine.ports import Record
+from stagegraph.errors import RunFolderError, SnapshotError
+from stagegraph.runs.environment import differences, environment
+from stagegraph.runs.folder import RunFolder
+from stagegraph.runs.journal import Journal, Mark, Tail, read_tail
+from stagegraph.runs.lines import read_raw
+from stagegraph.runs.store import Generation, Passed
+from stagegraph.schema.dump import digest
+from stagegraph.schema.stagegraph import StageGraph
+from stagegraph.session.checkpoints import Checkpoints
+from stagegraph.session.saving import ENGINE_FILE, Files, Saving
+from stagegraph.version import __version__
+
+__all__ = ["Found", "Recording"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a folder holds to go on from.
+
+    Attributes:
+        engine: The engine's own state; ``None`` if the run died before its first checkpoint.
+        files: The other files of the checkpoint.
+        tail: What the journal has after it.
+    """
+
+    engine: Mapping[str, Any] | None
+    files: Mapping[str, bytes]
+    tail: Tail
+
+
+class Recording:
+    """One engine's hold on a run's folder.
+
+    Args:
+        folder: The folder; a run is begun in it, unless it holds one.
+        graph: The graph.
+        core: The engine's core.
+        options: When checkpoints are written.
+        copy: As for :class:`Saving`.
+        seed: The run's seed.
+
+    Raises:
+        RunFolderError: The folder cannot be written or read, or is another process's.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        graph: StageGraph,
+        core: Core,
+        options: Checkpoints,
+        copy: Callable[[], Files],
+        seed: int,
+    ) -> None:
+        self.folder = folder
+        self._graph = graph
+        self._core = core
+        self._options = options
+        self._copy = copy
+        self._seed = seed
+        self.journal: Journal | None = None
+        self.saving: Saving | None = None
+        self.holds_earlier = folder.is_used
+        """Whether the folder holds a run that has not been taken up yet."""
+        if not self.holds_earlier:
+            self._begin(folder.create(graph))
+
+    def _begin(self, journal: Journal) -> None:
+        self.journal = journal
+        try:
+            self.saving = self._make_saving(journal)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_saving(self, journal: Journal) -> Saving:
+        return Saving(self._options, self.folder, journal, self._core, self._copy, self._write)
+
+    def _write(self, records: tuple[Record, ...]) -> None:
+        if self._core.sink is not None:
+            self._core.sink.write(records)
+
+    def run_record(self, params: int | None) -> Record:
+        """The journal's first record."""
+        return {
+            "type": "run",
+            "step": 0,
+            "boundary": 0,
+            "progress": {},
+            "graph": self._graph.name,
+            "digest": digest(self._graph),
+            "stagegraph": __version__,
+            "seed": self._seed,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "params": params,
+        }
+
+    def require_taken_up(self) -> None:
+        """Refuse to begin in a folder that holds a run.
+
+        Raises:
+            RunFolderError: It does.
+        """
+        if self.holds_earlier:
+            raise RunFolderError(
+                f"{self.folder.path} holds an earlier run already; call engine.resume() before "
+                "anything else to go on with it, or choose another folder"
+            )
+
+    # Going on
+
+    def find(self) -> Found:
+        """Open the folder and read the newest whole checkpoint in it.
+
+        Raises:
+            RunFolderError: It is of another graph or a newer version, all checkpoints in it are
+                damaged, or it cannot be read or written.
+        """
+        journal = self.folder.open(self._graph)
+        try:
+            return self._find(journal)
+        except BaseException:
+            journal.close()
+            self.folder.close()
+            raise
+
+    def _find(self, journal: Journal) -> Found:
+        self._begin(journal)
+        assert self.saving is not None
+        generation, passed = self.saving.store.newest()
+        self._passed, self._generation = passed, generation
+        if generation is None:
+            self._refuse_if_lost(passed)
+            self._mark = _first(self.folder)
+            return Found(None, {}, read_tail(self.folder.journal, self._mark))
+        files = {name: generation.read(name) for name in generation.manifest.files}
+        try:
+            engine = json.loads(files.pop(ENGINE_FILE))
+        except (KeyError, ValueError, RecursionError) as error:
+            raise SnapshotError(f"{generation.path} cannot be read: {error!r}") from error
+        self._mark = generation.journal
+        return Found(engine, files, read_tail(self.folder.journal, self._mark))
+
+    def _refuse_if_lost(self, passed: tuple[Passed, ...]) -> None:
+        where = self.folder.path
+        if passed:
+            told = "\n".join(f"  {one}" for one in passed)
+            raise RunFolderError(
+                f"{where}: no checkpoint of this run is whole, and it does not begin from zero "
+                f"unasked:\n{told}\nbring one back, or choose another folder"
+            )
+        lines = read_raw(self.folder.journal).lines
+        saved = [r for line in lines if (r := line.record) and r["type"] == "checkpoint"]
+        if any(record.get("number") is not None for record in saved):
+            raise RunFolderError(
+                f"{where}: the journal tells of checkpoints, and none is there; bring them back, "
+                "or choose another folder"
+            )
+
+    def taken_up(self, found: Found) -> None:
+        """The engine stands where the checkpoint was: write so, and go on recording.
+
+        Raises:
+            RunFolderError: The journal cannot be written.
+        """
+        assert self.journal is not None and self.saving is not None
+        now, generation, state = environment(), self._generation, self._core.state
+        changed = differences(self.folder.environment(), now)
+        passed = [str(one) for one in self._passed]
+        self.journal.resume(
+            self._mark,
+            {
+                "step": state.clock.step,
+                "boundary": state.spent.step,
+                "progress": state.clock.to_json(),
+                "generation": None if generation is None else generation.number,
+                "passed_over": passed,
+                "damage": found.tail.damage,
+                "torn": self.journal.cut,
+                "stagegraph": __version__,
+                "changed": changed,
+                "resumed": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )
+        self.holds_earlier = False
+        self.saving.take_up()
+        for text in _worth_saying(self.folder, generation, passed, found.tail.damage, changed):
+            warnings.warn(text, stacklevel=4)
+
+    def close(self) -> None:
+        """Wait for what is being written, and let go of the folder.
+
+        Raises:
+            RunFolderError: What was being written could not be.
+        """
+        try:
+            if self.saving is not None and self.journal is not None:
+                self.saving.settle()
+        finally:
+            if self.journal is not None:
+                self.journal.close()
+            self.folder.close()
+
+
+def _first(folder: RunFolder) -> Mark:
+    """After the journal's first record, which says that there is a run."""
+    return read_raw(folder.journal).mark(1)
+
+
+def _worth_saying(
+    folder: RunFolder,
+    generation: Generation | None,
+    passed: list[str],
+    damage: str | None,
+    changed: list[str],
+) -> list[str]:
+    said = []
+    if generation is None:
+        said.append(f"{folder.path}: the run had died before its first checkpoint; it begins anew")
+    elif passed:
+        said.append(
+            f"{folder.path}: resumed from checkpoint {generation.number} (step {generation.step}); "
+            f"passed over: {'; '.join(passed)}"
+        )
+    if damage is not None:
+        said.append(
+            f"{folder.path}: the journal is damaged after the checkpoint ({damage}); events and "
+            "commands that came after that are lost"
+        )
+    if changed:
+        said.append(
+            f"{folder.path}: resumed with another environment than the run began with, so that its "
+            f"numbers may differ in their last bits: {'; '.join(changed)}"
+        )
+    return said
