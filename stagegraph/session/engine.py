@@ -389,6 +389,8 @@ class Engine:
             self._torch.close()
         if self._journal is not None:
             self._journal.close()
+        if self._run is not None:
+            self._run.close()
 
     def __enter__(self) -> Self:
         return self
