@@ -1,82 +1,175 @@
-"""A run's folder: the graph as the author wrote it, the journal, the report."""
+"""A run's folder: which run it is, its graph, its journal, its checkpoints, its report."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stagegraph.errors import RunFolderError
+from stagegraph.runs.disk import DISK, Disk
+from stagegraph.runs.durable import make_directories, put_file, put_text, refused, unreadable
+from stagegraph.runs.identity import Identity
 from stagegraph.runs.journal import Journal, read_journal
-from stagegraph.schema.dump import dump
+from stagegraph.runs.lock import FolderLock
+from stagegraph.runs.store import CheckpointStore
+from stagegraph.schema.dump import digest, dump
 from stagegraph.schema.load import load
 from stagegraph.schema.stagegraph import StageGraph
 
 __all__ = ["RunFolder"]
 
+IDENTITY = "run.json"
 JOURNAL = "journal.jsonl"
 NORMALISED = "graph.json"
+AUTHORS = ("author.yaml", "author.json")
+CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
+
+_ASIDE = re.compile(r"\.tmp-[0-9a-f]{8}-[a-z.]{1,20}")
 
 
 class RunFolder:
     """One run on disk.
 
-    ``graph.json`` is the graph that ran; ``author.yaml`` or ``author.json`` its author's own text;
-    ``journal.jsonl`` what happened; ``report.html`` how it looked.
+    ``run.json`` says which run it is and with what it was made; ``graph.json`` is the graph that
+    ran; ``author.yaml`` or ``author.json`` its author's own text; ``journal.jsonl`` what happened;
+    ``checkpoints/`` has what it can be resumed from; ``report.html`` is how it looked. ``lock`` is
+    held by the process that writes.
+
+    A run has begun when its journal has a line. What stopped before that is made anew.
 
     Args:
-        path: The folder.
+        path: The folder; nothing is touched before :meth:`create` or :meth:`open`.
+        disk: Where.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, disk: Disk = DISK) -> None:
         self.path = Path(path)
+        self._disk = disk
+        self._lock: FolderLock | None = None
 
     @property
     def journal(self) -> Path:
         """The journal's file."""
         return self.path / JOURNAL
 
-    def create(self, graph: StageGraph) -> Journal:
-        """Make the folder and begin its journal.
+    @property
+    def is_used(self) -> bool:
+        """Whether a run has begun in it.
 
         Raises:
-            RunFolderError: It holds a run already, or cannot be written.
+            RunFolderError: That cannot be read.
         """
         try:
-            if self.journal.exists():
-                raise RunFolderError(
-                    f"{self.path} holds an earlier run already; choose another folder"
-                )
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / NORMALISED).write_text(dump(graph, "json"), encoding="utf-8")
-            if graph.source.text:
-                ending = ".json" if graph.source.file.endswith(".json") else ".yaml"
-                name = f"author{ending}"
-                (self.path / name).write_text(graph.source.text, encoding="utf-8")
+            with self.journal.open("rb") as file:
+                if any(b"\n" in part for part in iter(lambda: file.read(1 << 20), b"")):
+                    return True
+        except (FileNotFoundError, NotADirectoryError):
+            pass
         except OSError as error:
-            raise RunFolderError(f"{self.path} cannot be written: {error}") from error
-        return Journal(self.journal)
+            raise unreadable(self.journal, error) from error
+        return CheckpointStore(self.path / CHECKPOINTS).is_used
 
-    def graph(self) -> StageGraph:
-        """The graph that ran.
+    @property
+    def is_locked(self) -> bool:
+        """Whether this object holds the folder's lock."""
+        return self._lock is not None and self._lock.held
 
-        Raises:
-            RunFolderError: The folder holds no run.
-            DocumentError: The graph's file is damaged.
-        """
-        path = self.path / NORMALISED
-        if not path.is_file():
-            raise RunFolderError(f"{self.path} holds no run: there is no {NORMALISED} in it")
-        return load(path)
+    # Writing
 
-    def records(self) -> list[dict[str, Any]]:
-        """The journal.
+    def create(self, graph: StageGraph) -> Journal:
+        """Make the folder and its journal; the folder is locked from here on.
 
         Raises:
-            RunFolderError: There is none, or it is damaged.
+            RunFolderError: It holds a run already, is in use, or cannot be written.
         """
-        return read_journal(self.journal)
+        try:
+            make_directories(self.path, disk=self._disk)
+        except OSError as error:
+            raise refused(self.path, error) from error
+        self._refuse_if_used()
+        self._take_lock()
+        try:
+            self._refuse_if_used()  # by whom the lock was held until now
+            self._refuse_others()
+            return self._fill(graph)
+        except BaseException:
+            self.close()
+            raise
+
+    def _fill(self, graph: StageGraph) -> Journal:
+        # First its identity: by it, the next start knows that what else is here was made for a run.
+        put_file(self.path / IDENTITY, Identity.new(graph).to_bytes(), disk=self._disk)
+        try:
+            for name in (JOURNAL, *AUTHORS):
+                if os.path.lexists(self.path / name):
+                    self._disk.remove(self.path / name)
+            self._clean()
+        except OSError as error:
+            raise refused(self.path, error) from error
+        put_text(self.path / NORMALISED, dump(graph, "json"), disk=self._disk)
+        if graph.source.text:
+            author = AUTHORS[graph.source.file.endswith(".json")]
+            put_text(self.path / author, graph.source.text, disk=self._disk)
+        journal = Journal(self.journal, disk=self._disk)
+        try:
+            self._disk.sync_directory(self.path)
+        except OSError as error:
+            journal.close()
+            raise refused(self.path, error) from error
+        return journal
+
+    def open(self, graph: StageGraph | None = None) -> Journal:
+        """Go on with the run that it holds; the folder is locked from here on.
+
+        What a process that died has left half written is removed, a torn last line of the journal
+        is cut off (``journal.cut`` says how much).
+
+        Args:
+            graph: The graph that it must be a run of.
+
+        Raises:
+            RunFolderError: It holds no run, or one of another graph, or of a version that cannot
+                be gone on with; it is in use, damaged, or cannot be written.
+        """
+        identity = self._require_run()
+        if graph is not None:
+            _require_digest(self.path, identity, graph)
+        self._take_lock()
+        try:
+            self._clean()
+            self.checkpoints().clean()
+            return Journal(self.journal, resume=True, disk=self._disk)
+        except OSError as error:
+            self.close()
+            raise refused(self.path, error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def checkpoints(
+        self, *, keep: int = 3, best: tuple[str, Literal["min", "max"]] | None = None
+    ) -> CheckpointStore:
+        """The run's checkpoints.
+
+        Args:
+            keep: How many of the newest are kept, at least 2.
+            best: A metric and its goal: the best checkpoint by it is kept too.
+
+        Raises:
+            RunFolderError: The folder holds no run, or ``keep`` is too small.
+        """
+        return CheckpointStore(
+            self.path / CHECKPOINTS, keep=keep, best=best, run=self.identity().id, disk=self._disk
+        )
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def write_report(self, html: str) -> Path:
         """Put the report into the folder.
@@ -85,8 +178,106 @@ class RunFolder:
             RunFolderError: It cannot be written.
         """
         path = self.path / REPORT
-        try:
-            path.write_text(html, encoding="utf-8")
-        except OSError as error:
-            raise RunFolderError(f"{path} cannot be written: {error}") from error
+        put_text(path, html, disk=self._disk)
         return path
+
+    # Reading
+
+    def identity(self) -> Identity:
+        """Which run it is.
+
+        Raises:
+            RunFolderError: It does not say, or a newer version wrote it.
+        """
+        identity = Identity.read(self.path / IDENTITY)
+        if identity is None:
+            raise RunFolderError(f"{self.path} holds no run: there is no {IDENTITY} in it")
+        return identity
+
+    def environment(self) -> dict[str, str]:
+        """With what the run was begun; each resume's own is in the journal.
+
+        Raises:
+            RunFolderError: As for :meth:`identity`.
+        """
+        return dict(self.identity().environment)
+
+    def graph(self) -> StageGraph:
+        """The graph that ran.
+
+        Raises:
+            RunFolderError: The folder holds no run, or the graph's file is not as it was written.
+            DocumentError: The graph's file is damaged.
+        """
+        identity = Identity.read(self.path / IDENTITY)
+        path = self.path / NORMALISED
+        if not path.is_file():
+            raise RunFolderError(f"{self.path} holds no run: there is no {NORMALISED} in it")
+        graph = load(path)
+        if identity is not None and digest(graph) != identity.digest:
+            raise RunFolderError(
+                f"{path} is not the graph of this run, {identity.graph!r}: it was changed "
+                f"(digest {digest(graph)[:12]}…, not {identity.digest[:12]}…); bring it back as it "
+                "was"
+            )
+        return graph
+
+    def records(self) -> list[dict[str, Any]]:
+        """The journal's records that count.
+
+        Raises:
+            RunFolderError: There is none, or it is damaged, or a newer version wrote it.
+        """
+        Identity.read(self.path / IDENTITY)
+        return read_journal(self.journal)
+
+    # Within
+
+    def _refuse_if_used(self) -> None:
+        if self.is_used:
+            raise RunFolderError(f"{self.path} holds an earlier run already; choose another folder")
+
+    def _refuse_others(self) -> None:
+        """Write over nothing that is not a run's."""
+        if os.path.lexists(self.path / IDENTITY):
+            return
+        for name in (NORMALISED, JOURNAL, *AUTHORS):
+            if os.path.lexists(self.path / name):
+                raise RunFolderError(
+                    f"{self.path / name} cannot be written: it is there already, and there is no "
+                    f"{IDENTITY} that says it is a run's; choose another folder"
+                )
+
+    def _require_run(self) -> Identity:
+        identity = Identity.read(self.path / IDENTITY)
+        if identity is None and self.is_used:
+            raise RunFolderError(
+                f"{self.path} was made by an older stagegraph, which kept no checkpoints: it can "
+                "be looked at, but not gone on with; choose another folder"
+            )
+        if not self.is_used:
+            raise RunFolderError(f"{self.path} holds no run to go on with: none has begun in it")
+        if not self.journal.is_file():
+            raise RunFolderError(
+                f"{self.path} has checkpoints, but its {JOURNAL} is missing; bring it back"
+            )
+        return self.identity()
+
+    def _take_lock(self) -> None:
+        if not self.is_locked:
+            self._lock = FolderLock(self.path)
+
+    def _clean(self) -> None:
+        """Remove what a process that died was writing aside."""
+        for path in self.path.iterdir():
+            if _ASIDE.fullmatch(path.name):
+                self._disk.remove(path)
+
+
+def _require_digest(path: Path, identity: Identity, graph: StageGraph) -> None:
+    if digest(graph) != identity.digest:
+        raise RunFolderError(
+            f"{path} holds a run of another graph: {identity.graph!r} "
+            f"(digest {identity.digest[:12]}…), not {graph.name!r} (digest {digest(graph)[:12]}…); "
+            "resume with that graph, or choose another folder"
+        )

@@ -16,6 +16,8 @@ stages:
   b: {kind: final}
 """
 
+RUN = {"type": "run", "step": 0}
+
 
 def test_folder_keeps_the_graph_that_ran_and_its_authors_bytes(tmp_path):
     graph = load(TEXT)
@@ -31,7 +33,12 @@ def test_graph_that_was_no_text_has_no_authors_bytes(tmp_path):
     graph = load({"stagegraph": 1, "name": "x", "initial": "a", "stages": {"a": {"kind": "final"}}})
     folder = RunFolder(tmp_path)
     folder.create(graph).close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.json", "journal.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "graph.json",
+        "journal.jsonl",
+        "lock",
+        "run.json",
+    ]
 
 
 def test_json_graph_keeps_its_ending(tmp_path):
@@ -45,7 +52,8 @@ def test_json_graph_keeps_its_ending(tmp_path):
 
 def test_folder_of_an_earlier_run_is_refused_and_left_alone(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.create(load(TEXT)).close()
+    with folder.create(load(TEXT)) as journal:
+        journal.write((RUN,))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     other = load(TEXT.replace("short", "other"))
     with pytest.raises(RunFolderError, match="holds an earlier run already; choose another"):

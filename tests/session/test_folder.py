@@ -28,7 +28,9 @@ def test_the_folder_keeps_graph_authors_bytes_and_journal(run):
         "author.yaml",
         "graph.json",
         "journal.jsonl",
+        "lock",
         "report.html",
+        "run.json",
     }
     assert (run.folder / "author.yaml").read_text("utf-8") == EVERY_STAGE
     assert sg.digest(sg.load(run.folder / "graph.json")) == sg.digest(run.engine.graph)

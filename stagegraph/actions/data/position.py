@@ -112,7 +112,7 @@ class Position:
         """Whether the last batch of the pass had been used."""
         if state["batches"] != _shape(loader)["batches"]:
             return False
-        if isinstance(loader, Stateful):
+        if _keeps_position(loader):
             with preserved_randomness():
                 for _ in loader:  # it takes the end of its pass once more
                     raise SnapshotError(
@@ -131,8 +131,8 @@ class Position:
         try:
             if self._began is not None:
                 self._began.restore()
-            if isinstance(loader, Stateful):
-                batches = iter(loader)
+            if _keeps_position(loader):
+                batches: Iterator[Any] = iter(loader)
             else:
                 generators = _generators(loader)
                 for generator, began in zip(generators, self._generators, strict=True):
@@ -173,6 +173,10 @@ def _generators(loader: Any) -> list[torch.Generator]:
         if isinstance(generator, torch.Generator):
             found[id(generator)] = generator
     return list(found.values())
+
+
+def _keeps_position(loader: object) -> bool:
+    return isinstance(loader, Stateful)
 
 
 def _shape(loader: Any) -> dict[str, Any]:
