@@ -51,6 +51,7 @@ def train(graph: sg.StageGraph, *, run: Path, steps: int | None = None, seed: in
     engine.finish()
     print(engine.summary())
     print(f"report: {engine.report()}")
+    engine.close()
     return evaluate(model, held_out)
 
 
@@ -76,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--graph", type=Path, default=GRAPH, help="the stages (grow.yaml)")
     parser.add_argument("--steps", type=int, help="stop after so many (default: the graph's end)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
-    parser.add_argument("--run", type=Path, help="a new folder (runs/grow_gpt-1, …)")
+    parser.add_argument(
+        "--run", type=Path, help="a folder, new or to go on in (runs/grow_gpt-1)"
+    )
     args = parser.parse_args(argv)
     if args.steps is not None and args.steps < 1:
         parser.error(f"--steps is at least 1, got {args.steps}")

@@ -287,6 +287,7 @@ class Core:
             "engine": self.state.to_json(self._digest),
             "undecided": self._undecided,
             "reading": str(self.meter.reading),
+            "seed": self._seed,
             "actor": self._actor.state_dict(),
         }
 
@@ -301,6 +302,12 @@ class Core:
             undecided, reading = bool(state["undecided"]), Fraction(state["reading"])
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise SnapshotError(f"this is no saved state of an engine: {error!r}") from error
+        seed = state.get("seed", self._seed)  # states of earlier versions do not tell
+        if seed != self._seed:
+            raise SnapshotError(
+                f"the run began with seed={seed}, and this engine has "
+                f"seed={self._seed}; give it the run's"
+            )
         loaded = State.from_json(engine, self._digest)
         for region, stage in loaded.stages.items():
             if stage not in self.graph.stages:

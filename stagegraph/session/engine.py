@@ -300,11 +300,20 @@ class Engine:
         self._vitals()
 
     def finish(self) -> None:
-        """Training is over: decide what still waits, and write what was counted."""
-        if not self.done:
-            self._tell_vitals = True
-            self._core.finish()
-            self._vitals()
+        """Training is over, if only for now: decide what still waits, and save a checkpoint.
+
+        Raises:
+            RunFolderError: The checkpoint could not be written.
+        """
+        self._refuse_if_closed()
+        if self.done:
+            return
+        self.start()
+        self._tell_vitals = True
+        self._core.finish()
+        self._vitals()
+        if self._record is not None:
+            self._record.finish()
 
     def send(self, event: str) -> None:
         """An event from outside, seen by all regions at the next boundary.

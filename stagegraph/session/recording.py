@@ -200,6 +200,11 @@ class Recording:
         for text in _worth_saying(self.folder, generation, passed, found.tail.damage, changed):
             warnings.warn(text, stacklevel=4)
 
+    def finish(self) -> None:
+        """Save where training has been left, unless the run has ended and that is saved."""
+        if self.saving is not None and not self._core.done:
+            self.saving.save("finish", wait=True)
+
     def close(self) -> None:
         """Wait for what is being written, and let go of the folder.
 

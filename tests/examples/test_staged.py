@@ -121,7 +121,7 @@ def moves(records):
 
 def test_the_run_takes_its_way(run):
     assert moves(run.records) == CAME[run.name]
-    assert run.records[-1]["type"] in ("end", "vitals")
+    assert run.records[-1]["type"] in ("end", "vitals", "checkpoint")
     (end,) = [r for r in run.records if r["type"] == "end"]
     assert end["reason"] == "final"
     assert sum(r["type"] == "roll_back" for r in run.records) == (run.name == "undone")
@@ -176,12 +176,23 @@ def test_a_run_can_be_stopped_after_some_steps(tmp_path, capsys):
     assert (tmp_path / "short" / "report.html").exists()
 
 
-def test_a_folder_that_has_a_run_is_not_written_over(tmp_path):
-    run = Run(tmp_path, "hurried", "--steps", "3")
-    before = (run.folder / "journal.jsonl").read_bytes()
-    with pytest.raises(sg.RunFolderError):
-        train.train(run.graph, run=run.folder)
-    assert (run.folder / "journal.jsonl").read_bytes() == before
+def test_a_run_that_was_stopped_goes_on_in_its_folder(tmp_path):
+    graph = sg.load(HURRIED)
+    whole = train.train(graph, run=tmp_path / "whole", seed=5)
+    train.train(graph, run=tmp_path / "cut", seed=5, steps=9)
+    torch.manual_seed(1)
+    assert train.train(graph, run=tmp_path / "cut", seed=5) == whole
+    journals = [read_journal(tmp_path / name / "journal.jsonl") for name in ("whole", "cut")]
+    assert moves(journals[1]) == moves(journals[0])
+    (resumed,) = [record for record in journals[1] if record["type"] == "resume"]
+    assert (resumed["step"], resumed["passed_over"], resumed["damage"]) == (9, [], None)
+
+
+def test_a_run_of_another_seed_is_not_gone_on_with(tmp_path):
+    graph = sg.load(HURRIED)
+    train.train(graph, run=tmp_path / "a", seed=5, steps=3)
+    with pytest.raises(sg.SnapshotError, match="began with seed=5, and this engine has seed=6"):
+        train.train(graph, run=tmp_path / "a", seed=6)
 
 
 def test_runs_without_a_folder_get_the_next_free_one(tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ def run(tmp_path_factory):
 def test_the_folder_keeps_graph_authors_bytes_and_journal(run):
     assert {path.name for path in run.folder.iterdir()} == {
         "author.yaml",
+        "checkpoints",
         "graph.json",
         "journal.jsonl",
         "lock",
@@ -70,14 +71,21 @@ def test_the_summary_tells_what_the_run_has_come_to(run):
     assert "growths 1" in summary and "72" in summary
 
 
-def test_a_folder_with_a_run_is_refused_and_nothing_is_left_behind(run):
+def test_a_folder_with_a_run_is_not_begun_in_again(run):
     before = (run.folder / "journal.jsonl").read_bytes()
-    with pytest.raises(sg.RunFolderError, match="holds an earlier run already; choose another"):
-        Training(EVERY_STAGE, run=run.folder)
+    other = Training(EVERY_STAGE, run=run.folder)
+    with pytest.raises(
+        sg.RunFolderError, match=r"holds an earlier run already; call engine.resume\(\) before"
+    ):
+        other.engine.start()
+    with pytest.raises(sg.RunFolderError, match="holds an earlier run already"):
+        other.tick()
     assert (run.folder / "journal.jsonl").read_bytes() == before
+    other.engine.close()
 
 
-def test_a_refused_engine_leaves_the_optimizer_alone(run):
+def test_an_engine_that_finds_no_folder_leaves_the_optimizer_alone(tmp_path):
+    (tmp_path / "file").write_text("in the way")
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = [len(vars(optimizer)[f"_optimizer_step_{w}_hooks"]) for w in ("pre", "post")]
@@ -89,7 +97,7 @@ def test_a_refused_engine_leaves_the_optimizer_alone(run):
             ),
             model=model,
             optimizer=optimizer,
-            run=run.folder,
+            run=tmp_path / "file",
         )
     after = [len(vars(optimizer)[f"_optimizer_step_{w}_hooks"]) for w in ("pre", "post")]
     assert before == after
