@@ -38,7 +38,7 @@ __all__ = ["Journal", "Mark", "Tail", "read_journal", "read_tail"]
 
 Record = Mapping[str, Any]
 
-_DURABLE = frozenset({"run", "resume", "checkpoint", "move", "growth", "roll_back", "error", "end"})
+_DURABLE = frozenset({"run", "resume", "move", "growth", "roll_back", "error", "end"})
 """Records that are on the disk, not only with the operating system, when ``write`` returns."""
 
 
@@ -86,7 +86,7 @@ class Journal:
                 )
             self.cut = raw.torn
             self._mark = raw.mark(len(raw.lines))
-            self._damage = raw.lines[-1].damage if raw.lines else None
+            self._damage = raw.first_damage()
             if self.cut:
                 self._disk.truncate(self._file, self._mark.bytes)
         except BaseException:
@@ -119,10 +119,7 @@ class Journal:
             ValueError: One has a key that the journal keeps for itself.
         """
         if self._damage is not None and records:
-            raise RunFolderError(
-                f"{self.path}:{self._mark.records}: {self._damage}; the journal goes on only from "
-                "a line before it (Journal.resume)"
-            )
+            raise RunFolderError(f"{self._damage}; the journal goes on only from before that line")
         self._append(records, before=self._mark.sum)
 
     def resume(self, mark: Mark, record: Record) -> None:
@@ -257,12 +254,7 @@ def read_tail(path: Path, mark: Mark) -> Tail:
     """
     raw = read_raw(path)
     raw.require(mark)
-    history = raw.history()
-    damaged = [number for number in history if raw.lines[number - 1].damage is not None]
-    whole = [n for n in history if not damaged or n < damaged[0]]
+    whole = raw.whole_history()
     after = [n for n in whole if n > mark.records] if mark.records in {0, *whole} else []
-    return Tail(
-        records=tuple(raw.record(number) for number in after),
-        damage=raw.told(damaged[0]) if damaged else None,
-        torn=raw.torn,
-    )
+    records = tuple(raw.record(number) for number in after)
+    return Tail(records, damage=raw.first_damage(), torn=raw.torn)

@@ -147,6 +147,17 @@ class Raw:
         """A line's damage with its place and the way out."""
         return f"{self.path}:{number}: {self.lines[number - 1].damage}"
 
+    def first_damage(self) -> str | None:
+        """The first damaged line that counts, in words; ``None`` if there is none."""
+        number = next((n for n in self.history() if self.lines[n - 1].damage is not None), None)
+        return None if number is None else self.told(number)
+
+    def whole_history(self) -> list[int]:
+        """The lines that count, up to the first damaged one."""
+        history = self.history()
+        damaged = (at for at, n in enumerate(history) if self.lines[n - 1].damage is not None)
+        return history[: next(damaged, None)]
+
     def history(self) -> list[int]:
         """The lines that count, in order."""
         return self._history(len(self.lines))

@@ -185,8 +185,8 @@ class CheckpointStore:
             about: What else to keep of it, as JSON data.
 
         Raises:
-            RunFolderError: It could not be written. Nothing is left of it, and all that was saved
-                before is as it was.
+            RunFolderError: It could not be written. Nothing half written is left of it, and all
+                that was saved before is as it was.
             ValueError: A file's name, or ``about``, is not fit for it.
             TypeError: ``about`` is no JSON data.
         """
@@ -215,6 +215,7 @@ class CheckpointStore:
         at = self.path
         try:
             self._make()
+            self.clean()  # what a failed save could not take back may fill the disk
             self._require_room()
             at = aside
             try:
