@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stagegraph.engine.simulate import Simulation as Simulation
     from stagegraph.engine.simulate import simulate as simulate
     from stagegraph.errors import ActionError as ActionError
+    from stagegraph.errors import CommandError as CommandError
     from stagegraph.errors import Defect as Defect
     from stagegraph.errors import DocumentError as DocumentError
     from stagegraph.errors import GraphError as GraphError
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ActionError": "errors",
+    "CommandError": "errors",
     "Defect": "errors",
     "DocumentError": "errors",
     "Duration": "progress",

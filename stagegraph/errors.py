@@ -12,6 +12,7 @@
     ├── UnsupportedError     asked for something that this version, model or host cannot do
     ├── ActionError          an action failed at a boundary; model and engine are as before
     ├── SnapshotError        a saved engine state cannot be taken up
+    ├── CommandError         an event or a command from outside that cannot be taken
     └── RunFolderError       a run's folder cannot be written or read
 """
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActionError",
+    "CommandError",
     "Defect",
     "DocumentError",
     "GraphError",
@@ -134,6 +136,10 @@ class ActionError(StageGraphError):
 
 class SnapshotError(StageGraphError):
     """A saved engine state cannot be taken up by this graph or this version."""
+
+
+class CommandError(StageGraphError):
+    """An event or a command from outside that this run does not know, or cannot take now."""
 
 
 class RunFolderError(StageGraphError):

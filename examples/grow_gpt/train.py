@@ -77,9 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--graph", type=Path, default=GRAPH, help="the stages (grow.yaml)")
     parser.add_argument("--steps", type=int, help="stop after so many (default: the graph's end)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
-    parser.add_argument(
-        "--run", type=Path, help="a folder, new or to go on in (runs/grow_gpt-1)"
-    )
+    parser.add_argument("--run", type=Path, help="a folder, new or to go on in (runs/grow_gpt-1)")
     args = parser.parse_args(argv)
     if args.steps is not None and args.steps < 1:
         parser.error(f"--steps is at least 1, got {args.steps}")

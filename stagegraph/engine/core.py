@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from stagegraph.engine.absorb import Observation, absorb
+from stagegraph.engine.commands import Message
 from stagegraph.engine.decide import (
     Decision,
     begins_before_forward,
@@ -22,6 +23,7 @@ from stagegraph.engine.decide import (
     initial_moves,
     why_it_ends,
 )
+from stagegraph.engine.desk import Desk
 from stagegraph.engine.due import due, evaluations
 from stagegraph.engine.explain import Explanation, explain, waiting_for
 from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
@@ -33,17 +35,24 @@ from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Actor, Boundary, Outcome, Record, Sink
 from stagegraph.engine.records import (
     boundary_records,
+    command_record,
     end_record,
     error_record,
+    event_record,
+    mail_records,
     metric_record,
     quiet_records,
     record,
     verdict_records,
     vitals_record,
 )
+from stagegraph.engine.replay import Outside
+from stagegraph.engine.settling import settled
 from stagegraph.engine.state import PendingEvent, State
+from stagegraph.engine.taking import Taken, Verdict, take, take_while_paused
 from stagegraph.errors import (
     ActionError,
+    CommandError,
     MetricError,
     ProgressError,
     SnapshotError,
@@ -98,6 +107,10 @@ class Core:
         """Readings of the clock at which to look even if nothing else is due."""
         self.loss: Any = None
         """The training loss of the last update, as it was given."""
+        self.desk = Desk()
+        """Who is asked about mail from outside."""
+        self.mail = self.desk.mail
+        """Mail from outside. Another thread may append; the next boundary takes it."""
         self._actor = actor
         self._seed = seed
         self._eager = eager
@@ -109,6 +122,8 @@ class Core:
         self.meter = Meter(counted, clock)
         """What is counted besides updates."""
         self._digest = digest(graph.graph)
+        self._clock_until: float = math.inf
+        self._clocked = 0
         self._undecided = False
         self._moving = False
         self._pending = 0
@@ -170,11 +185,17 @@ class Core:
         self._flush()
         self._write((vitals_record(self.state, alphas(self.graph, self.state), lr, loss),))
 
+    def write_preempted(self, reason: str) -> None:
+        """Record that the process was told to go."""
+        self._write((record("preempted", self.state, reason=reason),))
+
     # What happens
 
     def start(self) -> None:
-        """Decide boundary 0, once: enter the initial stages."""
+        """Decide boundary 0, once: enter the initial stages. A paused run stays paused."""
         if self.started:
+            if self.state.commands.paused is not None and not self.done:
+                self._pause()
             return
         self._pending, self._arrivals = 0, []
         self.meter.restart()
@@ -233,7 +254,11 @@ class Core:
                 metrics["loss"] = self.loss
         if metrics and self._arrive(metrics):
             self._look = 0
-        if self._pending >= self._look or (self._others and self.meter.due(self._others)):
+        if (
+            self._pending >= self._look
+            or self.mail
+            or (self._others and self.meter.due(self._others))
+        ):
             self._boundary()
         elif self._moving:
             self._tune()
@@ -248,7 +273,9 @@ class Core:
         if self._over():
             return
         arrivals = [(0, name, value) for name, value in self._names.read(metrics)]
+        self.meter.late = not self._undecided
         self._flush()
+        self.meter.late = False
         self._absorb(Progress(), arrivals, late=not self._undecided)
         if self._undecided:
             self._decide()
@@ -273,12 +300,27 @@ class Core:
         if self.done:
             return
         self._flush()
+        seen_at = self.state.spent.step + (not self._undecided)
+        self.desk.coming.sent_again(event, seen_at)
         self.state = replace(self.state, events=(*self.state.events, PendingEvent(event)))
-        self._write((record("event", self.state, name=event, status="sent"),))
+        message = Message("", "event", event)
+        self._write((event_record(self.state, message, seen_at=seen_at),))
         if self.started and not self._undecided:
             self._look = 1
 
     # Resume
+
+    def replay(self, outside: Outside) -> None:
+        """Take again, each at its boundary, what came from outside since a checkpoint.
+
+        To be called after :meth:`load_state_dict`, or before the beginning. What the state itself
+        had still to replay comes too. Until the last of its readings, the wall clock is read out
+        of it.
+        """
+        expected = Outside(self.desk.coming.left(), self.meter.readings()) + outside
+        self.desk.coming.expect(expected.mail)
+        self.meter.replay(expected.readings, self.state.spent.step)
+        self._arm(soon=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, as JSON data."""
@@ -289,6 +331,7 @@ class Core:
             "reading": str(self.meter.reading),
             "seed": self._seed,
             "actor": self._actor.state_dict(),
+            "replay": Outside(self.desk.coming.left(), self.meter.readings()).to_json(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -300,6 +343,7 @@ class Core:
         try:
             engine, actor = state["engine"], state["actor"]
             undecided, reading = bool(state["undecided"]), Fraction(state["reading"])
+            expected = Outside.from_json(state["replay"]) if "replay" in state else Outside()
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise SnapshotError(f"this is no saved state of an engine: {error!r}") from error
         seed = state.get("seed", self._seed)  # states of earlier versions do not tell
@@ -326,6 +370,9 @@ class Core:
         self._pending, self._arrivals = 0, []
         self.meter.load(reading)
         self.meter.stand(loaded.clock)
+        self.meter.replay(expected.readings, loaded.spent.step)
+        self.desk.coming.expect(expected.mail)
+        self._clocked = loaded.observations
         if loaded.regions:
             self._machines.set(loaded.stages)
         self._arm(soon=True)
@@ -359,36 +406,72 @@ class Core:
         counts = evaluations(self.graph, self.state)
         if counts != self.state.wanted:
             self.state = replace(self.state, wanted=counts)
-        self._carry_out(decide(self._plans, self.state))
+        self._tell_clock()
+        number, desk = self.state.spent.step, self.desk
+        if not desk.waits(number):
+            self._carry_out(decide(self._plans, self.state))
+            return
+        taken = take(self.graph, self.state, desk.take(number), desk.able)
+        stop = taken.stop is not None
+        decision = decide(self._plans, taken.state, forced=taken.forced, stop=stop)
+        if self._carry_out(decision, taken):
+            for message in taken.checkpoints:
+                self._settle(desk.keep(message))
+            self._pause()
 
-    def _carry_out(self, decision: Decision) -> None:
-        """Act on a decision; the state moves only if the boundary's transaction holds."""
-        before = self.state
+    def _carry_out(self, decision: Decision, taken: Taken | None = None) -> bool:
+        """Act on a decision; the state moves only if the boundary's transaction holds.
+
+        Args:
+            decision: What to do.
+            taken: The mail that it was decided with; it waits for the next boundary if this one
+                fails.
+
+        Returns:
+            Whether it has held.
+        """
+        taken = Taken(self.state) if taken is None else taken
+        before = taken.state
         try:
             step = work_out(self._plans, before, decision, seed=self._seed)
+            verdicts = settled(taken, decision, step)
+            mail = mail_records(self.state, taken, verdicts)
             if step.boundary is None:
-                self._write(tuple(quiet_records(before, step)))
+                self._write((*mail, *quiet_records(before, step)))
                 self.state = step.state
                 self._tune()
             else:
-                self.state = self._transact(before, decision, step, step.boundary)
+                self.state = self._transact(before, decision, step, step.boundary, mail, taken)
         except ActionError as error:
-            self._failed(decision, error)
+            self._failed(decision, error, taken)
+            return False
         except BaseException:
+            self.desk.put_back(before.spent.step, taken.messages)
             self._arm(soon=True)
             raise
-        else:
-            try:
-                if self.decided is not None:
-                    self.decided(step.boundary is not None and step.boundary.structural)
-            finally:
-                self._arm(soon=bool(decision.moves))
+        self.desk.tell(verdicts)
+        try:
+            if self.decided is not None:
+                self.decided(step.boundary is not None and step.boundary.structural)
+        finally:
+            self._arm(soon=bool(decision.moves))
+        return True
 
-    def _transact(self, before: State, decision: Decision, step: Step, boundary: Boundary) -> State:
+    def _transact(
+        self,
+        before: State,
+        decision: Decision,
+        step: Step,
+        boundary: Boundary,
+        mail: tuple[Record, ...],
+        taken: Taken,
+    ) -> State:
+        author = None if taken.stop is None else taken.stop.author
+
         def confirm(outcome: Outcome) -> None:
             after = replace(step.state, facts=outcome.facts)
-            records = boundary_records(before, decision, step, outcome)
-            self._write(records + ((end_record(after),) if after.ended else ()))
+            records = mail + boundary_records(before, decision, step, outcome)
+            self._write(records + ((end_record(after, author=author),) if after.ended else ()))
 
         outcome = self._actor.transact(boundary, confirm)
         for move in decision.moves:
@@ -399,10 +482,27 @@ class Core:
         assert after.ended == "stop" or self._machines.stages == after.stages
         return after
 
-    def _failed(self, decision: Decision, error: ActionError) -> None:
-        """Count the error; go on if the author said how, else hand it on."""
+    def _failed(self, decision: Decision, error: ActionError, taken: Taken) -> None:
+        """Count the error; go on if the author said how, else hand it on.
+
+        A command that failed is refused, and the boundary after decides without it.
+        """
         move = decision.blamed(error.action)
         edge = move.edge if move is not None else None
+        forced = move.force.message if move is not None and move.force is not None else None
+        waiting = [message for message in taken.messages if message is not forced]
+        self.desk.put_back(self.state.spent.step, waiting)
+        if forced is not None:
+            self._arm(soon=True)
+            verdict = Verdict(forced, "refused", str(error))
+            self._write(
+                (
+                    error_record(self.state, None, error, 1),
+                    command_record(self.state, verdict),
+                )
+            )
+            self.desk.tell((verdict,))
+            return
         attempt = 1
         if edge is not None:
             attempt += self.state.errors.get(edge.id, 0)
@@ -428,9 +528,12 @@ class Core:
             return
         self.meter.align(state.clock)
         next_looks = due(self._plans, state)
+        self._clock_until = next_looks.get(Unit.SECONDS, math.inf)
         for unit, at in self.appointments.items():
             next_looks[unit] = min(at, next_looks.get(unit, math.inf))
+        coming = min(self.desk.coming.next, self.meter.next_reading()) - state.spent.step
         self._look = max(1.0, next_looks.pop(Unit.STEPS, math.inf) - state.clock.step)
+        self._look = max(1.0, min(self._look, coming))
         self._others = next_looks
         if soon or state.events or self._eager:
             self._look = 1
@@ -452,6 +555,70 @@ class Core:
         if self._moving:
             state = replace(self.state, clock=self.progress)
             self._actor.tune(values(self.graph, state))
+
+    # What comes from outside
+
+    def _pause(self) -> None:
+        """Stay at this boundary until somebody says 'continue' or 'stop'; nothing counts."""
+        idle = self.desk.idle
+        if idle is None:
+            return
+        since = self.meter.watch()
+        later: list[Message] = []
+        try:
+            while self.state.commands.paused is not None and not self.done:
+                if not self.mail:
+                    idle()
+                    continue
+                message = self.desk.next_while_paused()
+                if message is not None and not self._take_while_paused(message):
+                    later.append(message)
+        finally:
+            self.mail.extendleft(reversed(later))
+            self.meter.leave_out(since)
+
+    def _take_while_paused(self, message: Message) -> bool:
+        """Take one message; whether it is one that a paused run takes."""
+        try:
+            command = take_while_paused(self.graph, message)
+        except CommandError as error:
+            self._settle(Verdict(message, "refused", str(error)))
+            return True
+        if command is None:
+            return False
+        if command.name == "checkpoint":
+            self._settle(self.desk.keep(message))
+            return True
+        taken = take(self.graph, self.state, (message,), self.desk.able)
+        if taken.stop is not None:
+            commands = replace(taken.state.commands, paused=None)
+            taken = replace(taken, state=replace(taken.state, commands=commands))
+            self._carry_out(Decision((), self.state.blocked, "stopped"), taken)
+            return True
+        self._settle(*taken.verdicts)
+        self.state = taken.state
+        return True
+
+    def _settle(self, *verdicts: Verdict) -> None:
+        """Journal what became of commands, and answer."""
+        self._write(tuple(command_record(self.state, verdict) for verdict in verdicts))
+        self.desk.tell(verdicts)
+
+    def _tell_clock(self) -> None:
+        """Journal the wall clock's reading where a decision may hang on it.
+
+        Between two readings no threshold in seconds is passed, so that a replay that knows the
+        readings alone decides alike.
+        """
+        state = self.state
+        passed = state.clock.seconds >= self._clock_until
+        if not passed and state.clock.seconds:
+            plans = [self._plans[key] for key in state.stages.values()]
+            came = state.observations != self._clocked
+            passed = any(p.reckons_with_clock or (came and p.times_metrics) for p in plans)
+        self._clocked = state.observations
+        if passed:
+            self._write((record("clock", state),))
 
     # Metrics
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from stagegraph.engine.plans import Plans, StagePlan
 from stagegraph.engine.slots import Slot, costs_of, left, read, spent, stage_completed
-from stagegraph.engine.state import State
+from stagegraph.engine.standing import lengthened, waited
+from stagegraph.engine.state import RegionState, State
+from stagegraph.engine.taking import Force
 from stagegraph.engine.trace import Trace, memory_evidence, trace
 from stagegraph.graph.compiled import (
     BACK,
@@ -34,11 +36,14 @@ __all__ = [
     "begins_before_forward",
     "decide",
     "explain_edge",
+    "has_stayed",
     "held_at_start",
     "initial_moves",
     "listens",
     "why_it_ends",
 ]
+
+NOTHING: Mapping[str, Force] = {}
 
 AMOUNTS = ("steps", "epochs", "samples", "tokens", "flops", "seconds")
 """The budgets that end the run when they are spent."""
@@ -58,6 +63,7 @@ class Move:
         fallback: Whether this is the way out after failed actions.
         back: Whether it returns to what an interrupt left.
         evidence: The guard with the values it saw.
+        force: The command that it follows, instead of an edge.
     """
 
     region: str
@@ -69,6 +75,7 @@ class Move:
     fallback: bool = False
     back: bool = False
     evidence: Trace = field(default_factory=dict)
+    force: Force | None = None
 
     @property
     def roll_back(self) -> PlacedAction | None:
@@ -82,13 +89,15 @@ class Decision:
 
     Attributes:
         moves: The moves, in the order of acting.
-        blocked: Edges whose guard is true but that a lock holds back, with the reason.
+        blocked: Edges whose guard is true but that a lock or a command holds back, with the reason.
         ends: Why the run ends after these moves, or ``None``.
+        unforced: Regions that a command wanted elsewhere and that may not go, with the reason.
     """
 
     moves: tuple[Move, ...]
     blocked: Mapping[str, str]
     ends: str | None = None
+    unforced: Mapping[str, str] = field(default_factory=dict)
 
     def blamed(self, action: str) -> Move | None:
         """The move whose action failed; if none can be told, the first of its region, or of all."""
@@ -129,14 +138,32 @@ def held_at_start(
     return None
 
 
-def decide(plans: Plans, state: State) -> Decision:
-    """The moves of this boundary."""
+def decide(
+    plans: Plans,
+    state: State,
+    *,
+    forced: Mapping[str, Force] = NOTHING,
+    stop: bool = False,
+) -> Decision:
+    """The moves of this boundary.
+
+    Args:
+        plans: The graph's plans.
+        state: The state that everything sees.
+        forced: Per region, where a command wants it.
+        stop: Whether a command ends the run here.
+    """
     graph = plans.graph
     blocked: dict[str, str] = {}
+    unforced: dict[str, str] = {}
     moves: list[Move] = []
     structural: str | None = None
     for region in graph.regions:
-        move = _first(plans, state, region, structural, blocked)
+        move = None
+        if region.name in forced:
+            move = _forced(graph, state, region, forced[region.name], structural, unforced)
+        if move is None:
+            move = _first(plans, state, region, structural, blocked)
         if move is None:
             continue
         moves.append(move)
@@ -145,8 +172,11 @@ def decide(plans: Plans, state: State) -> Decision:
     stages = state.stages
     rolling = next((move for move in moves if move.roll_back is not None), None)
     if rolling is not None:
+        reason = f"region {rolling.region!r} returns everything to a snapshot at this boundary"
+        unforced |= {move.region: reason for move in moves if move.force is not None}
         stages, moves = _returning(graph, state, rolling)
-    return Decision(tuple(moves), blocked, why_it_ends(graph, state, moves, stages))
+    ends = why_it_ends(graph, state, moves, stages) or ("stopped" if stop else None)
+    return Decision(tuple(moves), blocked, ends, unforced)
 
 
 def _returning(
@@ -182,7 +212,8 @@ def _first(
         return None
     plan = plans[here.stage]
     frame = plan.frame(plans.graph, state)
-    stayed = stage.min_duration is None or state.clock.reached(stage.min_duration, here.entered)
+    holder = state.commands.held.get(region.name)
+    stayed = has_stayed(stage, here, state)
     for edge, condition in plan.ways:
         if (edge.kind != "interrupt" and not stayed) or _used_up(edge, state):
             continue
@@ -190,9 +221,50 @@ def _first(
             continue
         move = _move(plans, state, stage, edge)
         reason = _held_back(plans.graph, state, stage, move, structural)
+        if holder is not None:
+            reason = f"held by {holder}"
         if reason is None:
             return move
         blocked[edge.id] = reason
+    return None
+
+
+def has_stayed(stage: CompiledStage, here: RegionState, state: State) -> bool:
+    """Whether a region has been in its stage for long enough to be asked for transitions."""
+    extension = here.extended
+    if not waited(extension, here.entered, state.clock):
+        return False
+    least = stage.min_duration
+    return least is None or state.clock.reached(lengthened(least, extension), here.entered)
+
+
+def _forced(
+    graph: CompiledGraph,
+    state: State,
+    region: CompiledRegion,
+    force: Force,
+    structural: str | None,
+    unforced: dict[str, str],
+) -> Move | None:
+    """The move that a command wants, past all guards; locks and promises it does not pass."""
+    here = state.regions[region.name]
+    stage = region.stages[here.stage]
+    reason = f"{here.stage} is final: it is never left" if stage.final else None
+    slot = here.back
+    if force.target == BACK:
+        target = slot.stage if slot is not None else ""
+        move = Move(region.name, None, here.stage, (), target, (), back=True, force=force)
+        if reason is None and slot is None:
+            reason = "there is nothing to go back to: no interrupt has left this region's stage"
+    else:
+        via, target = _path(graph, force.target)
+        entered = tuple(a for key in (*via, target) for a in graph.stages[key].actions)
+        move = Move(region.name, None, here.stage, via, target, entered, force=force)
+    if reason is None:
+        reason = _held_back(graph, state, stage, move, structural)
+    if reason is None:
+        return move
+    unforced[region.name] = reason
     return None
 
 
@@ -311,7 +383,8 @@ def explain_edge(plans: Plans, state: State, plan: StagePlan, edge: Edge) -> Tra
 
 def _evidence(slot: Slot, state: State, plan: StagePlan) -> Mapping[str, Any] | None:
     """What lies behind a leaf's answer: what was remembered, or how much time has passed."""
-    entered = state.regions[plan.stage.region].entered
+    here = state.regions[plan.stage.region]
+    entered, extension = here.entered, here.extended
     match slot.kind:
         case "memory":
             leaf = plan.leaves.get(slot.name)
@@ -319,10 +392,10 @@ def _evidence(slot: Slot, state: State, plan: StagePlan) -> Mapping[str, Any] | 
         case "elapsed" if slot.duration is not None:
             return _passed(slot.duration, entered, state)
         case "completed" if plan.stage.duration is not None:
-            return _passed(plan.stage.duration, entered, state)
+            return _passed(lengthened(plan.stage.duration, extension), entered, state)
         case "completed":
-            ramps = [held.activity for held in plan.stage.during]
-            return _passed(_longest(ramps), entered, state) if _longest(ramps) else None
+            longest = _longest([held.activity for held in plan.stage.during])
+            return _passed(lengthened(longest, extension), entered, state) if longest else None
     return None
 
 

@@ -7,13 +7,13 @@ tells the next progress at which its answer changes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from fractions import Fraction
 
 from stagegraph.engine.holding import overs
 from stagegraph.engine.plans import Plans, StagePlan
 from stagegraph.engine.slots import TimeSlot, time_slot
-from stagegraph.engine.state import State
+from stagegraph.engine.standing import lengthened, waited
+from stagegraph.engine.state import RegionState, State
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.progress import Duration, Progress, Unit
 
@@ -38,7 +38,7 @@ def due(plans: Plans, state: State) -> Due:
         return found
     for region in state.regions.values():
         plan = plans[region.stage]
-        _stage(found, plan, region.entered, region.held, state)
+        _stage(found, plan, region, state)
         _conditions(found, plans.graph, plan, region.entered, state)
     _budget(found, plans.graph, state)
     for name, metric in plans.graph.graph.metrics.items():
@@ -69,16 +69,19 @@ def _after(found: Due, duration: Duration, since: Progress, clock: Progress) -> 
         _put(found, duration.unit, since.of(duration.unit) + duration.exact)
 
 
-def _stage(
-    found: Due, plan: StagePlan, entered: Progress, held: Mapping[str, Progress], state: State
-) -> None:
-    stage = plan.stage
+def _stage(found: Due, plan: StagePlan, region: RegionState, state: State) -> None:
+    stage, extension = plan.stage, region.extended
     for duration in (stage.duration, stage.min_duration):
         if duration is not None:
-            _after(found, duration, entered, state.clock)
+            _after(found, lengthened(duration, extension), region.entered, state.clock)
     for activity in stage.during:
         for over in overs(activity.activity):
-            _after(found, over, held[activity.place], state.clock)
+            _after(found, over, region.held[activity.place], state.clock)
+            if extension is not None:
+                later = lengthened(over, extension)
+                _after(found, later, region.held[activity.place], state.clock)
+    if extension is not None and not waited(extension, region.entered, state.clock):
+        _put(found, extension.unit, region.entered.of(extension.unit) + extension.amount)
 
 
 def _conditions(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
-from stagegraph.engine.decide import explain_edge
+from stagegraph.engine.decide import explain_edge, has_stayed
 from stagegraph.engine.plans import Plans
-from stagegraph.engine.state import State
+from stagegraph.engine.standing import Extension, lengthened, waited
+from stagegraph.engine.state import RegionState, State
 from stagegraph.engine.trace import Trace
+from stagegraph.graph.compiled import CompiledStage
 
 __all__ = ["Explanation", "explain", "trace_lines", "waiting_for"]
 
@@ -78,10 +81,29 @@ def _held_back(plans: Plans, state: State, region: str, edge_id: str) -> str | N
     fired = state.fired.get(edge_id, 0)
     if edge.at_most is not None and fired >= edge.at_most:
         return f"{USED_UP} {fired} of at most {edge.at_most} times"
-    stay = stage.min_duration
-    if edge.kind != "interrupt" and stay and not state.clock.reached(stay, here.entered):
-        return f"min_duration of {stay} is not over"
+    holder = state.commands.held.get(region)
+    if holder is not None:
+        return f"held by {holder}"
+    if edge.kind != "interrupt" and not has_stayed(stage, here, state):
+        return _stays(stage, here, state)
     return state.blocked.get(edge_id)
+
+
+def _stays(stage: CompiledStage, here: RegionState, state: State) -> str:
+    """Why transitions are not asked yet."""
+    extension = here.extended
+    if extension is None or stage.min_duration is None:
+        stay = f"min_duration of {stage.min_duration} is not over"
+        return stay if extension is None else _extended(extension, here, state)
+    if extension.waits and not waited(extension, here.entered, state.clock):
+        return _extended(extension, here, state)
+    stay = f"min_duration of {lengthened(stage.min_duration, extension)} is not over"
+    return f"{stay} (extended by {extension.author})"
+
+
+def _extended(extension: Extension, here: RegionState, state: State) -> str:
+    ahead = extension.amount - Fraction(state.clock.elapsed(here.entered, extension.unit))
+    return f"extended by {extension.author} for {float(ahead):g} {extension.unit} more"
 
 
 def trace_lines(node: Trace, indent: str = "") -> list[str]:
@@ -97,6 +119,9 @@ def trace_lines(node: Trace, indent: str = "") -> list[str]:
 def waiting_for(plans: Plans, state: State) -> list[str]:
     """In a few words per way out, what is not true yet; interrupts, the exceptions, last."""
     waits: list[tuple[bool, str]] = []
+    for region, by in state.commands.held.items() if state.ended is None else ():
+        whom = f"{region}: " if len(plans.graph.regions) > 1 else ""
+        waits.append((False, f"{whom}'continue' (held by {by})"))
     for explanation in explain(plans, state):
         spent = (explanation.held_back or "").startswith(USED_UP)
         if explanation.value is not True and not spent:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 
 from stagegraph.errors import MissingFact, ProgressError
@@ -27,12 +28,16 @@ class Meter:
     Attributes:
         reading: The host's last reading of the passes; a rollback does not take it back.
         coming: The reading that holds once the update of the batch in hand is over.
+        late: Whether what is counted now comes after its boundary was decided.
     """
 
     def __init__(self, facts: frozenset[str], clock: Callable[[], float] | None) -> None:
         self.reading = Fraction(0)
         self.coming: Fraction | None = None
+        self.late = False
         self._clock = clock
+        self._replay: deque[tuple[int, int, float]] = deque()
+        self._boundary = 0
         self._uncounted = facts
         self._samples = self._tokens = self._flops = 0
         self._seconds = 0.0
@@ -120,11 +125,14 @@ class Meter:
         """
         now = self._now()
         added = self._added(updates, now)
+        self._boundary += updates
+        while self._replay and self._replay[0][:2] <= (self._boundary, self.late):
+            self._replay.popleft()
         self._reset(now)
         return added
 
     def _added(self, updates: int, now: float) -> Progress:
-        passed, seconds = self.reading - self._counted_to, self._elapsed(now)
+        passed, seconds = self.reading - self._counted_to, self._elapsed(now, updates)
         return Progress(updates, passed, self._samples, self._tokens, seconds, self._flops)
 
     def due(self, looks: Mapping[Unit, float]) -> bool:
@@ -144,7 +152,7 @@ class Meter:
                 case Unit.TOKENS:
                     now = self._began.tokens + self._tokens
                 case _:
-                    now = self._began.seconds + self._elapsed(self._now())
+                    now = self._began.seconds + self._elapsed(self._now(), 0)
             if now >= at:
                 return True
         return False
@@ -200,8 +208,50 @@ class Meter:
     def _now(self) -> float:
         return 0.0 if self._clock is None else self._clock()
 
-    def _elapsed(self, now: float) -> float:
+    def _elapsed(self, now: float, updates: int) -> float:
+        if self._replay:
+            return self._replayed(updates)
         return self._seconds + max(0.0, now - self._read_at)
+
+    # Wall time that does not count, and wall time that has been before
+
+    def watch(self) -> float:
+        """The wall clock, for :meth:`leave_out`."""
+        return self._now()
+
+    def leave_out(self, since: float) -> None:
+        """The time since then does not count."""
+        self._read_at += max(0.0, self._now() - since)
+
+    def replay(self, readings: Iterable[tuple[int, int, float]], boundary: int) -> None:
+        """Read the wall clock out of a journal first; after its last reading it goes on by itself.
+
+        Args:
+            readings: A boundary, 0 or 1 for before or after it was decided, and the clock's
+                seconds then; in order.
+            boundary: The boundary of now.
+        """
+        self._replay, self._boundary = deque(readings), boundary
+
+    def readings(self) -> tuple[tuple[int, int, float], ...]:
+        """Those of a replay that are still to come."""
+        return tuple(self._replay)
+
+    def next_reading(self) -> float:
+        """The boundary of the next reading of a replay; infinity if none is to come."""
+        return self._replay[0][0] if self._replay else math.inf
+
+    def _replayed(self, updates: int) -> float:
+        at = (self._boundary + updates, self.late)
+        began = reading = self._began.seconds
+        for boundary, late, seconds in self._replay:
+            if (boundary, late) > at:
+                break
+            reading = seconds
+        passed = max(0.0, reading - began)
+        while began + passed < reading:  # the clock shall show it to the last bit
+            passed = math.nextafter(passed, math.inf)
+        return passed
 
 
 def _whole(name: str, count: object) -> int:

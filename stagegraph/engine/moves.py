@@ -64,6 +64,8 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     cohorts: dict[str, str] = {}
     sent: list[PendingEvent] = []
     for move in decision.moves:
+        if move.force is not None and move.force.lifts:
+            after = _let_go(after, move.region)
         after = _leave(graph, after, move, keep_time=restore is None)
         after = _enter(graph, after, state, move, fresh=restore is not None)
         visits = after.visits
@@ -133,6 +135,7 @@ def _restore(
             errors=state.errors,
             events=state.events,
             observations=state.observations,
+            commands=state.commands,
             regions={
                 name: replace(region, back=None) for name, region in snapshot.state.regions.items()
             },
@@ -179,6 +182,7 @@ def _leave(graph: CompiledGraph, after: State, move: Move, *, keep_time: bool) -
             for key, memory in after.memories.items()
             if key.startswith(f"{region.stage}|")
         },
+        extended=region.extended,
     )
     regions = {**after.regions, move.region: replace(region, back=slot)}
     return replace(after, regions=regions)
@@ -196,7 +200,7 @@ def _enter(graph: CompiledGraph, after: State, before: State, move: Move, *, fre
         return after
     old = after.regions.get(move.region)
     if move.back:
-        if edge is None or old is None or old.back is None:
+        if old is None or old.back is None:
             place = edge.id if edge is not None else move.region
             reason = "there is nothing to go back to: no interrupt has left this region's stage"
             raise ActionError(place, reason)
@@ -229,12 +233,19 @@ def _enter_back(after: State, name: str, old: RegionState, slot: BackSlot) -> St
         open=old.open,
         grown=old.grown,
         held={place: after.clock - elapsed for place, elapsed in slot.held.items()},
+        extended=slot.extended,
     )
     return replace(
         after,
         regions={**after.regions, name: region},
         memories={**after.memories, **slot.memories},
     )
+
+
+def _let_go(after: State, name: str) -> State:
+    """A region that is forced to move is held no more."""
+    held = {region: by for region, by in after.commands.held.items() if region != name}
+    return replace(after, commands=replace(after.commands, held=held))
 
 
 def _grew(after: State, name: str, grown: tuple[str, ...]) -> State:

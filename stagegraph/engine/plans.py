@@ -15,8 +15,11 @@ from stagegraph.engine.slots import Slot, read
 from stagegraph.engine.state import State
 from stagegraph.engine.values import SlotTable, Test
 from stagegraph.graph.compiled import CompiledGraph, CompiledStage, Edge
+from stagegraph.progress import Unit
 from stagegraph.schema.base import Model
 from stagegraph.schema.guards import All, Any_, Not, Plateau, Regressed
+
+_CLOCKS = ("fact", "spent", "left")
 
 __all__ = ["Plans", "StagePlan", "remembering"]
 
@@ -51,6 +54,17 @@ class StagePlan:
         """Metrics whose every arrival must be looked at, because a guard remembers them."""
         looked_up = {slot.name for slot in self.slots if slot.kind in ("last", "best")}
         return frozenset(leaf.metric for leaf in self.leaves.values()) | looked_up
+
+    @cached_property
+    def times_metrics(self) -> bool:
+        """Whether a guard remembers by the wall clock when a metric came."""
+        return any(leaf.unit is Unit.SECONDS for leaf in self.leaves.values())
+
+    @cached_property
+    def reckons_with_clock(self) -> bool:
+        """Whether a guard computes with the wall clock, so that its very reading matters."""
+        clocks = {i for i, s in enumerate(self.slots) if s.name == "seconds" and s.kind in _CLOCKS}
+        return any(condition.restless and clocks & condition.slots for _, condition in self.ways)
 
     @cached_property
     def watched(self) -> Mapping[str, tuple[int, tuple[Test, ...]]]:

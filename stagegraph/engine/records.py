@@ -7,24 +7,29 @@ update ever made and does not.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from stagegraph.engine.commands import Message
 from stagegraph.engine.decide import Decision, Move
 from stagegraph.engine.memories import Memory, RegressedMemory
 from stagegraph.engine.moves import Step
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Facts, Outcome, Record
 from stagegraph.engine.state import State
+from stagegraph.engine.taking import Taken, Verdict
 from stagegraph.engine.trace import memory_evidence
 from stagegraph.errors import ActionError
 from stagegraph.schema.guard_text import format_guard
 
 __all__ = [
     "boundary_records",
+    "command_record",
     "end_record",
     "error_record",
+    "event_record",
     "facts_record",
+    "mail_records",
     "metric_record",
     "quiet_records",
     "record",
@@ -149,7 +154,10 @@ def quiet_records(before: State, step: Step, *, blocks: bool = True) -> list[Rec
 
 def _move_record(before: State, step: Step, move: Move, outcome: Outcome) -> Record:
     edge = move.edge
-    kind = "initial" if edge is None else "fallback" if move.fallback else edge.kind
+    kind: str = "initial" if edge is None else "fallback" if move.fallback else edge.kind
+    author: dict[str, Any] = {}
+    if move.force is not None:
+        kind, author = "force", {"author": move.force.message.author}
     return record(
         "move",
         before,
@@ -165,6 +173,7 @@ def _move_record(before: State, step: Step, move: Move, outcome: Outcome) -> Rec
         actions={
             placed.place: dict(outcome.evidence.get(placed.place, {})) for placed in move.actions
         },
+        **author,
     )
 
 
@@ -184,10 +193,50 @@ def error_record(state: State, edge: str | None, error: ActionError, attempt: in
     )
 
 
-def end_record(state: State) -> Record:
-    """The end of the run."""
+def end_record(state: State, *, author: str | None = None) -> Record:
+    """The end of the run; ``author`` is who stopped it."""
+    by = {} if author is None or state.ended != "stopped" else {"author": author}
+    spent = state.spent.to_json()
+    return record("end", state, reason=state.ended, stages=dict(state.stages), spent=spent, **by)
+
+
+def event_record(state: State, message: Message, *, seen_at: int) -> Record:
+    """An event that was sent from outside.
+
+    Args:
+        state: The state when it was sent, or taken from the inbox.
+        message: The event.
+        seen_at: The boundary at which guards see it.
+    """
+    by = {"author": message.author, "id": message.id} if message.id else {}
+    return record("event", state, name=message.name, status="sent", seen_at=seen_at, **by)
+
+
+def mail_records(state: State, taken: Taken, verdicts: Sequence[Verdict]) -> tuple[Record, ...]:
+    """What a boundary tells of its mail, in the order in which it came."""
+    seen = {id(message) for message in taken.events}
+    number = state.spent.step
+    return tuple(
+        event_record(state, verdict.message, seen_at=number)
+        if id(verdict.message) in seen
+        else command_record(state, verdict)
+        for verdict in verdicts
+    )
+
+
+def command_record(state: State, verdict: Verdict) -> Record:
+    """What became of a command, or of an event that was refused."""
+    message, refused = verdict.message, verdict.status == "refused"
     return record(
-        "end", state, reason=state.ended, stages=dict(state.stages), spent=state.spent.to_json()
+        "command",
+        state,
+        name=message.name,
+        argument=message.argument,
+        author=message.author,
+        id=message.id,
+        status=verdict.status,
+        **{"reason" if refused else "told": verdict.text},
+        **({"kind": "event"} if message.kind == "event" else {}),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from stagegraph.engine import memories
+from stagegraph.engine.standing import lengthened
 from stagegraph.engine.state import State
 from stagegraph.graph.compiled import CompiledGraph, CompiledStage
 from stagegraph.progress import Duration, Progress, Unit
@@ -176,11 +177,15 @@ def stage_completed(stage: CompiledStage, state: State) -> bool:
     region = state.regions[stage.region]
     if stage.kind == "warmup":
         return all(
-            state.clock.reached(held.activity.over, region.held[held.place])
+            state.clock.reached(
+                lengthened(held.activity.over, region.extended), region.held[held.place]
+            )
             for held in stage.during
             if isinstance(held.activity, Ramp)
         )
-    return stage.duration is not None and state.clock.reached(stage.duration, region.entered)
+    if stage.duration is None:
+        return False
+    return state.clock.reached(lengthened(stage.duration, region.extended), region.entered)
 
 
 def costs_of(key: str, graph: CompiledGraph, state: State) -> int | None:

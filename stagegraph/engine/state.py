@@ -12,6 +12,7 @@ from typing import Any
 
 from stagegraph.engine.memories import Memory, memory_from_json, memory_to_json
 from stagegraph.engine.ports import Facts
+from stagegraph.engine.standing import Commands, Extension
 from stagegraph.errors import ProgressError, SnapshotError
 from stagegraph.progress import Progress
 
@@ -25,8 +26,8 @@ __all__ = [
     "State",
 ]
 
-VERSION = 1
-"""The version of the JSON form."""
+VERSION = 2
+"""The version of the JSON form. Version 1 knew no commands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,14 @@ class BackSlot:
         elapsed: How long the region had been in it.
         held: How long each of its activities had been in force, by place.
         memories: Its guard memories, by key.
+        extended: How much longer a command makes it last.
     """
 
     stage: str
     elapsed: Progress
     held: Mapping[str, Progress]
     memories: Mapping[str, Memory]
+    extended: Extension | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class RegionState:
         held: When each activity of its stage began, by place.
         by_interrupt: Whether the stage was entered by an interrupt.
         back: What the last interrupt left.
+        extended: How much longer a command makes the stage last.
     """
 
     stage: str
@@ -69,6 +73,7 @@ class RegionState:
     held: Mapping[str, Progress] = field(default_factory=dict)
     by_interrupt: bool = False
     back: BackSlot | None = None
+    extended: Extension | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,7 @@ class State:
         facts: What is known of the model.
         ended: Why the run ended, or ``None``.
         teachers: Per name of a teacher, the id of the newest on the present branch.
+        commands: What was commanded from outside and is in force.
     """
 
     clock: Progress = Progress()
@@ -161,6 +167,7 @@ class State:
     facts: Facts = Facts()
     ended: str | None = None
     teachers: Mapping[str, str] = field(default_factory=dict)
+    commands: Commands = field(default_factory=Commands)
 
     @property
     def stages(self) -> dict[str, str]:
@@ -194,9 +201,11 @@ class State:
         if not isinstance(data, Mapping):
             raise SnapshotError(f"an engine state is a mapping, got {type(data).__name__}")
         version = data.get("version")
-        if version != VERSION:
+        if version not in range(1, VERSION + 1):
+            newer = type(version) is int and version > VERSION
             raise SnapshotError(
-                f"this engine state has version {version!r}; this stagegraph reads {VERSION}"
+                f"this engine state has version {version!r}; this stagegraph reads 1 to {VERSION}"
+                + (": it was written by a newer one, and is read by that one" if newer else "")
             )
         if data.get("graph") != digest:
             raise SnapshotError(
@@ -204,7 +213,7 @@ class State:
                 f"{str(data.get('graph'))[:12]!r}, this graph's is {digest[:12]!r}"
             )
         try:
-            return _state_from_json(data)
+            return _state_from_json(data if version == VERSION else _without_commands(data))
         except (KeyError, TypeError, ValueError, AttributeError, ProgressError) as error:
             raise SnapshotError(f"this engine state is damaged: {error!r}") from error
 
@@ -233,6 +242,7 @@ def _state_to_json(state: State) -> dict[str, Any]:
         "facts": {"params": state.facts.params, "costs": dict(state.facts.costs)},
         "ended": state.ended,
         "teachers": dict(state.teachers),
+        "commands": state.commands.to_json(),
     }
 
 
@@ -260,7 +270,27 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         facts=Facts(data["facts"]["params"], dict(data["facts"]["costs"])),
         ended=data["ended"],
         teachers=dict(data.get("teachers", {})),  # states of earlier versions have none
+        commands=Commands.from_json(data["commands"]),
     )
+
+
+def _without_commands(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A state of version 1 in today's form: nothing was commanded."""
+    return {
+        **data,
+        "commands": Commands().to_json(),
+        "regions": {name: _not_extended(region) for name, region in data["regions"].items()},
+        "snapshots": [
+            [name, snapshot, _without_commands(state)]
+            for name, snapshot, state in data["snapshots"]
+        ],
+    }
+
+
+def _not_extended(region: Mapping[str, Any]) -> dict[str, Any]:
+    back = region["back"]
+    back = None if back is None else {**back, "extended": None}
+    return {**region, "extended": None, "back": back}
 
 
 def _region_to_json(region: RegionState) -> dict[str, Any]:
@@ -280,7 +310,9 @@ def _region_to_json(region: RegionState) -> dict[str, Any]:
             "elapsed": back.elapsed.to_json(),
             "held": {place: elapsed.to_json() for place, elapsed in back.held.items()},
             "memories": _memories_to_json(back.memories),
+            "extended": _extension_to_json(back.extended),
         },
+        "extended": _extension_to_json(region.extended),
     }
 
 
@@ -301,8 +333,18 @@ def _region_from_json(data: Mapping[str, Any]) -> RegionState:
             elapsed=Progress.from_json(back["elapsed"]),
             held={place: Progress.from_json(e) for place, e in back["held"].items()},
             memories=_memories_from_json(back["memories"]),
+            extended=_extension_from_json(back["extended"]),
         ),
+        extended=_extension_from_json(data["extended"]),
     )
+
+
+def _extension_to_json(extension: Extension | None) -> list[Any] | None:
+    return None if extension is None else extension.to_json()
+
+
+def _extension_from_json(data: list[Any] | None) -> Extension | None:
+    return None if data is None else Extension.from_json(data)
 
 
 def _memories_to_json(memories: Mapping[str, Memory]) -> dict[str, Any]:

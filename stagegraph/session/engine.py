@@ -7,6 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -26,6 +27,7 @@ from stagegraph.schema.activities import Distill
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
 from stagegraph.session.passes import Count, Epoch, Position
+from stagegraph.session.preemption import Preempted, watch_signals
 from stagegraph.session.recording import Recording
 from stagegraph.session.saving import Files
 
@@ -144,6 +146,8 @@ class Engine:
             self.step = self._core.step  # type: ignore[method-assign]
         self._position = self._make_position(data)
         self._closed = self._tell_vitals = False
+        self._told: str | None = None
+        self._core.desk.nudged = self._go
         self._watch: list[RemovableHandle] = []
         self._record: Recording | None = None
         if run is not None:
@@ -199,6 +203,7 @@ class Engine:
         if found.engine is not None:
             self._core.load_state_dict(found.engine)
             self._position.load(self._load(found.files))
+        self._core.replay(found.outside)
         record.taken_up(found)
         self._keep_journal(record)
         self.start()
@@ -221,10 +226,29 @@ class Engine:
             loader: The batches; with a length, fractions of a pass are counted too.
         """
         self.start()
-        while not self.done:
-            index = int(self._core.progress.epoch)
-            yield Epoch(index, loader, self._core, self._position)
-        self.finish()
+        with self.preemptible():
+            while not self.done:
+                index = int(self._core.progress.epoch)
+                yield Epoch(index, loader, self._core, self._position)
+            self.finish()
+
+    @contextmanager
+    def preemptible(self) -> Iterator[None]:
+        """Inside, SIGTERM and Ctrl-C let the step be finished, save a checkpoint, and exit.
+
+        :meth:`epochs` does it of itself; this is for other loops. The process ends by
+        :class:`Preempted`, with status 75, out of :meth:`step` or :meth:`observe`. Without a run's
+        folder there is nothing to save, and signals do what they always do.
+        """
+        if self._record is None or self._told is not None:
+            yield
+            return
+        self._told = ""
+        try:
+            with watch_signals(self._be_told):
+                yield
+        finally:
+            self._told = None
 
     def loss(self, loss: Tensor, *, outputs: Any = None, inputs: Any = None) -> Tensor:
         """The loss to call ``backward`` on, with what active stages add to it.
@@ -463,6 +487,7 @@ class Engine:
 
     def _open(self, run: RunFolder, options: Checkpoints, actor: Actor) -> Recording:
         record = Recording(run, self.graph, self._core, options, self._copies, self._seed)
+        self._core.desk.checkpoint = record.save_now
         if record.journal is not None:
             record.journal.write((record.run_record(actor.facts().params),))
             self._keep_journal(record)
@@ -490,6 +515,11 @@ class Engine:
 
         return DataPosition(kept=data)
 
+    def _be_told(self, signal: str) -> None:
+        """Go at the next boundary."""
+        self._told = signal
+        self._core.desk.nudge()
+
     def _decided(self, structural: bool) -> None:  # noqa: FBT001 - what the core calls
         """A boundary has been decided and has held."""
         self._vitals()
@@ -498,10 +528,21 @@ class Engine:
         saving = self._record.saving
         if self.done:
             saving.save("end", wait=True)
+        elif self._told:
+            self._go()
         elif structural:
             saving.at_boundary("structure")
         else:
             saving.at_boundary(None if self._core.state.spent.step else "start")
+
+    def _go(self) -> None:
+        """Save and leave, if somebody has said so."""
+        if not self._told or self._record is None or self._record.saving is None:
+            return
+        reason, self._told = self._told, ""
+        self._core.write_preempted(reason)
+        self._record.saving.save("preempted", wait=True)
+        raise Preempted(reason)
 
     def _first_optimizer_step(self) -> None:
         """The optimizer steps and nobody has begun: begin, if it is not too late."""

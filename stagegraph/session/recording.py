@@ -7,14 +7,16 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
 
 from stagegraph.engine.core import Core
 from stagegraph.engine.ports import Record
+from stagegraph.engine.replay import Outside, outside
 from stagegraph.errors import RunFolderError, SnapshotError
 from stagegraph.runs.environment import differences, environment
 from stagegraph.runs.folder import RunFolder
-from stagegraph.runs.journal import Journal, Mark, Tail, read_tail
+from stagegraph.runs.journal import Journal, Mark
 from stagegraph.runs.lines import read_raw
 from stagegraph.runs.store import Generation, Passed
 from stagegraph.schema.dump import digest
@@ -33,12 +35,14 @@ class Found:
     Attributes:
         engine: The engine's own state; ``None`` if the run died before its first checkpoint.
         files: The other files of the checkpoint.
-        tail: What the journal has after it.
+        outside: What came from outside after it, to come again.
+        damage: Where the journal after it is damaged, in words.
     """
 
     engine: Mapping[str, Any] | None
     files: Mapping[str, bytes]
-    tail: Tail
+    outside: Outside
+    damage: str | None
 
 
 class Recording:
@@ -144,15 +148,15 @@ class Recording:
         self._passed, self._generation = passed, generation
         if generation is None:
             self._refuse_if_lost(passed)
-            self._mark = _first(self.folder)
-            return Found(None, {}, read_tail(self.folder.journal, self._mark))
+            self._mark = read_raw(self.folder.journal).mark(1)
+            return Found(None, {}, *_outside(self.folder, self._mark))
         files = {name: generation.read(name) for name in generation.manifest.files}
         try:
             engine = json.loads(files.pop(ENGINE_FILE))
         except (KeyError, ValueError, RecursionError) as error:
             raise SnapshotError(f"{generation.path} cannot be read: {error!r}") from error
         self._mark = generation.journal
-        return Found(engine, files, read_tail(self.folder.journal, self._mark))
+        return Found(engine, files, *_outside(self.folder, self._mark))
 
     def _refuse_if_lost(self, passed: tuple[Passed, ...]) -> None:
         where = self.folder.path
@@ -188,7 +192,7 @@ class Recording:
                 "progress": state.clock.to_json(),
                 "generation": None if generation is None else generation.number,
                 "passed_over": passed,
-                "damage": found.tail.damage,
+                "damage": found.damage,
                 "torn": self.journal.cut,
                 "stagegraph": __version__,
                 "changed": changed,
@@ -197,8 +201,25 @@ class Recording:
         )
         self.holds_earlier = False
         self.saving.take_up()
-        for text in _worth_saying(self.folder, generation, passed, found.tail.damage, changed):
+        for text in _worth_saying(self.folder, generation, passed, found.damage, changed):
             warnings.warn(text, stacklevel=4)
+
+    def save_now(self) -> str:
+        """Save a checkpoint because somebody asks for one.
+
+        Returns:
+            Which it is, in words.
+
+        Raises:
+            RunFolderError: It could not be written, or there is none to be written.
+        """
+        if self.saving is None:
+            raise RunFolderError("the run has not been taken up")
+        self.saving.save("asked for", wait=True)
+        number = self.saving.last
+        if number is None:
+            raise RunFolderError("it could not be written; the journal says why")
+        return f"checkpoint {number}"
 
     def finish(self) -> None:
         """Save where training has been left, unless the run has ended and that is saved."""
@@ -220,9 +241,12 @@ class Recording:
             self.folder.close()
 
 
-def _first(folder: RunFolder) -> Mark:
-    """After the journal's first record, which says that there is a run."""
-    return read_raw(folder.journal).mark(1)
+def _outside(folder: RunFolder, mark: Mark) -> tuple[Outside, str | None]:
+    """What came from outside after a mark, up to the first damage; in all lives of the run."""
+    lines = read_raw(folder.journal).lines[mark.records :]
+    damage = next((line.damage for line in lines if line.damage is not None), None)
+    whole = takewhile(lambda line: line.damage is None, lines)
+    return outside([line.record for line in whole]), damage
 
 
 def _worth_saying(

@@ -77,6 +77,8 @@ class Saving:
         self._write = write
         self._writing: _Writing | None = None
         self._failures = 0
+        self.last: int | None = None
+        """The number of the last one, unless it failed."""
         self._known_best: float | None = None
         self._next: float | None = None
         if self._cadence is not None:
@@ -179,6 +181,7 @@ class Saving:
             self._failed(writing.why, writing.error)
         elif writing.generation is not None:
             self._failures = 0
+            self.last = writing.generation.number
             number, at = writing.generation.number, writing.generation.step
             state = self._core.state
             told = record("checkpoint", state, number=number, of_step=at, why=writing.why)
@@ -186,6 +189,7 @@ class Saving:
 
     def _failed(self, why: str, error: Exception) -> None:
         self._failures += 1
+        self.last = None
         reason = str(error) if isinstance(error, RunFolderError) else repr(error)
         state = self._core.state
         self._write((record("checkpoint", state, number=None, why=why, error=reason),))

@@ -87,7 +87,7 @@ def test_state_of_another_graph_is_refused():
 def test_state_of_another_version_is_refused():
     saved = begun(3).core.state_dict()
     saved["engine"]["version"] = 99
-    with pytest.raises(SnapshotError, match="has version 99; this stagegraph reads 1"):
+    with pytest.raises(SnapshotError, match="has version 99; this stagegraph reads 1 to 2"):
         begun(0).core.load_state_dict(saved)
 
 
