@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stagegraph.actions.data.sampling import SeededSampler as SeededSampler
     from stagegraph.actions.inheriting import InheritReport as InheritReport
     from stagegraph.actions.inheriting import inherit as inherit
     from stagegraph.actions.optimizing.state_rules import register_state as register_state
@@ -42,13 +43,17 @@ if TYPE_CHECKING:
     from stagegraph.schema.load import load as load
     from stagegraph.schema.stagegraph import StageGraph as StageGraph
     from stagegraph.session.check import check as check
+    from stagegraph.session.checkpoints import Checkpoints as Checkpoints
     from stagegraph.session.engine import Engine as Engine
+    from stagegraph.session.job import Job as Job
+    from stagegraph.session.preemption import Preempted as Preempted
     from stagegraph.session.spaces import propose_spaces as propose_spaces
     from stagegraph.session.terminal import Terminal as Terminal
     from stagegraph.version import __version__ as __version__
 
 _HOMES = {
     "ActionError": "errors",
+    "Checkpoints": "session.checkpoints",
     "CommandError": "errors",
     "Defect": "errors",
     "DocumentError": "errors",
@@ -59,11 +64,14 @@ _HOMES = {
     "GraphError": "errors",
     "InheritReport": "actions.inheriting",
     "Interval": "engine.simulate",
+    "Job": "session.job",
     "MetricError": "errors",
     "MissingFact": "errors",
+    "Preempted": "session.preemption",
     "Progress": "progress",
     "ProgressError": "errors",
     "RunFolderError": "errors",
+    "SeededSampler": "actions.data.sampling",
     "SelectorError": "errors",
     "Simulation": "engine.simulate",
     "SnapshotError": "errors",

@@ -1,7 +1,7 @@
 """The ``stagegraph`` command: finds the sub-command, imports it, runs it.
 
 Exit status: 0 when all is well, 1 when errors were found, 2 when the input cannot be read or the
-words are wrong, 130 when interrupted.
+words are wrong, 75 when a run was told to go and can be resumed, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "diff": "say what differs in meaning between two graphs",
     "render": "draw a graph: mermaid, dot, svg, html or text",
     "simulate": "run a graph on numbers and say what it would do",
+    "run": "train with a graph, in a folder that can be gone on with",
     "report": "write a run's report",
     "explain": "say why each transition of a run was taken",
     "schema": "write the JSON Schema that editors complete and check with",
