@@ -527,7 +527,7 @@ class Engine:
             return
         saving = self._record.saving
         if self.done:
-            saving.save("end", wait=True)
+            saving.at_boundary("end", wait=True)
         elif self._told:
             self._go()
         elif structural:
