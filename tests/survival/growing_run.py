@@ -110,8 +110,8 @@ def train(folder):
     with engine:
         for epoch in engine.epochs(loader):
             for x, y in epoch:
-                x = x + 0.01 * torch.randn_like(x) + 0.001 * random.random()
-                loss = engine.loss((model(x) - y).pow(2).mean())
+                noisy = x + 0.01 * torch.randn_like(x) + 0.001 * random.random()
+                loss = engine.loss((model(noisy) - y).pow(2).mean())
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()

@@ -96,7 +96,7 @@ def live(folder, instants=None):
                 result = {"digest": train(folder)}
                 sys.setprofile(None)
                 result["counts"] = None if instants is None else instants.counts
-            except BaseException:  # told to the parent, whatever it is
+            except BaseException:  # noqa: BLE001 - told to the parent, whatever it is
                 result = {"error": traceback.format_exc()}
             json.dump(result, out)
         os._exit(0)
