@@ -26,7 +26,6 @@ from stagegraph.actions.growth.depth.identity import (
     minus_one_gains,
     why_not,
 )
-from stagegraph.actions.growth.depth.stacks import own_parameters
 from stagegraph.actions.growth.depth.templates import signature
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.parameters import is_finite
@@ -139,8 +138,8 @@ def _proposed(
             scratch = None if action.fresh else new  # what begins anew may be zero by chance
             with untouched(*([] if scratch is None else [scratch])):
                 found[kind] = find_zeroing(site.model, template, call, place=place, scratch=scratch)
-    own = own_parameters(site.model, template)
-    shared = [name for name, _ in found[kind] if name not in own]
+    ours = dict(new.named_parameters())
+    shared = [name for name, _ in found[kind] if ours.get(name) is template.get_parameter(name)]
     if shared:
         raise UnsupportedError(
             f"{place}: {', '.join(shared)} of a block would be zeroed, but is shared with the "
