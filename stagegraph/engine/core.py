@@ -185,6 +185,11 @@ class Core:
         self._flush()
         self._write((vitals_record(self.state, alphas(self.graph, self.state), lr, loss),))
 
+    def write_data(self, loader: str, exactness: str, why: str) -> None:
+        """Record what the batches come from, and how exactly the run can go on over it."""
+        told = record("data", self.state, loader=loader, exactness=exactness, why=why)
+        self._write((told,))
+
     def write_preempted(self, reason: str) -> None:
         """Record that the process was told to go."""
         self._write((record("preempted", self.state, reason=reason),))

@@ -226,6 +226,7 @@ class Engine:
             loader: The batches; with a length, fractions of a pass are counted too.
         """
         self.start()
+        self._tell_exactness(loader)
         with self.preemptible():
             while not self.done:
                 index = int(self._core.progress.epoch)
@@ -514,6 +515,15 @@ class Engine:
         from stagegraph.actions.data.position import Position as DataPosition
 
         return DataPosition(kept=data)
+
+    def _tell_exactness(self, loader: object) -> None:
+        """Record how exactly a run over this loader can be resumed."""
+        if self._record is None or self._torch is None or self.done:
+            return
+        from stagegraph.actions.data.exactness import exactness
+
+        found = exactness(loader)
+        self._core.write_data(type(loader).__name__, found.label, found.why)
 
     def _be_told(self, signal: str) -> None:
         """Go at the next boundary."""
