@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal
 from stagegraph.errors import RunFolderError
 from stagegraph.runs.disk import DISK, Disk
 from stagegraph.runs.durable import Written, refused, remove_tree, unreadable, write_new
-from stagegraph.runs.generation import Damaged, Generation, open_generation
+from stagegraph.runs.generation import Damaged, Generation, Unread, open_generation
 from stagegraph.runs.lines import Mark
 from stagegraph.runs.manifest import MANIFEST, Manifest, refuse_names
 
@@ -122,7 +122,8 @@ class CheckpointStore:
                 generation.verify()
             except Damaged as error:
                 passed.append(Passed(number, str(error)))
-                self._damaged.add(number)
+                if not isinstance(error, Unread):
+                    self._damaged.add(number)
                 continue
             self._parent = number
             return generation, tuple(passed)
@@ -319,12 +320,23 @@ class CheckpointStore:
         self.unremoved = tuple(complaints)
 
     def _victims(self) -> list[int]:
-        whole = [g for g in self.generations() if g.number not in self._damaged]
+        whole: list[Generation] = []
+        spared: set[int] = set()
+        for number in self._numbers():
+            try:
+                generation = self._open(number)
+                generation.verify_sizes()
+            except Unread:
+                spared.add(number)  # it may be whole, and the best
+            except Damaged:
+                continue
+            else:
+                if number not in self._damaged:
+                    whole.append(generation)
         if len(whole) <= self.keep:
             return []
         kept = whole[-self.keep :]
-        best = self._best(whole)
-        spared = {generation.number for generation in [*kept, *best]}
+        spared |= {generation.number for generation in [*kept, *self._best(whole)]}
         return [n for n in self._numbers() if n < kept[0].number and n not in spared]
 
     def _best(self, whole: list[Generation]) -> list[Generation]:
