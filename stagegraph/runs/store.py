@@ -90,6 +90,7 @@ class CheckpointStore:
         """What retention could not remove at the last save; the next save tries again."""
         self._run = run
         self._disk = disk
+        self._made = False
         self._parent: int | None = None
         self._damaged: set[int] = set()
 
@@ -235,10 +236,13 @@ class CheckpointStore:
         return Generation(target, whole)
 
     def _make(self) -> None:
-        """Make the directory, if this is the first checkpoint."""
+        """Make the directory, and see once that it is durable, whoever has made it."""
         if not self.path.is_dir():
             self._disk.make_directory(self.path)
-            self._disk.sync_directory(self.path.parent)
+        elif self._made:
+            return
+        self._disk.sync_directory(self.path.parent)
+        self._made = True
 
     def _require_room(self) -> None:
         last = self._last()

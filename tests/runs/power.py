@@ -26,6 +26,15 @@ class Recorder(Disk):
     def _name(self, path):
         return path.relative_to(self.root).parts
 
+    def note_what_is_there(self):
+        """Begin with what is on the disk, none of it durable."""
+        for path in sorted(self.root.rglob("*")):
+            if path.is_dir():
+                self._note("make_directory", self._name(path))
+            else:
+                self._note("create", self._name(path), len(self.notes))
+                self._note("write", len(self.notes) - 1, 0, path.read_bytes())
+
     def make_directory(self, path):
         super().make_directory(path)
         self._note("make_directory", self._name(path))

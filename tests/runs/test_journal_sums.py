@@ -99,7 +99,7 @@ def test_a_changed_line_is_named_with_the_way_out(path, marks):
     with pytest.raises(
         RunFolderError,
         match=r"jsonl:3: .* its checksum does not fit, so that it was changed, .* missing, doubled "
-        r"or in another place; bring the file back as it was",
+        r"or in another place; bring the file back as it was, or take the checkpoints away",
     ):
         read_journal(path)
 

@@ -10,7 +10,7 @@ from stagegraph.runs.manifest import MANIFEST, Manifest
 from stagegraph.runs.sealed import Unsealed
 from stagegraph.runs.store import CheckpointStore
 from stagegraph.schema.load import load
-from tests.runs.disks import QUICK, contents, is_whole, save
+from tests.runs.disks import QUICK, Death, contents, dying, is_whole, save
 from tests.runs.power import Recorder, crashes, put
 
 STATES = 10_000
@@ -104,6 +104,18 @@ def test_the_store_itself_finds_the_same_and_goes_on(tmp_path):
         assert store.clean() == ()
         following = save(store, max([number, *(one.number for one in passed)]) + 1)
         assert is_whole(following) and store.newest()[0].number == following.number
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_what_a_dead_process_made_and_had_not_synced_is_made_durable(tmp_path, at):
+    with pytest.raises(Death):
+        save(CheckpointStore(tmp_path / "checkpoints", disk=dying(at)), 1)
+    recorder = Recorder(tmp_path)
+    recorder.note_what_is_there()
+    save(CheckpointStore(tmp_path / "checkpoints", disk=recorder), 2)
+    recorder.acknowledge(2)
+    for found, acknowledged in crashes(recorder.notes, 300):
+        assert newest(found.get("checkpoints", {}))[0] >= min(1, len(acknowledged))
 
 
 # The whole folder
