@@ -176,8 +176,9 @@ def _add(
 
 def _read_lines(path: Path, text: str, names: Mapping[str, str]) -> tuple[MetricSource, set[str]]:
     source, found = MetricSource(), set[str]()
-    lines = text.splitlines()
-    for line, content in enumerate(lines, start=1):
+    lines = text.split("\n")
+    for line in _lines_that_count(lines):
+        content = lines[line - 1]
         if not content.strip():
             continue
         try:
@@ -199,6 +200,30 @@ def _read_lines(path: Path, text: str, names: Mapping[str, str]) -> tuple[Metric
             _add(source, path, line, row, names)
             found |= set(row)
     return source, found
+
+
+def _lines_that_count(lines: list[str]) -> list[int]:
+    """All of them, but in a journal: a resume follows the line it keeps, not the one above it."""
+    numbers, number = list[int](), len(lines)
+    while number:
+        numbers.append(number)
+        kept = _kept(lines[number - 1])
+        number = kept if kept is not None and kept < number else number - 1
+    return numbers[::-1]
+
+
+def _kept(content: str) -> int | None:
+    """How many lines before it a resume keeps; ``None`` if the line is no resume."""
+    if '"resume"' not in content:
+        return None
+    try:
+        row = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or row.get("type") != "resume":
+        return None
+    keep = row.get("keep")
+    return keep if type(keep) is int and keep >= 0 else None
 
 
 def _add_record(
