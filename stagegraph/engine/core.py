@@ -465,7 +465,7 @@ class Core:
     def _failed(self, decision: Decision, error: ActionError, taken: Taken) -> None:
         """Count the error; go on if the author said how, else hand it on.
 
-        A command that failed is refused, and the boundary after decides without it.
+        A command that failed is refused, and the boundary is decided without it.
         """
         move = decision.blamed(error.action)
         edge = move.edge if move is not None else None
@@ -482,6 +482,7 @@ class Core:
                 )
             )
             self.desk.tell((verdict,))
+            self._decide()
             return
         attempt = 1
         if edge is not None:
