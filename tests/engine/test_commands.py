@@ -473,7 +473,7 @@ def test_pause_stays_at_its_boundary_until_continue():
 
 
 def test_a_paused_run_can_be_stopped():
-    run, desk = paused(("stop", ""))
+    run, _ = paused(("stop", ""))
     run.step()
     assert run.core.state.ended == "stopped" and run.core.state.commands.paused is None
     assert run[-1]["author"] == "ann@box" and run.actor.boundaries[-1].held == ()
@@ -482,7 +482,7 @@ def test_a_paused_run_can_be_stopped():
 
 def test_time_paused_does_not_count():
     now = [0.0]
-    run, desk = paused(("continue", ""), clock=lambda: now[0])
+    run, _ = paused(("continue", ""), clock=lambda: now[0])
     inner = run.core.desk.idle
 
     def idle():
