@@ -156,6 +156,11 @@ class Core:
         )
 
     @property
+    def unabsorbed(self) -> int:
+        """Updates since the last look, which the state does not know of yet."""
+        return self._pending
+
+    @property
     def metric_names(self) -> frozenset[str]:
         """Every name that a metric of the graph may be given under."""
         return frozenset(self._names.by_source)
@@ -174,6 +179,10 @@ class Core:
         """In a few words per way out: what it waits for."""
         self._flush()
         return waiting_for(self._plans, self.state)
+
+    def waits_in(self, state: State) -> list[str]:
+        """The same for a state that was read before; nothing is counted, so any thread may ask."""
+        return waiting_for(self._plans, state)
 
     def write_vitals(self, lr: list[float], loss: float | None) -> None:
         """Record how the model is trained from here on."""

@@ -26,6 +26,7 @@ from stagegraph.runs.journal import Journal
 from stagegraph.schema.activities import Distill
 from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
+from stagegraph.session.hands import Hands
 from stagegraph.session.passes import Epoch
 from stagegraph.version import __version__
 
@@ -129,6 +130,7 @@ class Engine:
             )
         self._listeners: list[Sink] = []
         self._journal: Journal | None = None
+        self._hands: Hands | None = None
         self._seed = seed
         self._run = None if run is None else RunFolder(run)
         self._core = Core(compiled, actor, clock=time.monotonic, seed=seed)
@@ -279,7 +281,7 @@ class Engine:
 
     @property
     def ended(self) -> str | None:
-        """Why the run ended: ``final``, ``stop`` or ``budget``; ``None`` while it goes on."""
+        """Why the run ended: ``final``, ``stop``, ``budget`` or ``stopped``; ``None`` before."""
         return self._core.state.ended
 
     @property
@@ -387,6 +389,8 @@ class Engine:
             hook.remove()
         if self._torch is not None:
             self._torch.close()
+        if self._hands is not None:
+            self._hands.close()
         if self._journal is not None:
             self._journal.close()
 
@@ -416,6 +420,10 @@ class Engine:
             raise
         weakref.finalize(self, self._journal.close)
         self.listen(self._journal)
+        self._hands = Hands(run.path, self._core)
+        weakref.finalize(self, self._hands.stop)
+        self.listen(self._hands)
+        self._hands.start()
 
     def _first_optimizer_step(self) -> None:
         """The optimizer steps and nobody has begun: begin, if it is not too late."""
