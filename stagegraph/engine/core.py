@@ -317,7 +317,8 @@ class Core:
         had still to replay comes too. Until the last of its readings, the wall clock is read out
         of it.
         """
-        expected = Outside(self.desk.coming.left(), self.meter.readings()) + outside
+        still = Outside(self.desk.coming.left(), self.meter.readings())
+        expected = (still + outside).without_pauses()
         self.desk.coming.expect(expected.mail)
         self.meter.replay(expected.readings, self.state.spent.step)
         self._arm(soon=True)
@@ -552,6 +553,7 @@ class Core:
         if idle is None:
             return
         since = self.meter.watch()
+        self._continue_again()
         later: list[Message] = []
         try:
             while self.state.commands.paused is not None and not self.done:
@@ -564,6 +566,16 @@ class Core:
         finally:
             self.mail.extendleft(reversed(later))
             self.meter.leave_out(since)
+
+    def _continue_again(self) -> None:
+        """A pause that was over before the run was interrupted is over."""
+        number = self.state.spent.step
+        messages = self.desk.coming.take(number)
+        while messages and self.state.commands.paused is not None and not self.done:
+            if not self._take_while_paused(messages[0]):
+                break
+            del messages[0]
+        self.desk.coming.put_back(number, messages)
 
     def _take_while_paused(self, message: Message) -> bool:
         """Take one message; whether it is one that a paused run takes."""

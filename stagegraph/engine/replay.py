@@ -76,6 +76,27 @@ class Outside:
             tuple(readings[key] for key in sorted(readings)),
         )
 
+    def without_pauses(self) -> Outside:
+        """The same without pauses that were over before the next update: nothing hangs on them."""
+        return Outside(
+            {number: _unpaused(messages) for number, messages in self.mail.items()}, self.readings
+        )
+
+
+def _unpaused(messages: Sequence[Message]) -> tuple[Message, ...]:
+    kept: list[Message] = []
+    pauses: list[Message] = []
+    for message in messages:
+        if message.name == "pause" and message.kind == "command":
+            pauses.append(message)
+        elif pauses and message.name in ("continue", "stop") and not message.argument.strip():
+            kept = [earlier for earlier in kept if earlier not in pauses]
+            pauses = []
+            if message.name == "continue":
+                continue
+        kept.append(message)
+    return tuple(kept)
+
 
 def outside(records: Iterable[Record]) -> Outside:
     """What came from outside, by the journal's records.

@@ -7,6 +7,7 @@ import pytest
 
 from stagegraph.engine.commands import Message
 from stagegraph.engine.replay import Outside, known_ids, outside
+from stagegraph.engine.simulate import simulate
 from tests.engine.driving import Run
 
 TIMED = """
@@ -216,3 +217,68 @@ def test_replayed_mail_is_not_answered_but_journalled_again():
     run.core.replay(Outside(mail))
     run.step(4)
     assert answers == [] and run.of_type("command", "boundary", "id") == [(2, "1")]
+
+
+def test_a_pause_that_is_over_is_not_replayed_and_one_that_is_not_is():
+    def mail(*names):
+        return tuple(Message(name + str(n), "command", name) for n, name in enumerate(names))
+
+    def names(outside):
+        return [m.name for m in outside.without_pauses().mail[3]]
+
+    assert names(Outside({3: mail("hold", "pause", "checkpoint", "continue")})) == [
+        "hold",
+        "checkpoint",
+    ]
+    assert names(Outside({3: mail("pause", "pause", "stop")})) == ["stop"]
+    assert names(Outside({3: mail("continue", "pause")})) == ["continue", "pause"]
+    first, second = Outside({3: mail("pause")}), Outside({3: mail("pause", "continue")})
+    assert names(first + second) == []
+
+
+def test_a_simulation_on_a_journal_follows_its_commands(tmp_path):
+    run = Run(LISTENING)
+    run.core.start()
+    for n in range(1, 12):
+        if n == 3:
+            run.core.mail.append(Message("1", "command", "hold", "", "ann"))
+        if n == 5:
+            run.core.mail.append(Message("2", "event", "go", "", "ann"))
+        if n == 7:
+            run.core.mail.append(Message("3", "command", "continue"))
+            run.core.mail.append(Message("4", "event", "go"))
+        if n == 9:
+            run.core.mail.append(Message("5", "command", "force", "c"))
+        run.step()
+    assert run.core.done and run.entered[1:] == [(7, "main:b"), (9, "main:c")]
+    path = tmp_path / "journal.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in run))
+    plan = simulate(run.graph, metrics=path)
+    assert [(r["boundary"], r["target"]) for r in plan.moves] == run.entered
+    assert plan.ended == "final"
+
+
+def test_a_checkpoint_made_in_a_pause_is_continued_if_the_run_was():
+    run = Run(LISTENING)
+    run.core.start()
+    waiting = ["checkpoint", "continue"]
+    run.core.desk.idle = lambda: run.core.mail.append(
+        Message(waiting[0], "command", waiting.pop(0), "", "ann")
+    )
+    saved = []
+
+    def keep():
+        saved.append((json.dumps(run.core.state_dict()), len(run)))
+        return "here"
+
+    run.core.desk.checkpoint = keep
+    run.core.mail.append(Message("p", "command", "pause", "", "ann"))
+    run.step(4)
+    state, mark = saved[0]
+    other = Run(LISTENING)
+    other.core.desk.idle = pytest.fail
+    other.core.load_state_dict(json.loads(state))
+    other.core.replay(outside(run[mark:]))
+    other.core.start()
+    assert other.core.state.commands.paused is None
+    assert other.step(3).core.state == run.core.state
