@@ -50,7 +50,7 @@ def view(
     if noted:
         lines.append("")
         for record in noted[-MOST_NOTED:]:
-            lines.append(_happening(record))
+            lines.append(moved(record).partition("\n")[0])
     return [line if colour and "\x1b" in line else clip(line, width) for line in lines]
 
 
@@ -68,9 +68,9 @@ def _head(status: Mapping[str, Any], silent: str | None, *, colour: bool) -> Ite
     name = for_terminal(status.get("graph") or "a run")
     yield f"{_painted(name, 'bold', colour=colour)}  {_painted(words, paint, colour=colour)}"
     step, made = finite(status.get("step")), finite(status.get("made"))
-    pieces = [f"step {exact_number(step)}" if step is not None else "no step yet"]
+    pieces = [f"step {int(step):,}" if step is not None else "no step yet"]
     if made is not None and step is not None and made > step:
-        pieces[0] += f" ({exact_number(made)} made)"
+        pieces[0] += f" ({int(made):,} made)"
     rate = finite(status.get("steps_per_second"))
     if rate is not None:
         pieces.append(f"{rate:.3g} steps/s")
@@ -99,7 +99,7 @@ def _stages(status: Mapping[str, Any], *, colour: bool) -> Iterator[str]:
         yield "no stage yet"
     for region, stage in stages.items():
         steps = finite(within.get(region))
-        since = f"  for {exact_number(steps)} steps" if steps is not None else ""
+        since = f"  for {int(steps):,} steps" if steps is not None else ""
         by = f"  held by {for_terminal(held[region])}" if region in held else ""
         name = _painted(for_terminal(stage), "bold", colour=colour)
         yield f"{clip(for_terminal(region), 9):<10}{name}{since}{by}"
@@ -144,16 +144,6 @@ def _budget(status: Mapping[str, Any]) -> Iterator[str]:
         bar = "█" * round(share * BAR)
         told = f"{rough_number(left)} of {rough_number(whole)} left"
         yield for_terminal(f"{name:<8} {bar:░<{BAR}} {told}")
-
-
-def _happening(record: Mapping[str, Any]) -> str:
-    if record.get("type") == "command":
-        words = [shown(record.get("name")), shown(record.get("argument") or "")]
-        told = record.get("reason") if record.get("status") == "refused" else record.get("told")
-        by = shown(record.get("author") or "somebody")
-        line = f"{' '.join(word for word in words if word)} by {by}: {shown(record.get('status'))}"
-        return for_terminal(f"step {shown(record.get('step'))}  {line}, {shown(told)}")
-    return moved(record).partition("\n")[0]
 
 
 def _painted(words: str, paint: str, *, colour: bool) -> str:

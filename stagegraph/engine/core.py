@@ -274,8 +274,10 @@ class Core:
             return
         arrivals = [(0, name, value) for name, value in self._names.read(metrics)]
         self.meter.late = not self._undecided
-        self._flush()
-        self.meter.late = False
+        try:
+            self._flush()
+        finally:
+            self.meter.late = False
         self._absorb(Progress(), arrivals, late=not self._undecided)
         if self._undecided:
             self._decide()

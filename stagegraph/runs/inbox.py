@@ -26,7 +26,7 @@ from typing import Any, Literal
 from stagegraph.engine.commands import Message
 from stagegraph.errors import RunFolderError
 
-__all__ = ["Answer", "Inbox", "author_here", "post", "read_answer", "take_back", "write_aside"]
+__all__ = ["Answer", "Inbox", "author_here", "post", "read_answer", "write_aside"]
 
 INBOX, ANSWERS, REFUSED = "inbox", "answers", "refused"
 VERSION = 1
@@ -92,12 +92,6 @@ def post(run: Path, message: Message) -> str:
     except OSError as error:
         raise RunFolderError(f"{inbox} cannot be written: {error}") from error
     return own
-
-
-def take_back(run: Path, own: str) -> None:
-    """Remove a message that nobody is to take any more."""
-    with contextlib.suppress(OSError):
-        (run / INBOX / f"{own}.json").unlink()
 
 
 def read_answer(run: Path, own: str) -> Answer | None:

@@ -165,7 +165,7 @@ def test_watch_shows_how_a_run_stands_once_where_nobody_looks_on(run, capsys):
     assert any(line.startswith("waits for data: 'continue' (held by ") for line in lines)
     assert any(line.startswith("metrics   loss") for line in lines)
     assert any("steps" in line and "of 1M left" in line for line in lines)
-    assert any("hold data by" in line and "taken" in line for line in lines)
+    assert any("hold data, by" in line and "taken" in line for line in lines)
     assert "\x1b" not in out
 
 
@@ -221,3 +221,19 @@ def test_watch_in_a_terminal_goes_on_until_the_end(run, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert out.count("\x1b[2J") == 1 and out.count("\x1b[H") > 2
     assert "ended: stopped" in out
+
+
+def test_explain_tells_what_was_commanded_and_by_whom(run, capsys):
+    assert main(["control", run.folder, "force", "data:hard"]) == 0
+    assert main(["control", run.folder, "force", "data:easy"]) == 0
+    assert main(["control", run.folder, "stop"]) == 0
+    run.close()
+    capsys.readouterr()
+    assert main(["explain", run.folder]) == 0
+    out = capsys.readouterr().out
+    assert "force data:hard, by " in out and ": taken: data:easy -> data:hard" in out
+    assert "data:easy -> data:hard  (forced by " in out
+    assert "the end (stopped by " in out
+    assert main(["report", run.folder]) == 0
+    page = (run._run.path / "report.html").read_text()
+    assert "force data:hard" in page and "stopped" in page

@@ -8,7 +8,7 @@ import pytest
 from stagegraph.engine.commands import Message
 from stagegraph.errors import RunFolderError
 from stagegraph.runs import inbox as module
-from stagegraph.runs.inbox import Answer, Inbox, author_here, post, read_answer, take_back
+from stagegraph.runs.inbox import Answer, Inbox, author_here, post, read_answer
 
 HOLD = Message("", "command", "hold", "arch", "ann@box")
 OWN = "20260101T000000.000000Z-" + "0" * 32
@@ -76,13 +76,6 @@ def test_a_message_that_was_not_answered_is_read_after_a_crash(tmp_path):
     own = post(tmp_path, HOLD)
     assert [m.id for m in Inbox(tmp_path).read()] == [own]
     assert [m.id for m in Inbox(tmp_path).read()] == [own]
-
-
-def test_a_message_can_be_taken_back(tmp_path):
-    own = post(tmp_path, HOLD)
-    take_back(tmp_path, own)
-    take_back(tmp_path, own)
-    assert Inbox(tmp_path).read() == []
 
 
 @pytest.mark.parametrize(

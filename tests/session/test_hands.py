@@ -250,20 +250,3 @@ def test_the_rate_is_that_of_the_last_while():
     assert rate.of(0, 0.0) is None
     assert rate.of(50, 5.0) == 10
     assert rate.of(70, 25.0) == 1
-
-
-@pytest.mark.parametrize(
-    ("status", "running", "words"),
-    [
-        (None, False, "no process has run it"),
-        ({"written": 100.0, "state": "running", "host": "elsewhere"}, True, "it runs"),
-        ({"written": 100.0, "state": "paused", "host": "elsewhere"}, True, "it is paused"),
-        ({"written": 10.0, "state": "running", "host": "x"}, False, "no sign of life for 91 s"),
-        ({"written": 100.0, "state": "closed"}, False, "its process has left it"),
-        ({"written": "?", "state": "running"}, False, "no sign of life for inf s"),
-        ({"written": 100.0, "host": Place.here().host, "pid": 2**22 + 1}, False, "is gone"),
-    ],
-)
-def test_whether_somebody_runs_a_folder_is_told_by_its_status(status, running, words):
-    found = presence(status, now=101.0)
-    assert found.running is running and words in found.words
