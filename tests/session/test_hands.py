@@ -11,7 +11,8 @@ import pytest
 
 import stagegraph as sg
 from stagegraph.engine.commands import Message
-from stagegraph.runs.inbox import post, read_answer
+from stagegraph.engine.replay import known_ids, outside
+from stagegraph.runs.inbox import Inbox, post, read_answer
 from stagegraph.runs.journal import read_journal
 from stagegraph.runs.status import Place, presence, read_status
 from stagegraph.session import hands as module
@@ -250,3 +251,19 @@ def test_the_rate_is_that_of_the_last_while():
     assert rate.of(0, 0.0) is None
     assert rate.of(50, 5.0) == 10
     assert rate.of(70, 25.0) == 1
+
+
+def test_a_message_taken_before_a_crash_is_known_by_the_journal(engine, monkeypatch):
+    """The process dies after the journal tells of the message and before it is answered."""
+    monkeypatch.setattr(engine._core.desk, "answer", None)
+    own = post(folder(engine), command("hold"))
+    until(lambda: engine.step(loss=1.0) or engine._core.state.commands.held)
+    assert [path.stem for path in (folder(engine) / "inbox").iterdir()] == [own]
+    records = read_journal(folder(engine) / "journal.jsonl")
+    assert known_ids(records) == {own}
+    again = Inbox(folder(engine), known_ids(records))
+    assert again.read() == []
+    assert list((folder(engine) / "inbox").iterdir()) == []
+    assert "the journal tells of it" in read_answer(folder(engine), own).text
+    (replayed,) = outside(records).mail.values()
+    assert [message.id for message in replayed] == [own]
