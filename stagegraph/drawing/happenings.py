@@ -21,7 +21,7 @@ LONGEST = 400
 _KNOWN = frozenset(
     (
         *("run", "move", "growth", "facts", "metric", "vitals", "verdict", "blocked", "unblocked"),
-        *("event", "command", "error", "roll_back", "clock", "end"),
+        *("event", "command", "error", "roll_back", "reading", "end"),
     )
 )
 

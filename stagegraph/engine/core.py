@@ -620,7 +620,7 @@ class Core:
             passed = any(p.reckons_with_clock or (came and p.times_metrics) for p in plans)
         self._clocked = state.observations
         if passed:
-            self._write((record("clock", state),))
+            self._write((record("reading", state),))
 
     # Metrics
 

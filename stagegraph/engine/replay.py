@@ -20,7 +20,7 @@ __all__ = ["Coming", "Outside", "Reading", "known_ids", "outside"]
 Reading = tuple[int, int, float]
 """A boundary, 0 or 1 for before or after it was decided, and the clock's seconds then."""
 
-_DECIDING = frozenset({"move", "blocked", "unblocked", "growth", "roll_back", "error", "clock"})
+_DECIDING = frozenset({"move", "blocked", "unblocked", "growth", "roll_back", "error", "reading"})
 """Records that are written when a boundary is decided, with the clock that it was decided by."""
 
 _ONCE = frozenset({"checkpoint"})
