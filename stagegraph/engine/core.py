@@ -194,8 +194,7 @@ class Core:
     def start(self) -> None:
         """Decide boundary 0, once: enter the initial stages. A paused run stays paused."""
         if self.started:
-            if self.state.commands.paused is not None and not self.done:
-                self._pause()
+            self._pause()
             return
         self._pending, self._arrivals = 0, []
         self.meter.restart()
@@ -406,6 +405,7 @@ class Core:
         number, desk = self.state.spent.step, self.desk
         if not desk.waits(number):
             self._carry_out(decide(self._plans, self.state))
+            self._pause()  # of a pause that Ctrl-C has broken off
             return
         taken = take(self.graph, self.state, desk.take(number), desk.able)
         stop = taken.stop is not None
@@ -549,16 +549,20 @@ class Core:
 
     # What comes from outside
 
+    @property
+    def _paused(self) -> bool:
+        return self.state.commands.paused is not None and not self.done
+
     def _pause(self) -> None:
         """Stay at this boundary until somebody says 'continue' or 'stop'; nothing counts."""
         idle = self.desk.idle
-        if idle is None:
+        if idle is None or not self._paused:
             return
         since = self.meter.watch()
         self._continue_again()
         later: list[Message] = []
         try:
-            while self.state.commands.paused is not None and not self.done:
+            while self._paused:
                 if not self.mail:
                     idle()
                     continue
@@ -573,7 +577,7 @@ class Core:
         """A pause that was over before the run was interrupted is over."""
         number = self.state.spent.step
         messages = self.desk.coming.take(number)
-        while messages and self.state.commands.paused is not None and not self.done:
+        while messages and self._paused:
             if not self._take_while_paused(messages[0]):
                 break
             del messages[0]

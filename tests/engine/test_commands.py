@@ -513,6 +513,9 @@ def test_ctrl_c_ends_the_wait_and_loses_no_mail():
         run.step()
     assert run.core.state.commands.paused == "ann@box"
     assert [m.name for m in run.core.mail] == ["hold"]
+    run.core.desk.idle = lambda: desk.send("continue")
+    run.step()
+    assert run.core.state.commands.paused is None, "it was still paused at the next look"
 
 
 def test_a_paused_run_is_still_paused_when_it_is_resumed():
