@@ -36,6 +36,7 @@ class MetricSource:
         late: Of a journal: per boundary the values that came after it was decided.
         facts: Of a journal: per boundary what was known of the model.
         events: Of a journal: per boundary the events sent from outside.
+        commands: Of a journal: its records of commands.
         end: Of a journal: its last boundary.
         last: Where the file ends.
     """
@@ -46,6 +47,7 @@ class MetricSource:
     late: dict[int, dict[str, float]] = field(default_factory=dict)
     facts: dict[int, dict[str, Any]] = field(default_factory=dict)
     events: dict[int, list[str]] = field(default_factory=dict)
+    commands: list[Mapping[str, Any]] = field(default_factory=list)
     end: int = 0
 
     @property
@@ -240,4 +242,7 @@ def _add_record(
         case "facts":
             source.facts[boundary] = dict(row)
         case "event" if row.get("status") == "sent":
-            source.events.setdefault(boundary, []).append(str(row["name"]))
+            before = int(row.get("seen_at", boundary + 1)) - 1
+            source.events.setdefault(before, []).append(str(row["name"]))
+        case "command":
+            source.commands.append(row)

@@ -26,6 +26,7 @@ from stagegraph.runs.folder import RunFolder
 from stagegraph.schema.activities import Distill
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
+from stagegraph.session.hands import Hands
 from stagegraph.session.passes import Count, Epoch, Position
 from stagegraph.session.preemption import Preempted, watch_signals
 from stagegraph.session.recording import Recording
@@ -136,6 +137,7 @@ class Engine:
                 parts=parts or {},
             )
         self._listeners: list[Sink] = []
+        self._hands: Hands | None = None
         self._seed = seed
         self._core = Core(compiled, actor, clock=time.monotonic, seed=seed)
         self._core.decided = self._decided
@@ -358,7 +360,7 @@ class Engine:
 
     @property
     def ended(self) -> str | None:
-        """Why the run ended: ``final``, ``stop`` or ``budget``; ``None`` while it goes on."""
+        """Why the run ended: ``final``, ``stop``, ``budget`` or ``stopped``; ``None`` before."""
         return self._core.state.ended
 
     @property
@@ -466,6 +468,8 @@ class Engine:
             hook.remove()
         if self._torch is not None:
             self._torch.close()
+        if self._hands is not None:
+            self._hands.close()
         if self._record is not None:
             self._record.close()
 
@@ -499,7 +503,10 @@ class Engine:
         weakref.finalize(self, record.folder.close)
         weakref.finalize(self, record.journal.close)
         self._listeners.insert(0, record.journal)
-        self._core.sink = _FanOut(self._listeners)
+        self._hands = Hands(record.folder.path, self._core, known=record.known)
+        weakref.finalize(self, self._hands.stop)
+        self.listen(self._hands)
+        self._hands.start()
 
     def _copies(self) -> Files:
         """What a checkpoint holds beside the engine's own state."""
