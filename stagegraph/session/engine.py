@@ -31,6 +31,7 @@ from stagegraph.session.passes import Count, Epoch, Position
 from stagegraph.session.preemption import Preempted, watch_signals
 from stagegraph.session.recording import Recording
 from stagegraph.session.saving import Files
+from stagegraph.session.weakly import weakly
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -140,7 +141,7 @@ class Engine:
         self._hands: Hands | None = None
         self._seed = seed
         self._core = Core(compiled, actor, clock=time.monotonic, seed=seed)
-        self._core.decided = self._decided
+        self._core.decided = weakly(self._decided)
         if self._torch is not None and _distils(compiled):
             self._core.refuse = self._torch.require_loss
         if type(self).step is Engine.step:
@@ -149,7 +150,7 @@ class Engine:
         self._position = self._make_position(data)
         self._closed = self._tell_vitals = False
         self._told: str | None = None
-        self._core.desk.nudged = self._go
+        self._core.desk.nudged = weakly(self._go)
         self._watch: list[RemovableHandle] = []
         self._record: Recording | None = None
         if run is not None:
@@ -491,8 +492,8 @@ class Engine:
         return self._record.folder
 
     def _open(self, run: RunFolder, options: Checkpoints, actor: Actor) -> Recording:
-        record = Recording(run, self.graph, self._core, options, self._copies, self._seed)
-        self._core.desk.checkpoint = record.save_now
+        record = Recording(run, self.graph, self._core, options, weakly(self._copies), self._seed)
+        self._core.desk.checkpoint = weakly(record.save_now)
         if record.journal is not None:
             record.journal.write((record.run_record(actor.facts().params),))
             self._keep_journal(record)

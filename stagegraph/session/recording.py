@@ -93,11 +93,7 @@ class Recording:
             raise
 
     def _make_saving(self, journal: Journal) -> Saving:
-        return Saving(self._options, self.folder, journal, self._core, self._copy, self._write)
-
-    def _write(self, records: tuple[Record, ...]) -> None:
-        if self._core.sink is not None:
-            self._core.sink.write(records)
+        return Saving(self._options, self.folder, journal, self._core, self._copy)
 
     def run_record(self, params: int | None) -> Record:
         """The journal's first record."""

@@ -50,7 +50,6 @@ class Saving:
         core: The engine's core.
         copy: Copies all that the engine's own state does not hold to host memory, and returns the
             writers of its files.
-        write: Takes records of checkpoints.
 
     Raises:
         MetricError: The metric to keep the best of is not declared.
@@ -65,7 +64,6 @@ class Saving:
         journal: Journal,
         core: Core,
         copy: Callable[[], Files],
-        write: Callable[[tuple[Record, ...]], None],
     ) -> None:
         self._cadence = options.cadence
         self._best = best(options, core)
@@ -74,7 +72,6 @@ class Saving:
         self._journal = journal
         self._core = core
         self._copy = copy
-        self._write = write
         self._writing: _Writing | None = None
         self._failures = 0
         self.last: int | None = None
@@ -201,6 +198,10 @@ class Saving:
                 f"{self._failures} checkpoints in a row could not be written; the last: {reason}"
             ) from error
         warnings.warn(f"a checkpoint could not be written: {reason}", stacklevel=2)
+
+    def _write(self, records: tuple[Record, ...]) -> None:
+        if self._core.sink is not None:
+            self._core.sink.write(records)
 
     # When
 

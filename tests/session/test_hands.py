@@ -1,6 +1,5 @@
 """Hands: a run is reached through its folder, by a thread that decides nothing."""
 
-import gc
 import json
 import os
 import threading
@@ -52,7 +51,7 @@ def engine(tmp_path):
 
 
 def folder(engine):
-    return engine._run.path
+    return engine._record.folder.path
 
 
 def until(condition, seconds=20.0):
@@ -95,9 +94,10 @@ def test_an_event_in_the_inbox_is_heard(engine):
     assert engine.stages == {"main": "other"}
 
 
-def test_no_checkpoint_is_kept_where_nobody_keeps_any(engine):
+def test_a_checkpoint_is_kept_when_one_is_asked_for(engine):
     answer = ask(engine, "checkpoint")
-    assert (answer.status, answer.text) == ("refused", "this engine keeps no checkpoints")
+    number = engine._record.saving.store.generations()[-1].number
+    assert (answer.status, answer.text) == ("taken", f"checkpoint {number}")
 
 
 def test_a_paused_run_stands_still_and_shows_that_it_lives(engine):
@@ -174,7 +174,6 @@ def test_an_engine_that_nobody_holds_is_not_kept_alive(tmp_path):
     engine.start()
     core, thread = weakref.ref(engine._core), engine._hands._thread
     del engine
-    gc.collect()
     until(lambda: core() is None)
     until(lambda: not thread.is_alive())
 
@@ -197,7 +196,9 @@ def test_trouble_ends_neither_the_run_nor_the_hands(engine, monkeypatch):
     until(lambda: read_status(folder(engine))["trouble"] == "ValueError: unexpected")
 
 
+@pytest.mark.filterwarnings("ignore:a checkpoint could not be written")
 def test_a_folder_that_is_gone_ends_nothing(engine, tmp_path):
+    engine._record.saving.settle()
     (tmp_path / "a").rename(tmp_path / "b")
     until(lambda: engine._hands.trouble is not None)
     assert not (tmp_path / "a").exists(), "it is not made again"
