@@ -21,7 +21,7 @@ LONGEST = 400
 _KNOWN = frozenset(
     (
         *("run", "move", "growth", "facts", "metric", "vitals", "verdict", "blocked", "unblocked"),
-        *("event", "error", "roll_back", "end"),
+        *("event", "error", "roll_back", "end", "missing", "clock"),
     )
 )
 
@@ -97,7 +97,7 @@ def _count(value: int | None) -> str:
 
 def happenings(history: History) -> Markup:
     """Roll-backs, errors, blocks, verdicts and events, in order."""
-    kinds = ("roll_back", "error", "blocked", "unblocked", "verdict", "event")
+    kinds = ("roll_back", "error", "blocked", "unblocked", "verdict", "event", "missing", "clock")
     found = [record for record in history.records if record.get("type") in kinds]
     if not found:
         return _none("Nothing stood in the way.")
@@ -132,6 +132,15 @@ def _told(record: Record) -> tuple[Content, Content]:
             return shown(record.get("scope")).removesuffix(":"), (
                 folded(told, _pairs(evidence)) if evidence else told
             )
+        case "missing":
+            asked, waited = shown(record.get("asked")), shown(record.get("waited"))
+            edges = ", ".join(shown(edge) for edge in sequence(record.get("edges")))
+            words = f"asked for {asked} times, over {waited}, and has not come; {edges} waits"
+            return shown(record.get("name")), words
+        case "clock":
+            seconds, updates = shown(record.get("seconds")), shown(record.get("updates"))
+            usual = shown(record.get("usual"))
+            return "", f"{seconds} s passed with {updates} updates; usual are {usual} s"
         case _:
             return shown(record.get("name")), shown(record.get("status"))
 

@@ -8,31 +8,41 @@ this against an engine that looks at every update.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from stagegraph.engine.absorb import Observation, absorb
+from stagegraph.engine.absorb import Arrival, Observation, absorb, told_twice
+from stagegraph.engine.asking import answered
 from stagegraph.engine.decide import (
     Decision,
     begins_before_forward,
     decide,
     held_at_start,
     initial_moves,
+    is_asked,
     why_it_ends,
 )
 from stagegraph.engine.due import due, evaluations
 from stagegraph.engine.explain import Explanation, explain, waiting_for
 from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
 from stagegraph.engine.machine import Machines
+from stagegraph.engine.memories import MemoryLeaf, heeds
 from stagegraph.engine.meter import Meter
-from stagegraph.engine.metrics import MetricNames, as_number
+from stagegraph.engine.metrics import (
+    MetricNames,
+    Unread,
+    as_number,
+    check_number,
+    read_one_by_one,
+)
 from stagegraph.engine.moves import Step, work_out
-from stagegraph.engine.plans import Plans
-from stagegraph.engine.ports import Actor, Boundary, Outcome, Record, Sink
+from stagegraph.engine.plans import Plans, Watch
+from stagegraph.engine.ports import Actor, Boundary, Outcome, Reader, Record, Sink
 from stagegraph.engine.records import (
     boundary_records,
+    clock_record,
     end_record,
     error_record,
     metric_record,
@@ -42,9 +52,11 @@ from stagegraph.engine.records import (
     vitals_record,
 )
 from stagegraph.engine.state import PendingEvent, State
+from stagegraph.engine.values import Test
 from stagegraph.errors import (
     ActionError,
     MetricError,
+    MissingFact,
     ProgressError,
     SnapshotError,
     StageGraphError,
@@ -57,8 +69,28 @@ from stagegraph.schema.dump import digest
 
 __all__ = ["Core"]
 
+_Tests = tuple[tuple[tuple[Test, ...], Test], ...]
+
 MAX_PENDING = 1024
 """Metric values that may wait for the next look."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A value that waits for the next look, as :class:`Arrival`; ``at`` counts updates since."""
+
+    at: int
+    name: str
+    value: float | Unread
+    seen: bool
+    trend: bool
+    cell: int | None
+
+    def arrival(self, updates: int) -> Arrival:
+        assert type(self.value) is not Unread, "it was read before"
+        return Arrival(
+            self.name, self.value, max(0, updates - self.at), self.seen, self.trend, self.cell
+        )
 
 
 class Core:
@@ -70,6 +102,7 @@ class Core:
         sink: Who keeps the records, or ``None``.
         clock: Monotonic seconds; ``None``: seconds are given with each step.
         seed: The run's seed, from which every action gets its own.
+        reader: Who fetches metrics from where they were computed; ``None``: one after the other.
         eager: Look at every update, due or not (for tests).
     """
 
@@ -81,6 +114,7 @@ class Core:
         sink: Sink | None = None,
         clock: Callable[[], float] | None = None,
         seed: int = 0,
+        reader: Reader | None = None,
         eager: bool = False,
     ) -> None:
         self.graph = graph
@@ -107,11 +141,19 @@ class Core:
         self._undecided = False
         self._moving = False
         self._pending = 0
-        self._arrivals: list[tuple[int, str, float]] = []
+        self._reader: Reader = reader or read_one_by_one
+        self._arrivals: list[_Waiting] = []
+        self._unread = False
+        self._followed = 0
         self._look: float = 0
         self._others: dict[Unit, float] = {}
-        self._watch: dict[str, list[tuple[list[float], int, tuple[Any, ...]]]] = {}
+        self._watch: dict[str, list[tuple[list[float], Watch, _Tests]]] = {}
         self._remembered: frozenset[str] = frozenset()
+        self._trends: dict[str, list[tuple[str, MemoryLeaf]]] = {}
+        self._cells: dict[str, int | None] = {}
+        declared = graph.graph.metrics
+        self._sparse = {n: m.look_every for n, m in declared.items() if m.look_every is not None}
+        self._strict = frozenset(n for n, m in declared.items() if m.nonfinite == "error")
 
     # What can be seen
 
@@ -171,7 +213,8 @@ class Core:
         """Decide boundary 0, once: enter the initial stages."""
         if self.started:
             return
-        self._pending, self._arrivals = 0, []
+        self._pending = 0
+        self._forget_arrivals()
         self.meter.restart()
         self.state = replace(self.state, facts=self._actor.facts())
         moves = initial_moves(self.graph)
@@ -213,25 +256,41 @@ class Core:
         """
         if self.refuse is not None:
             self.refuse()
+        if self._look <= 0 and self.state.ended is not None:
+            return
+        # What is refused is refused before anything is counted.
+        if loss is not None:
+            if self._reads_loss:
+                metrics["loss"] = loss
+            elif type(loss) is not float:
+                check_number("loss", loss)
+        given = self._names.take(metrics) if metrics else None
+        amounts = samples or tokens or flops or seconds
+        if amounts:
+            samples, tokens, flops = self.meter.checked(samples, tokens, flops, seconds)
         if self._look <= 0 and self._settled():
             return
-        self._pending += 1
-        if samples or tokens or flops or seconds:
-            self.meter.count(samples, tokens, flops, seconds)
+        before = self._mark() if self.meter.uncounted else None
         if epoch is not None or self.meter.coming is not None:
             self.meter.take(epoch)
+        self._pending += 1
+        if amounts:
+            self.meter.count(samples, tokens, flops, seconds)
         if loss is not None:
             # Only its value is kept: a tensor's graph would hold the model's parameters.
             detach = getattr(loss, "detach", None)
             self.loss = loss if detach is None else detach()
-            if self._reads_loss:
-                metrics["loss"] = self.loss
-        if metrics and self._arrive(metrics):
+        if given is not None and self._arrive(given):
             self._look = 0
-        if self._pending >= self._look or (self._others and self.meter.due(self._others)):
-            self._boundary()
-        elif self._moving:
-            self._tune()
+        try:
+            if self._pending >= self._look or (self._others and self.meter.due(self._others)):
+                self._boundary()
+            elif self._moving:
+                self._tune()
+        except MissingFact:
+            if before is not None:
+                self._undo(before)
+            raise
 
     def observe(self, /, **metrics: Any) -> None:
         """Metrics of an evaluation; decides the boundary if it waited, else the next sees them.
@@ -240,15 +299,21 @@ class Core:
             ActionError: As for :meth:`step`.
             MetricError: As for :meth:`step`.
         """
+        if self.state.ended is not None:
+            return
+        given = self._names.take(metrics)
         if self._over():
             return
-        arrivals = [(0, name, value) for name, value in self._names.read(metrics)]
+        arrivals = [self._arrival(name, value) for name, value in given]
+        self._unread = True
+        self._read(arrivals)
         self._flush()
-        self._absorb(Progress(), arrivals, late=not self._undecided)
-        if self._undecided:
-            self._decide()
-        else:
+        late = not self._undecided
+        if late:
             self._look = 1
+        self._absorb(Progress(), arrivals, with_update=False, late=late)
+        if not late:
+            self._decide()
 
     def finish(self) -> None:
         """Decide a boundary that still waits for an evaluation; training is over."""
@@ -311,7 +376,8 @@ class Core:
             raise SnapshotError(f"this state does not fit the model: {error}") from error
         self.state = loaded
         self._undecided = self.wants_evaluation = undecided
-        self._pending, self._arrivals = 0, []
+        self._pending = 0
+        self._forget_arrivals()
         self.meter.load(reading)
         self.meter.stand(loaded.clock)
         if loaded.regions:
@@ -331,7 +397,11 @@ class Core:
 
     def _boundary(self) -> None:
         """A look is due: ask for an evaluation, or decide."""
-        self._flush()
+        try:
+            self._flush()
+        except MetricError:
+            self._undecided, self._look = True, 0
+            raise
         counts = evaluations(self.graph, self.state)
         if any(count > self.state.wanted.get(name, 0) for name, count in counts.items()):
             self._undecided = self.wants_evaluation = True
@@ -344,9 +414,8 @@ class Core:
     def _decide(self) -> None:
         self._undecided = self.wants_evaluation = False
         self._flush()
-        counts = evaluations(self.graph, self.state)
-        if counts != self.state.wanted:
-            self.state = replace(self.state, wanted=counts)
+        self.state, missing = answered(self._plans, self.state)
+        self._write(missing)
         self._carry_out(decide(self._plans, self.state))
 
     def _carry_out(self, decision: Decision) -> None:
@@ -405,6 +474,7 @@ class Core:
         """
         state = self.state
         self._watch = {}
+        self._trends = {}
         self._others = {}
         self._moving = False
         if state.ended is not None or not state.regions:
@@ -419,14 +489,24 @@ class Core:
         if self._undecided:
             self._look = 0
         remembered: frozenset[str] = frozenset()
-        for key in state.stages.values():
-            plan = self._plans[key]
+        for here in state.regions.values():
+            plan = self._plans[here.stage]
             remembered |= plan.remembered
+            for memory, leaf in plan.trends.items():
+                self._trends.setdefault(leaf.metric, []).append((memory, leaf))
             frame = plan.frame(self.graph, state)
-            for name, (index, tests) in plan.watched.items():
-                self._watch.setdefault(name, []).append((frame, index, tests))
+            for watch in plan.watched:
+                tests = tuple(
+                    (gate, test)
+                    for edge, gate, test in watch.tests
+                    if is_asked(edge, plan.stage, here, state)
+                )
+                if tests:
+                    self._watch.setdefault(watch.metric, []).append((frame, watch, tests))
+        remembered |= self._strict
         # A metric may also make a blocked edge's guard false, and that is told.
         self._remembered = remembered | self._watch.keys() if state.blocked else remembered
+        self._cells = {name: metric.cell for name, metric in state.metrics.items()}
         self._moving = bool(moving(self.graph, state))
 
     def _tune(self) -> None:
@@ -437,26 +517,116 @@ class Core:
 
     # Metrics
 
-    def _arrive(self, metrics: Mapping[str, Any]) -> bool:
-        """Take metrics that came with an update; whether some guard may be true now."""
-        urgent = False
-        names = self._names.by_source
-        for source, given in metrics.items():
-            name = names.get(source)
-            if name is None:
-                raise MetricError(self._names.unknown(source))
-            value = given if type(given) is float else as_number(source, given)
-            self._arrivals.append((self._pending, name, value))
-            if name in self._remembered:
-                urgent = True
+    def _arrive(self, given: list[tuple[str, float | Unread]]) -> bool:
+        """Take metrics that came with an update; whether some guard may be true now.
+
+        What is on a device is read if a guard that is asked needs it, and then together with all
+        that waits.
+        """
+        urgent = needed = False
+        for name, value in given:
+            arrival = self._arrival(name, value)
+            self._arrivals.append(arrival)
+            if type(value) is Unread:
+                self._unread = True
+            if not arrival.seen:
                 continue
-            for frame, index, tests in self._watch.get(name, ()):
-                frame[index] = value if -math.inf < value < math.inf else math.nan
-                for test in tests:
-                    if test(frame):
-                        urgent = True
-                        break
-        return urgent or len(self._arrivals) >= MAX_PENDING
+            if arrival.trend or name in self._remembered:
+                urgent = True
+            elif not needed and name in self._watch:
+                needed = any(
+                    all(other(frame) for other in gate)
+                    for frame, _, tests in self._watch[name]
+                    for gate, _ in tests
+                )
+        if urgent or len(self._arrivals) >= MAX_PENDING:
+            return True
+        return needed and self._follow(given)
+
+    def _arrival(self, name: str, value: float | Unread) -> _Waiting:
+        """What becomes of a value that comes now; it depends on when it comes, not on what it is."""
+        cell, seen, trend = None, True, False
+        every = self._sparse.get(name)
+        if every is not None:
+            cell = math.floor(self._now(every.unit) / every.exact)
+            before = self._cells.get(name)
+            seen = before is None or cell > before
+            if seen:
+                self._cells[name] = cell
+        if seen and name in self._trends:
+            memories = self.state.memories
+            trend = any(
+                heeds(memories.get(key), leaf, float(self._now(leaf.unit)))
+                for key, leaf in self._trends[name]
+            )
+        return _Waiting(self._pending, name, value, seen, trend or name in self._remembered, cell)
+
+    def _now(self, unit: Unit) -> int | float | Fraction:
+        if unit is Unit.STEPS:
+            return self.state.clock.step + self._pending
+        return self.progress.of(unit)
+
+    def _follow(self, given: list[tuple[str, float | Unread]]) -> bool:
+        """Let the frames follow the values that have come; whether a guard is true now."""
+        self._read(())
+        for arrival in self._arrivals[self._followed :]:
+            value = arrival.value
+            assert type(value) is not Unread
+            if not arrival.seen:
+                continue
+            finite = -math.inf < value < math.inf
+            for frame, watch, _ in self._watch.get(arrival.name, ()):
+                if watch.counts:
+                    frame[watch.index] = 0.0 if finite else frame[watch.index] + 1
+                else:
+                    frame[watch.index] = value if finite else math.nan
+        self._followed = len(self._arrivals)
+        return any(
+            test(frame)
+            for name, _ in given
+            for frame, _, tests in self._watch.get(name, ())
+            for _, test in tests
+        )
+
+    def _read(self, others: Sequence[_Waiting]) -> None:
+        """Fetch what is still on a device, all of it at once.
+
+        Args:
+            others: Values that have come besides those that wait.
+
+        Raises:
+            MetricError: One is no number; it is dropped, and the others stay.
+        """
+        if not self._unread:
+            return
+        waiting = [a for a in (*self._arrivals, *others) if type(a.value) is Unread]
+        if waiting:
+            numbers = self._reader([a.value.value for a in waiting])
+            refused: MetricError | None = None
+            for arrival, number in zip(waiting, numbers, strict=True):
+                try:
+                    arrival.value = as_number(arrival.value.source, number)
+                except MetricError as error:
+                    arrival.value, arrival.seen, refused = math.nan, False, error
+            if refused is not None:
+                raise refused
+        self._unread = False
+
+    def _forget_arrivals(self) -> None:
+        self._arrivals, self._unread, self._followed = [], False, 0
+
+    def _mark(self) -> tuple[Any, ...]:
+        """All that an update changes before a look, should it be refused."""
+        counts = (self._pending, len(self._arrivals), self.loss, self._look, dict(self._cells))
+        return (*counts, self.meter.mark())
+
+    def _undo(self, mark: tuple[Any, ...]) -> None:
+        pending, arrivals, self.loss, self._look, self._cells, counted = mark
+        if self._pending > pending:  # else it has been absorbed
+            self._pending = pending
+            del self._arrivals[arrivals:]
+            self._followed = min(self._followed, arrivals)
+            self.meter.undo(counted)
 
     # Counting
 
@@ -464,30 +634,58 @@ class Core:
         """Absorb what was summed up since the last look; nothing is decided."""
         if not self.started or self.done:
             return
+        self.meter.require(self._pending)
+        self._read(())
         pending, arrivals = self._pending, self._arrivals
-        self.meter.require(pending)
         added = self.meter.take_stock(pending)
-        self._pending, self._arrivals = 0, []
+        self._pending = 0
+        self._forget_arrivals()
+        self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
         if pending or arrivals or added != Progress():
             self._absorb(added, arrivals)
-            self.meter.stand(self.state.clock)
-        self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
 
     def _absorb(
-        self, added: Progress, arrivals: list[tuple[int, str, float]], *, late: bool = False
+        self,
+        added: Progress,
+        waiting: Sequence[_Waiting],
+        *,
+        with_update: bool = True,
+        late: bool = False,
     ) -> None:
+        """Move the clocks and take the values in.
+
+        Raises:
+            MetricError: A value is not finite, and its metric says ``nonfinite: error``; it has
+                been taken in and recorded, and the boundary is still to be decided.
+        """
         before = self.state
-        metrics = tuple((name, value) for _, name, value in arrivals)
-        self.state = absorb(self._plans, before, Observation(added, metrics))
+        arrivals = told_twice(before, added, (w.arrival(added.step) for w in waiting))
+        self.state = absorb(self._plans, before, Observation(added, tuple(arrivals)))
+        if with_update:
+            self.meter.stand(self.state.clock)
+        if self.sink is not None:
+            jump = self.meter.jump(added)
+            if jump is not None:
+                self._write((clock_record(self.state, jump),))
         if self.sink is not None and arrivals:
-            behind = added.step
             records = [
                 metric_record(
-                    self.state, name, value, updates_ago=behind - at if at else None, late=late
+                    self.state, arrival, updates_ago=arrival.ago if with_update else None, late=late
                 )
-                for at, name, value in arrivals
+                for arrival in arrivals
             ]
             self._write((*records, *verdict_records(self._plans, before, self.state)))
+        if self._strict:
+            self._refuse_nonfinite(arrivals)
+
+    def _refuse_nonfinite(self, arrivals: Sequence[Arrival]) -> None:
+        for arrival in arrivals:
+            if arrival.seen and arrival.name in self._strict and not math.isfinite(arrival.value):
+                raise MetricError(
+                    f"metric {arrival.name!r} was {arrival.value} at step "
+                    f"{self.state.clock.step - arrival.ago}, and the graph says 'nonfinite: error' "
+                    "of it; the value is recorded, and the next call goes on"
+                )
 
     def _write(self, records: tuple[Record, ...]) -> None:
         if self.sink is not None and records:

@@ -12,7 +12,7 @@ from typing import Any
 
 from stagegraph.engine.plans import Plans, StagePlan
 from stagegraph.engine.slots import Slot, costs_of, left, read, spent, stage_completed
-from stagegraph.engine.state import State
+from stagegraph.engine.state import RegionState, State
 from stagegraph.engine.trace import Trace, memory_evidence, trace
 from stagegraph.graph.compiled import (
     BACK,
@@ -36,6 +36,7 @@ __all__ = [
     "explain_edge",
     "held_at_start",
     "initial_moves",
+    "is_asked",
     "listens",
     "why_it_ends",
 ]
@@ -182,9 +183,8 @@ def _first(
         return None
     plan = plans[here.stage]
     frame = plan.frame(plans.graph, state)
-    stayed = stage.min_duration is None or state.clock.reached(stage.min_duration, here.entered)
     for edge, condition in plan.ways:
-        if (edge.kind != "interrupt" and not stayed) or _used_up(edge, state):
+        if not is_asked(edge, stage, here, state):
             continue
         if not condition.test(frame):
             continue
@@ -196,8 +196,12 @@ def _first(
     return None
 
 
-def _used_up(edge: Edge, state: State) -> bool:
-    return edge.at_most is not None and state.fired.get(edge.id, 0) >= edge.at_most
+def is_asked(edge: Edge, stage: CompiledStage, here: RegionState, state: State) -> bool:
+    """Whether an edge of a region's stage is asked at all: not too soon, and not used up."""
+    if edge.at_most is not None and state.fired.get(edge.id, 0) >= edge.at_most:
+        return False
+    stay = stage.min_duration
+    return edge.kind == "interrupt" or stay is None or state.clock.reached(stay, here.entered)
 
 
 def _move(plans: Plans, state: State, stage: CompiledStage, edge: Edge) -> Move:

@@ -95,11 +95,13 @@ class PatienceSpec:
         goal: Which way the metric is better.
         span: How long, in the unit of progress that ``at`` counts.
         delta: The relative improvement that a new best must bring.
+        spacing: How far apart observations are at least, as for :class:`PlateauSpec`.
     """
 
     goal: Goal
     span: float
     delta: float = 0.0
+    spacing: float = 0.0
 
     def __post_init__(self) -> None:
         _check_goal(self.goal)
@@ -107,6 +109,8 @@ class PatienceSpec:
             raise ValueError(f"span is positive and finite, got {self.span!r}")
         if not (math.isfinite(self.delta) and self.delta >= 0):
             raise ValueError(f"delta is finite and not negative, got {self.delta!r}")
+        if not (math.isfinite(self.spacing) and self.spacing >= 0):
+            raise ValueError(f"spacing is finite and not negative, got {self.spacing!r}")
 
 
 def _check_goal(goal: str) -> None:
@@ -369,10 +373,20 @@ def observe(
     return _observe_patience(memory, spec, at, value)
 
 
+def looks(
+    memory: PlateauMemory | PatienceMemory, spec: PlateauSpec | PatienceSpec, at: float
+) -> bool:
+    """Whether an observation there would be looked at, whatever its value."""
+    last = memory.last if isinstance(memory, PlateauMemory) else memory.at
+    return last is None or at - last >= spec.spacing * (1 - _SLACK)
+
+
 def _observe_patience(
     memory: PatienceMemory, spec: PatienceSpec, at: float, value: float
 ) -> PatienceMemory:
     best, best_at = memory.best, memory.best_at
+    if not looks(memory, spec, at):
+        return memory
     if best is None or best_at is None:
         return PatienceMemory(value, at, at, "improving")
     need = spec.delta * abs(best)
@@ -389,7 +403,7 @@ def _observe_worth(
     origin, closed, last = memory.origin, memory.closed, memory.open
     if origin is None or last is None or memory.last is None:
         return PlateauMemory(at, (), Bin(0, 1, at, value), last=at)
-    if at - memory.last < spec.spacing * (1 - _SLACK):
+    if not looks(memory, spec, at):
         return memory
     index = int((at - origin) * BINS / spec.span)
     if index == last.index:

@@ -7,7 +7,7 @@ exactly as the original would have.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 from stagegraph.engine.memories import Memory, memory_from_json, memory_to_json
@@ -17,6 +17,7 @@ from stagegraph.progress import Progress
 
 __all__ = [
     "VERSION",
+    "Asked",
     "BackSlot",
     "MetricState",
     "PendingEvent",
@@ -80,12 +81,35 @@ class MetricState:
         last: Its last finite value.
         best: Its best finite value, by its goal.
         seen: The count of observations when it came.
+        nonfinite: How many values in a row, up to the newest, were not finite.
+        cell: In which of its ``look_every`` intervals it was last looked at.
+        came: The count of observations when a value last came, looked at or not.
+        boundary: Updates ever made when the newest value came.
     """
 
     value: float | None
     last: float | None
     best: float | None
     seen: int
+    nonfinite: int = 0
+    cell: int | None = None
+    came: int = 0
+    boundary: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An evaluation of a metric that was asked for.
+
+    Attributes:
+        seen: The count of observations at the boundary where it was asked for.
+        missed: How many in a row brought no value of the metric, this one included.
+        told: Whether the journal says so.
+    """
+
+    seen: int
+    missed: int = 0
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +156,7 @@ class State:
         errors: How many times in a row each edge's actions have failed.
         metrics: Every metric seen.
         wanted: Per metric, how many of its ``every`` intervals have been asked for.
+        asked: Per metric, the last evaluation that was asked for.
         events: Events to be seen at the next boundary.
         snapshots: Those that can be returned to, oldest first.
         cohorts: Every growth on the present branch.
@@ -153,6 +178,7 @@ class State:
     errors: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, MetricState] = field(default_factory=dict)
     wanted: Mapping[str, int] = field(default_factory=dict)
+    asked: Mapping[str, Asked] = field(default_factory=dict)
     events: tuple[PendingEvent, ...] = ()
     snapshots: tuple[SnapshotState, ...] = ()
     cohorts: tuple[str, ...] = ()
@@ -220,11 +246,9 @@ def _state_to_json(state: State) -> dict[str, Any]:
         "visits": dict(state.visits),
         "fired": dict(state.fired),
         "errors": dict(state.errors),
-        "metrics": {
-            name: [metric.value, metric.last, metric.best, metric.seen]
-            for name, metric in state.metrics.items()
-        },
+        "metrics": {name: list(astuple(metric)) for name, metric in state.metrics.items()},
         "wanted": dict(state.wanted),
+        "asked": {name: list(astuple(asked)) for name, asked in state.asked.items()},
         "events": [[event.name, event.kept] for event in state.events],
         "snapshots": [[s.name, s.id, _state_to_json(s.state)] for s in state.snapshots],
         "cohorts": list(state.cohorts),
@@ -249,6 +273,7 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         errors=dict(data["errors"]),
         metrics={name: MetricState(*values) for name, values in data["metrics"].items()},
         wanted=dict(data["wanted"]),
+        asked={n: Asked(*values) for n, values in data.get("asked", {}).items()},
         events=tuple(PendingEvent(name, kept) for name, kept in data["events"]),
         snapshots=tuple(
             SnapshotState(name, snapshot, _state_from_json(state))

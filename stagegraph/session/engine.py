@@ -15,7 +15,7 @@ from stagegraph.engine.core import Core
 from stagegraph.engine.explain import Explanation
 from stagegraph.engine.metrics import as_number
 from stagegraph.engine.numbers import NumbersActor
-from stagegraph.engine.ports import Actor, Record, Sink
+from stagegraph.engine.ports import Actor, Reader, Record, Sink
 from stagegraph.engine.simulate import resolve_costs, runnable
 from stagegraph.errors import MissingFact, RunFolderError, StageGraphError
 from stagegraph.graph.compiled import CompiledGraph
@@ -111,11 +111,14 @@ class Engine:
         self._torch: TorchActor | None = None
         self._model = model
         actor: Actor
+        reader: Reader | None = None
         if model is None:
             actor = _numbers(compiled, params, costs or {})
         else:
             from stagegraph.actions.attach import torch_actor
+            from stagegraph.actions.reading import read_together
 
+            reader = read_together
             self._torch = actor = torch_actor(
                 compiled,
                 model,
@@ -131,7 +134,7 @@ class Engine:
         self._journal: Journal | None = None
         self._seed = seed
         self._run = None if run is None else RunFolder(run)
-        self._core = Core(compiled, actor, clock=time.monotonic, seed=seed)
+        self._core = Core(compiled, actor, clock=time.monotonic, seed=seed, reader=reader)
         if self._torch is not None and _distils(compiled):
             self._core.refuse = self._torch.require_loss
         if type(self).step is Engine.step:

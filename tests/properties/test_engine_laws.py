@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stagegraph.engine.absorb import Observation, absorb
+from stagegraph.engine.absorb import Arrival, Observation, absorb
 from stagegraph.engine.decide import decide
 from stagegraph.progress import Progress
 from tests.engine.driving import Run
@@ -125,7 +125,9 @@ def test_absorb_and_decide_are_pure(document, stream):
         if state.ended is not None:
             return
         before = state.to_json("")
-        observation = Observation(Progress(step=1, samples=3), (("m", 1.0), ("n", float("nan"))))
+        observation = Observation(
+            Progress(step=1, samples=3), (Arrival("m", 1.0), Arrival("n", float("nan")))
+        )
         assert absorb(plans, state, observation) == absorb(plans, state, observation)
         assert decide(plans, state) == decide(plans, state)
         assert state.to_json("") == before
