@@ -8,7 +8,7 @@ from typing import Any
 
 from stagegraph.drawing.certificates import read_certificate
 from stagegraph.drawing.clean import clip, shown
-from stagegraph.drawing.history import History, Move, Record, mapping
+from stagegraph.drawing.history import History, Move, Record, mapping, sequence
 from stagegraph.drawing.markup import Content, Markup, element, joined
 from stagegraph.drawing.trace import trace_html
 from stagegraph.drawing.webpage import folded, section, table

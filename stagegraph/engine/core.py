@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from stagegraph.engine.absorb import Arrival, Observation, absorb, told_twice
+from stagegraph.engine.absorb import Observation, absorb, told_twice
+from stagegraph.engine.arrivals import Arrivals, Waiting
 from stagegraph.engine.asking import answered
 from stagegraph.engine.decide import (
     Decision,
@@ -21,24 +22,16 @@ from stagegraph.engine.decide import (
     decide,
     held_at_start,
     initial_moves,
-    is_asked,
     why_it_ends,
 )
 from stagegraph.engine.due import due, evaluations
 from stagegraph.engine.explain import Explanation, explain, waiting_for
 from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
 from stagegraph.engine.machine import Machines
-from stagegraph.engine.memories import MemoryLeaf, heeds
 from stagegraph.engine.meter import Meter
-from stagegraph.engine.metrics import (
-    MetricNames,
-    Unread,
-    as_number,
-    check_number,
-    read_one_by_one,
-)
+from stagegraph.engine.metrics import MetricNames, check_number
 from stagegraph.engine.moves import Step, work_out
-from stagegraph.engine.plans import Plans, Watch
+from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Actor, Boundary, Outcome, Reader, Record, Sink
 from stagegraph.engine.records import (
     boundary_records,
@@ -52,7 +45,6 @@ from stagegraph.engine.records import (
     vitals_record,
 )
 from stagegraph.engine.state import PendingEvent, State
-from stagegraph.engine.values import Test
 from stagegraph.errors import (
     ActionError,
     MetricError,
@@ -68,29 +60,6 @@ from stagegraph.progress import Progress, Unit
 from stagegraph.schema.dump import digest
 
 __all__ = ["Core"]
-
-_Tests = tuple[tuple[tuple[Test, ...], Test], ...]
-
-MAX_PENDING = 1024
-"""Metric values that may wait for the next look."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A value that waits for the next look, as :class:`Arrival`; ``at`` counts updates since."""
-
-    at: int
-    name: str
-    value: float | Unread
-    seen: bool
-    trend: bool
-    cell: int | None
-
-    def arrival(self, updates: int) -> Arrival:
-        assert type(self.value) is not Unread, "it was read before"
-        return Arrival(
-            self.name, self.value, max(0, updates - self.at), self.seen, self.trend, self.cell
-        )
 
 
 class Core:
@@ -141,19 +110,9 @@ class Core:
         self._undecided = False
         self._moving = False
         self._pending = 0
-        self._reader: Reader = reader or read_one_by_one
-        self._arrivals: list[_Waiting] = []
-        self._unread = False
-        self._followed = 0
+        self._arrivals = Arrivals(graph, reader, self._now)
         self._look: float = 0
         self._others: dict[Unit, float] = {}
-        self._watch: dict[str, list[tuple[list[float], Watch, _Tests]]] = {}
-        self._remembered: frozenset[str] = frozenset()
-        self._trends: dict[str, list[tuple[str, MemoryLeaf]]] = {}
-        self._cells: dict[str, int | None] = {}
-        declared = graph.graph.metrics
-        self._sparse = {n: m.look_every for n, m in declared.items() if m.look_every is not None}
-        self._strict = frozenset(n for n, m in declared.items() if m.nonfinite == "error")
 
     # What can be seen
 
@@ -214,7 +173,7 @@ class Core:
         if self.started:
             return
         self._pending = 0
-        self._forget_arrivals()
+        self._arrivals.forget()
         self.meter.restart()
         self.state = replace(self.state, facts=self._actor.facts())
         moves = initial_moves(self.graph)
@@ -224,7 +183,7 @@ class Core:
         ends = why_it_ends(self.graph, self.state, moves, {})
         self._carry_out(Decision(moves, {}, ends))
 
-    def step(
+    def step(  # noqa: C901, PLR0912 - every update comes through here, and each call costs
         self,
         /,
         *,
@@ -280,7 +239,7 @@ class Core:
             # Only its value is kept: a tensor's graph would hold the model's parameters.
             detach = getattr(loss, "detach", None)
             self.loss = loss if detach is None else detach()
-        if given is not None and self._arrive(given):
+        if given is not None and self._arrivals.add(given, self._pending):
             self._look = 0
         try:
             if self._pending >= self._look or (self._others and self.meter.due(self._others)):
@@ -304,9 +263,8 @@ class Core:
         given = self._names.take(metrics)
         if self._over():
             return
-        arrivals = [self._arrival(name, value) for name, value in given]
-        self._unread = True
-        self._read(arrivals)
+        arrivals = [self._arrivals.one(name, value, self._pending) for name, value in given]
+        self._arrivals.read(arrivals)
         self._flush()
         late = not self._undecided
         if late:
@@ -377,7 +335,7 @@ class Core:
         self.state = loaded
         self._undecided = self.wants_evaluation = undecided
         self._pending = 0
-        self._forget_arrivals()
+        self._arrivals.forget()
         self.meter.load(reading)
         self.meter.stand(loaded.clock)
         if loaded.regions:
@@ -473,8 +431,6 @@ class Core:
                 no time will change may be true: of a stage, of visits, or none at all.
         """
         state = self.state
-        self._watch = {}
-        self._trends = {}
         self._others = {}
         self._moving = False
         if state.ended is not None or not state.regions:
@@ -488,25 +444,7 @@ class Core:
             self._look = 1
         if self._undecided:
             self._look = 0
-        remembered: frozenset[str] = frozenset()
-        for here in state.regions.values():
-            plan = self._plans[here.stage]
-            remembered |= plan.remembered
-            for memory, leaf in plan.trends.items():
-                self._trends.setdefault(leaf.metric, []).append((memory, leaf))
-            frame = plan.frame(self.graph, state)
-            for watch in plan.watched:
-                tests = tuple(
-                    (gate, test)
-                    for edge, gate, test in watch.tests
-                    if is_asked(edge, plan.stage, here, state)
-                )
-                if tests:
-                    self._watch.setdefault(watch.metric, []).append((frame, watch, tests))
-        remembered |= self._strict
-        # A metric may also make a blocked edge's guard false, and that is told.
-        self._remembered = remembered | self._watch.keys() if state.blocked else remembered
-        self._cells = {name: metric.cell for name, metric in state.metrics.items()}
+        self._arrivals.arm(self._plans, state)
         self._moving = bool(moving(self.graph, state))
 
     def _tune(self) -> None:
@@ -515,131 +453,35 @@ class Core:
             state = replace(self.state, clock=self.progress)
             self._actor.tune(values(self.graph, state))
 
-    # Metrics
-
-    def _arrive(self, given: list[tuple[str, float | Unread]]) -> bool:
-        """Take metrics that came with an update; whether some guard may be true now.
-
-        What is on a device is read if a guard that is asked needs it, and then together with all
-        that waits.
-        """
-        urgent = needed = False
-        for name, value in given:
-            arrival = self._arrival(name, value)
-            self._arrivals.append(arrival)
-            if type(value) is Unread:
-                self._unread = True
-            if not arrival.seen:
-                continue
-            if arrival.trend or name in self._remembered:
-                urgent = True
-            elif not needed and name in self._watch:
-                needed = any(
-                    all(other(frame) for other in gate)
-                    for frame, _, tests in self._watch[name]
-                    for gate, _ in tests
-                )
-        if urgent or len(self._arrivals) >= MAX_PENDING:
-            return True
-        return needed and self._follow(given)
-
-    def _arrival(self, name: str, value: float | Unread) -> _Waiting:
-        """What becomes of a value that comes now; it depends on when it comes, not on what it is."""
-        cell, seen, trend = None, True, False
-        every = self._sparse.get(name)
-        if every is not None:
-            cell = math.floor(self._now(every.unit) / every.exact)
-            before = self._cells.get(name)
-            seen = before is None or cell > before
-            if seen:
-                self._cells[name] = cell
-        if seen and name in self._trends:
-            memories = self.state.memories
-            trend = any(
-                heeds(memories.get(key), leaf, float(self._now(leaf.unit)))
-                for key, leaf in self._trends[name]
-            )
-        return _Waiting(self._pending, name, value, seen, trend or name in self._remembered, cell)
+    # Counting
 
     def _now(self, unit: Unit) -> int | float | Fraction:
+        """The clock in one unit."""
         if unit is Unit.STEPS:
             return self.state.clock.step + self._pending
         return self.progress.of(unit)
 
-    def _follow(self, given: list[tuple[str, float | Unread]]) -> bool:
-        """Let the frames follow the values that have come; whether a guard is true now."""
-        self._read(())
-        for arrival in self._arrivals[self._followed :]:
-            value = arrival.value
-            assert type(value) is not Unread
-            if not arrival.seen:
-                continue
-            finite = -math.inf < value < math.inf
-            for frame, watch, _ in self._watch.get(arrival.name, ()):
-                if watch.counts:
-                    frame[watch.index] = 0.0 if finite else frame[watch.index] + 1
-                else:
-                    frame[watch.index] = value if finite else math.nan
-        self._followed = len(self._arrivals)
-        return any(
-            test(frame)
-            for name, _ in given
-            for frame, _, tests in self._watch.get(name, ())
-            for _, test in tests
-        )
-
-    def _read(self, others: Sequence[_Waiting]) -> None:
-        """Fetch what is still on a device, all of it at once.
-
-        Args:
-            others: Values that have come besides those that wait.
-
-        Raises:
-            MetricError: One is no number; it is dropped, and the others stay.
-        """
-        if not self._unread:
-            return
-        waiting = [a for a in (*self._arrivals, *others) if type(a.value) is Unread]
-        if waiting:
-            numbers = self._reader([a.value.value for a in waiting])
-            refused: MetricError | None = None
-            for arrival, number in zip(waiting, numbers, strict=True):
-                try:
-                    arrival.value = as_number(arrival.value.source, number)
-                except MetricError as error:
-                    arrival.value, arrival.seen, refused = math.nan, False, error
-            if refused is not None:
-                raise refused
-        self._unread = False
-
-    def _forget_arrivals(self) -> None:
-        self._arrivals, self._unread, self._followed = [], False, 0
-
     def _mark(self) -> tuple[Any, ...]:
-        """All that an update changes before a look, should it be refused."""
-        counts = (self._pending, len(self._arrivals), self.loss, self._look, dict(self._cells))
-        return (*counts, self.meter.mark())
+        """What an update changes before a look, to go back to if it is refused."""
+        counted = (self.loss, self._look, self._arrivals.mark(), self.meter.mark())
+        return self._pending, counted
 
     def _undo(self, mark: tuple[Any, ...]) -> None:
-        pending, arrivals, self.loss, self._look, self._cells, counted = mark
+        pending, (loss, look, arrivals, counts) = mark
         if self._pending > pending:  # else it has been absorbed
-            self._pending = pending
-            del self._arrivals[arrivals:]
-            self._followed = min(self._followed, arrivals)
-            self.meter.undo(counted)
-
-    # Counting
+            self._pending, self.loss, self._look = pending, loss, look
+            self._arrivals.undo(arrivals)
+            self.meter.undo(counts)
 
     def _flush(self) -> None:
         """Absorb what was summed up since the last look; nothing is decided."""
         if not self.started or self.done:
             return
         self.meter.require(self._pending)
-        self._read(())
-        pending, arrivals = self._pending, self._arrivals
+        self._arrivals.read()
+        pending, arrivals = self._pending, self._arrivals.take_all()
         added = self.meter.take_stock(pending)
         self._pending = 0
-        self._forget_arrivals()
         self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
         if pending or arrivals or added != Progress():
             self._absorb(added, arrivals)
@@ -647,7 +489,7 @@ class Core:
     def _absorb(
         self,
         added: Progress,
-        waiting: Sequence[_Waiting],
+        waiting: Sequence[Waiting],
         *,
         with_update: bool = True,
         late: bool = False,
@@ -675,17 +517,8 @@ class Core:
                 for arrival in arrivals
             ]
             self._write((*records, *verdict_records(self._plans, before, self.state)))
-        if self._strict:
-            self._refuse_nonfinite(arrivals)
-
-    def _refuse_nonfinite(self, arrivals: Sequence[Arrival]) -> None:
-        for arrival in arrivals:
-            if arrival.seen and arrival.name in self._strict and not math.isfinite(arrival.value):
-                raise MetricError(
-                    f"metric {arrival.name!r} was {arrival.value} at step "
-                    f"{self.state.clock.step - arrival.ago}, and the graph says 'nonfinite: error' "
-                    "of it; the value is recorded, and the next call goes on"
-                )
+        if self._arrivals.strict:
+            self._arrivals.refuse_nonfinite(arrivals, self.state)
 
     def _write(self, records: tuple[Record, ...]) -> None:
         if self.sink is not None and records:

@@ -10,6 +10,7 @@ from stagegraph.engine.absorb import Arrival, Observation, absorb
 from stagegraph.engine.decide import decide
 from stagegraph.progress import Progress
 from tests.engine.driving import Run
+from tests.engine.on_device import OnDevice, Transfers
 from tests.properties.runnable import runnable_graphs, streams
 from tests.properties.ticking import begin, finish, seen, tick
 
@@ -33,6 +34,29 @@ def lazy_equals_eager(document, stream):
     assert seen(lazy) == seen(eager)
     assert lazy.actor.boundaries == eager.actor.boundaries
     assert lazy.actor.tuned == eager.actor.tuned
+
+
+def tensors_equal_numbers(document, stream):
+    numbers, tensors = begin(document), begin(document, reader=Transfers())
+    for happening in stream:
+        assert tick(numbers, happening) == tick(tensors, on_device(happening))
+        assert numbers.core.wants_evaluation == tensors.core.wants_evaluation
+        assert numbers.core.stages == tensors.core.stages
+    for run in (numbers, tensors):
+        finish(run)
+    assert numbers.core.state_dict() == tensors.core.state_dict()
+    assert seen(numbers) == seen(tensors)
+    assert numbers.actor.boundaries == tensors.actor.boundaries
+
+
+def on_device(happening):
+    """The same with every value still on a device."""
+    return {
+        key: {name: OnDevice(value) for name, value in told.items()}
+        if isinstance(told, dict)
+        else told
+        for key, told in happening.items()
+    }
 
 
 def resuming_changes_nothing(document, stream, cut):
@@ -71,6 +95,12 @@ def test_looking_only_when_due_changes_nothing(document, stream):
 
 
 @few
+@given(runnable_graphs(), streams)
+def test_tensors_lead_to_the_same_decisions_as_numbers(document, stream):
+    tensors_equal_numbers(document, stream)
+
+
+@few
 @given(runnable_graphs(), streams, st.data())
 def test_resuming_at_any_tick_changes_nothing(document, stream, data):
     resuming_changes_nothing(document, stream, data.draw(st.integers(0, len(stream))))
@@ -81,6 +111,13 @@ def test_resuming_at_any_tick_changes_nothing(document, stream, data):
 @given(runnable_graphs(), streams)
 def test_looking_only_when_due_changes_nothing_in_many_graphs(document, stream):
     lazy_equals_eager(document, stream)
+
+
+@pytest.mark.slow
+@settings(many, max_examples=1000)
+@given(runnable_graphs(), streams)
+def test_tensors_lead_to_the_same_decisions_as_numbers_in_many_graphs(document, stream):
+    tensors_equal_numbers(document, stream)
 
 
 @pytest.mark.slow
