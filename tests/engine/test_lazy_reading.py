@@ -103,8 +103,10 @@ def test_guard_that_is_not_asked_reads_nothing():
 
 
 def test_way_that_was_used_up_reads_nothing():
-    document = graph("loss < 0").replace("when:", "at_most: 1, when:").replace(
-        FINAL, "b: {kind: train, duration: 1 step, next: a}"
+    document = (
+        graph("loss < 0")
+        .replace("when:", "at_most: 1, when:")
+        .replace(FINAL, "b: {kind: train, duration: 1 step, next: a}")
     )
     sizes = reads(document, steps=200, loss=lambda n: -1.0)
     assert len(sizes) <= 3

@@ -66,10 +66,7 @@ def asked(draw):
     condition = compile_guard(guard, "s", table)
     opposite = compile_guard(Not(type="not", of=guard), "s", table)
     frame = {
-        slot: draw(
-            slot_values if slot.kind in _NUMBERS else flag_values
-        )
-        for slot in table.slots
+        slot: draw(slot_values if slot.kind in _NUMBERS else flag_values) for slot in table.slots
     }
     numbers_in_order = [frame[slot] for slot in table.slots]
     tree = trace(guard, "s", frame.__getitem__, lambda slot: None)
