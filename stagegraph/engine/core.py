@@ -26,6 +26,7 @@ from stagegraph.engine.decide import (
 )
 from stagegraph.engine.due import due, evaluations
 from stagegraph.engine.explain import Explanation, explain, waiting_for
+from stagegraph.engine.fitting import check_fits
 from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
 from stagegraph.engine.machine import Machines
 from stagegraph.engine.meter import Meter
@@ -44,7 +45,7 @@ from stagegraph.engine.records import (
     verdict_records,
     vitals_record,
 )
-from stagegraph.engine.state import PendingEvent, State
+from stagegraph.engine.state import DAMAGE, PendingEvent, State
 from stagegraph.errors import (
     ActionError,
     MetricError,
@@ -56,7 +57,7 @@ from stagegraph.errors import (
 )
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.needs import needs
-from stagegraph.progress import Progress, Unit
+from stagegraph.progress import Progress, Unit, read_fraction
 from stagegraph.schema.dump import digest
 
 __all__ = ["Core"]
@@ -316,20 +317,16 @@ class Core:
         """
         try:
             engine, actor = state["engine"], state["actor"]
-            undecided, reading = bool(state["undecided"]), Fraction(state["reading"])
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            undecided, reading = bool(state["undecided"]), read_fraction(state["reading"])
+        except DAMAGE as error:
             raise SnapshotError(f"this is no saved state of an engine: {error!r}") from error
         loaded = State.from_json(engine, self._digest)
-        for region, stage in loaded.stages.items():
-            if stage not in self.graph.stages:
-                raise SnapshotError(
-                    f"this state has region {region!r} in {stage!r}, which is no stage of the graph"
-                )
+        check_fits(self._plans, loaded)
         before = self._actor.state_dict()
         try:
             self._actor.load_state_dict(actor)
             self._hold(loaded)
-        except (StageGraphError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (StageGraphError, *DAMAGE) as error:
             self._actor.load_state_dict(before)
             raise SnapshotError(f"this state does not fit the model: {error}") from error
         self.state = loaded

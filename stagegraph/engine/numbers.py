@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from stagegraph.engine.conforming import check_conforms
 from stagegraph.engine.ports import Boundary, Facts, Outcome
+from stagegraph.errors import ActionError
 
 __all__ = ["NumbersActor"]
 
@@ -31,6 +33,10 @@ class NumbersActor:
         """Add what the growths of this boundary cost."""
         params, snapshots = self._params, dict(self._snapshots)
         if boundary.restore is not None:
+            if boundary.restore.snapshot not in snapshots:
+                raise ActionError(
+                    boundary.restore.place, f"there is no snapshot {boundary.restore.snapshot!r}"
+                )
             params = snapshots[boundary.restore.snapshot]
         for forgotten in boundary.forget:
             snapshots.pop(forgotten, None)
@@ -61,6 +67,11 @@ class NumbersActor:
         return {"params": self._params, "snapshots": dict(self._snapshots)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self._params = state["params"]
-        self._snapshots = dict(state["snapshots"])
+        """The inverse of :meth:`state_dict`.
+
+        Raises:
+            ValueError: It holds something else than numbers of parameters.
+        """
+        params, snapshots = state["params"], dict(state["snapshots"])
+        check_conforms(snapshots | {"": params}, Mapping[str, int | None], place="params")
+        self._params, self._snapshots = params, snapshots

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any, Literal, Self, overload
 
 from stagegraph.engine.statistics import fit_trend, student_quantile
@@ -379,6 +380,26 @@ def looks(
     """Whether an observation there would be looked at, whatever its value."""
     last = memory.last if isinstance(memory, PlateauMemory) else memory.at
     return last is None or at - last >= spec.spacing * (1 - _SLACK)
+
+
+def in_order(memory: PlateauMemory, spec: PlateauSpec | PatienceSpec | None) -> bool:
+    """Whether a memory that was read back is one that observations can have left."""
+    bins = (*memory.closed, *(() if memory.open is None else (memory.open,)))
+    if memory.origin is None or memory.last is None or not bins:
+        return memory == PlateauMemory()
+    rising = all(a.index < b.index and a.at < b.at for a, b in pairwise(bins))
+    assert isinstance(spec, PlateauSpec)
+    newest = (memory.last - memory.origin) * BINS / spec.span
+    return (
+        rising
+        and bins[0].index >= 0
+        and bins[-1].index <= newest
+        and memory.origin <= bins[0].at
+        and bins[-1].at <= memory.last
+        and all(b.count > 0 for b in bins)
+        and (memory.reading is None or memory.reading.end <= memory.last)
+        and len(bins) <= BINS + 2
+    )
 
 
 def _observe_patience(

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
+from stagegraph.engine.conforming import check_conforms
 from stagegraph.engine.memories import Memory, memory_from_json, memory_to_json
 from stagegraph.engine.ports import Facts
 from stagegraph.errors import ProgressError, SnapshotError
 from stagegraph.progress import Progress
 
 __all__ = [
+    "DAMAGE",
     "VERSION",
     "Asked",
     "BackSlot",
@@ -25,6 +27,9 @@ __all__ = [
     "SnapshotState",
     "State",
 ]
+
+DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What Python raises when data is not what it was taken for."""
 
 VERSION = 1
 """The version of the JSON form."""
@@ -230,9 +235,11 @@ class State:
                 f"{str(data.get('graph'))[:12]!r}, this graph's is {digest[:12]!r}"
             )
         try:
-            return _state_from_json(data)
-        except (KeyError, TypeError, ValueError, AttributeError, ProgressError) as error:
+            state = _state_from_json(data)
+            check_conforms(state)
+        except (*DAMAGE, ProgressError) as error:
             raise SnapshotError(f"this engine state is damaged: {error!r}") from error
+        return state
 
 
 def _state_to_json(state: State) -> dict[str, Any]:
@@ -276,7 +283,7 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         asked={n: Asked(*values) for n, values in data.get("asked", {}).items()},
         events=tuple(PendingEvent(name, kept) for name, kept in data["events"]),
         snapshots=tuple(
-            SnapshotState(name, snapshot, _state_from_json(state))
+            SnapshotState(name, snapshot, _state_from_json(_alone(state)))
             for name, snapshot, state in data["snapshots"]
         ),
         cohorts=tuple(data["cohorts"]),
@@ -286,6 +293,13 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         ended=data["ended"],
         teachers=dict(data.get("teachers", {})),  # states of earlier versions have none
     )
+
+
+def _alone(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state in a snapshot, which holds no snapshots itself."""
+    if data["snapshots"]:
+        raise ValueError("there are snapshots inside a snapshot")
+    return data
 
 
 def _region_to_json(region: RegionState) -> dict[str, Any]:

@@ -54,6 +54,9 @@ _TOKEN = re.compile(
     r"|(?P<end>\Z))",
     re.ASCII,
 )
+_SPACE = " \t\n\r\f\v"
+"""What the lexer skips: ``\\s`` of ASCII."""
+
 _COMPARISONS = frozenset({"<", "<=", ">", ">=", "==", "!="})
 _CALLS = {**GUARD_CALLS, **EXPRESSION_CALLS}
 _GUARDS: tuple[type[Model], ...] = (Compare, All, Any_, Not, *GUARD_CALLS.values())
@@ -108,7 +111,7 @@ def _tokens(text: str) -> list[Token]:
     while True:
         match = _TOKEN.match(text, at)
         if match is None:
-            column = at + len(text[at:]) - len(text[at:].lstrip()) + 1
+            column = at + len(text[at:]) - len(text[at:].lstrip(_SPACE)) + 1
             raise GuardTextError(
                 column,
                 f"unexpected {text[column - 1]!r}; a guard has numbers, names, calls, parentheses, "

@@ -1,4 +1,4 @@
-"""Values on a device are read when a guard that is asked needs them, all at once, and not before."""
+"""Values on a device are read when a guard that is asked needs them, and then all at once."""
 
 import math
 
