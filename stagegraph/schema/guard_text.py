@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from stagegraph.errors import did_you_mean
 from stagegraph.progress import UNIT_WORDS, Duration, parse_number
+from stagegraph.schema.amounts import in_reach
 from stagegraph.schema.base import Model
 from stagegraph.schema.expressions import EXPRESSION_CALLS, Arithmetic, NameExpr, Negative
 from stagegraph.schema.guards import (
@@ -239,7 +240,7 @@ class _Parser:
     def _number(self) -> float:
         token = self._advance()
         try:
-            number = float(parse_number(token.text))
+            number = in_reach(float(parse_number(token.text)))
         except ValueError as error:
             raise GuardTextError(token.column, str(error)) from error
         if self.token.kind == "name" and self.token.text in UNIT_WORDS:

@@ -166,3 +166,14 @@ def test_selectors_take_no_exponential_time():
     for pattern in ("*a" * 30 + "b", "[a-z]*" * 40 + "!", "?*" * 60 + "!"):
         assert not fnmatchcase("a" * 200, pattern)
     assert time.process_time() - start < BOUND * second()
+
+
+def test_halves_of_characters_are_refused_with_their_place():
+    with pytest.raises(sg.DocumentError, match=r":2:9: '.udc80' is half a character; decode the t"):
+        sg.load("stagegraph: 1\nname: ab\udc80\n")
+
+
+def test_numbers_out_of_reach_are_refused_in_guards():
+    message = r"^column 5: numbers lie between 1e-15 and 1e\+18, got 1e\+31$"
+    with pytest.raises(GuardTextError, match=message):
+        parse_guard("m < 10000000000000000000000000000000")

@@ -1,4 +1,4 @@
-"""Text of a user stays text: in pages and pictures no markup comes of it, in terminals no command."""
+"""Text of a user stays text: no markup comes of it in a page, no command in a terminal."""
 
 from __future__ import annotations
 
