@@ -66,10 +66,25 @@ class Defect:
     column: int | None = None
 
     def describe(self, file: str) -> str:
-        """The defect as one line: ``file:line:column: pointer: message``."""
+        r"""The defect as one line, ``file:line:column: pointer: message``, harmless to terminals.
+
+        >>> Defect("unknown key", "/a\x1b[2J").describe("x.yaml")
+        'x.yaml: /a\\x1b[2J: unknown key'
+        """
         place = file if self.line is None else f"{file}:{self.line}:{self.column}"
         pointer = f"{self.pointer}: " if self.pointer else ""
-        return f"{place}: {pointer}{self.message}"
+        return _harmless(f"{place}: {pointer}{self.message}")
+
+
+def _harmless(text: str) -> str:
+    """The text with what is not printed, but obeyed, written as an escape; line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(ord(c)) for c in text)
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class DocumentError(StageGraphError):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-__all__ = ["UNIT_WORDS", "Duration", "Progress", "Unit", "parse_number"]
+__all__ = ["UNIT_WORDS", "Duration", "Progress", "Unit", "parse_number", "read_fraction"]
 
 
 class Unit(StrEnum):
@@ -54,6 +54,7 @@ _DURATION = re.compile(
     r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?(?:[kMBT](?![A-Za-z]))?)\s*([A-Za-z]+)\s*",
     re.ASCII,
 )
+_FRACTION = re.compile(r"\d{1,1000}(/\d{1,1000})?", re.ASCII)
 _MAX_EXPONENT = 15
 _LEAST, _MOST = 1e-15, 1e18
 _MAX_TEXT = 64
@@ -79,6 +80,19 @@ def parse_number(text: str) -> int | float:
     exact = Decimal(digits)
     exact = exact / 100 if suffix == "%" else exact * _SUFFIXES[suffix or ""]
     return int(exact) if exact == exact.to_integral_value() else float(exact)
+
+
+def read_fraction(text: Any) -> Fraction:
+    """The inverse of ``str(fraction)``, for fractions from 0.
+
+    Exponents are not read: ``1e999999999`` would take all there is.
+
+    Raises:
+        ValueError: The text is no such fraction.
+    """
+    if type(text) is not str or _FRACTION.fullmatch(text) is None:
+        raise ValueError(f"{text!r:.40} is not a fraction such as '7/4'")
+    return Fraction(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +237,7 @@ class Progress:
         try:
             values = dict(data)
             if "epoch" in values:
-                values["epoch"] = Fraction(values["epoch"])
+                values["epoch"] = read_fraction(values["epoch"])
             progress = cls(**values)
             counts = (progress.step, progress.samples, progress.tokens, progress.flops)
             if any(type(count) is not int or count < 0 for count in counts):

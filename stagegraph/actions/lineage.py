@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stagegraph.actions.changes import Change, Deepened, Regrown, read_change
+from stagegraph.errors import SnapshotError
 
 __all__ = ["Lineage"]
 
@@ -121,4 +122,6 @@ class Lineage:
         Raises:
             SnapshotError: It cannot be read.
         """
+        if not isinstance(data, list | tuple):
+            raise SnapshotError(f"a lineage is a list of changes, got a {type(data).__name__}")
         return cls(read_change(change) for change in data)

@@ -26,8 +26,8 @@ def shown(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with every character that could do harm replaced by U+FFFD."""
-    return _UNPRINTABLE.sub("\ufffd", text)
+    """The text with every character that could do harm replaced by U+FFFD; lines end in LF."""
+    return _UNPRINTABLE.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def for_terminal(value: Any) -> str:

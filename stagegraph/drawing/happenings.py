@@ -8,7 +8,7 @@ from typing import Any
 
 from stagegraph.drawing.certificates import read_certificate
 from stagegraph.drawing.clean import clip, shown
-from stagegraph.drawing.history import History, Move, Record, mapping
+from stagegraph.drawing.history import History, Move, Record, mapping, sequence
 from stagegraph.drawing.markup import Content, Markup, element, joined
 from stagegraph.drawing.trace import trace_html
 from stagegraph.drawing.webpage import folded, section, table
@@ -21,7 +21,7 @@ LONGEST = 400
 _KNOWN = frozenset(
     (
         *("run", "move", "growth", "facts", "metric", "vitals", "verdict", "blocked", "unblocked"),
-        *("event", "command", "error", "roll_back", "reading", "end"),
+        *("event", "command", "error", "roll_back", "reading", "end", "missing", "clock"),
     )
 )
 
@@ -97,7 +97,10 @@ def _count(value: int | None) -> str:
 
 def happenings(history: History) -> Markup:
     """Roll-backs, errors, blocks, verdicts, events and commands, in order."""
-    kinds = ("roll_back", "error", "blocked", "unblocked", "verdict", "event", "command")
+    kinds = (
+        *("roll_back", "error", "blocked", "unblocked", "verdict", "event", "command"),
+        *("missing", "clock"),
+    )
     found = [record for record in history.records if record.get("type") in kinds]
     if not found:
         return _none("Nothing stood in the way.")
@@ -137,6 +140,15 @@ def _told(record: Record) -> tuple[Content, Content]:
             text = record.get("reason") if record.get("told") is None else record.get("told")
             by = shown(record.get("author") or "somebody")
             return words, f"{shown(record.get('status'))}, by {by}: {shown(text)}"
+        case "missing":
+            asked, waited = shown(record.get("asked")), shown(record.get("waited"))
+            edges = ", ".join(shown(edge) for edge in sequence(record.get("edges")))
+            words = f"asked for {asked} times, over {waited}, and has not come; {edges} waits"
+            return shown(record.get("name")), words
+        case "clock":
+            seconds, updates = shown(record.get("seconds")), shown(record.get("updates"))
+            usual = shown(record.get("usual"))
+            return "", f"{seconds} s passed with {updates} updates; usual are {usual} s"
         case _:
             by = f", by {shown(record.get('author'))}" if record.get("author") else ""
             return shown(record.get("name")), shown(record.get("status")) + by

@@ -8,12 +8,14 @@ this against an engine that looks at every update.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from stagegraph.engine.absorb import Observation, absorb
+from stagegraph.engine.absorb import Observation, absorb, told_twice
+from stagegraph.engine.arrivals import Arrivals, Waiting
+from stagegraph.engine.asking import answered
 from stagegraph.engine.commands import Message
 from stagegraph.engine.decide import (
     Decision,
@@ -26,15 +28,17 @@ from stagegraph.engine.decide import (
 from stagegraph.engine.desk import Desk
 from stagegraph.engine.due import due, evaluations
 from stagegraph.engine.explain import Explanation, explain, waiting_for
+from stagegraph.engine.fitting import check_fits
 from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
 from stagegraph.engine.machine import Machines
 from stagegraph.engine.meter import Meter
-from stagegraph.engine.metrics import MetricNames, as_number
+from stagegraph.engine.metrics import MetricNames, check_number
 from stagegraph.engine.moves import Step, work_out
 from stagegraph.engine.plans import Plans
-from stagegraph.engine.ports import Actor, Boundary, Outcome, Record, Sink
+from stagegraph.engine.ports import Actor, Boundary, Outcome, Reader, Record, Sink
 from stagegraph.engine.records import (
     boundary_records,
+    clock_record,
     command_record,
     end_record,
     error_record,
@@ -48,12 +52,13 @@ from stagegraph.engine.records import (
 )
 from stagegraph.engine.replay import Outside
 from stagegraph.engine.settling import settled
-from stagegraph.engine.state import PendingEvent, State
+from stagegraph.engine.state import DAMAGE, PendingEvent, State
 from stagegraph.engine.taking import Taken, Verdict, take, take_while_paused
 from stagegraph.errors import (
     ActionError,
     CommandError,
     MetricError,
+    MissingFact,
     ProgressError,
     SnapshotError,
     StageGraphError,
@@ -61,13 +66,10 @@ from stagegraph.errors import (
 )
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.needs import needs
-from stagegraph.progress import Progress, Unit
+from stagegraph.progress import Progress, Unit, read_fraction
 from stagegraph.schema.dump import digest
 
 __all__ = ["Core"]
-
-MAX_PENDING = 1024
-"""Metric values that may wait for the next look."""
 
 
 class Core:
@@ -79,6 +81,7 @@ class Core:
         sink: Who keeps the records, or ``None``.
         clock: Monotonic seconds; ``None``: seconds are given with each step.
         seed: The run's seed, from which every action gets its own.
+        reader: Who fetches metrics from where they were computed; ``None``: one after the other.
         eager: Look at every update, due or not (for tests).
     """
 
@@ -90,6 +93,7 @@ class Core:
         sink: Sink | None = None,
         clock: Callable[[], float] | None = None,
         seed: int = 0,
+        reader: Reader | None = None,
         eager: bool = False,
     ) -> None:
         self.graph = graph
@@ -127,11 +131,9 @@ class Core:
         self._undecided = False
         self._moving = False
         self._pending = 0
-        self._arrivals: list[tuple[int, str, float]] = []
+        self._arrivals = Arrivals(graph, reader, self._now)
         self._look: float = 0
         self._others: dict[Unit, float] = {}
-        self._watch: dict[str, list[tuple[list[float], int, tuple[Any, ...]]]] = {}
-        self._remembered: frozenset[str] = frozenset()
 
     # What can be seen
 
@@ -210,7 +212,8 @@ class Core:
         if self.started:
             self._pause()
             return
-        self._pending, self._arrivals = 0, []
+        self._pending = 0
+        self._arrivals.forget()
         self.meter.restart()
         self.state = replace(self.state, facts=self._actor.facts())
         moves = initial_moves(self.graph)
@@ -220,7 +223,7 @@ class Core:
         ends = why_it_ends(self.graph, self.state, moves, {})
         self._carry_out(Decision(moves, {}, ends))
 
-    def step(
+    def step(  # noqa: C901, PLR0912 - every update comes through here, and each call costs
         self,
         /,
         *,
@@ -252,29 +255,45 @@ class Core:
         """
         if self.refuse is not None:
             self.refuse()
+        if self._look <= 0 and self.state.ended is not None:
+            return
+        # What is refused is refused before anything is counted.
+        if loss is not None:
+            if self._reads_loss:
+                metrics["loss"] = loss
+            elif type(loss) is not float:
+                check_number("loss", loss)
+        given = self._names.take(metrics) if metrics else None
+        amounts = samples or tokens or flops or seconds
+        if amounts:
+            samples, tokens, flops = self.meter.checked(samples, tokens, flops, seconds)
         if self._look <= 0 and self._settled():
             return
-        self._pending += 1
-        if samples or tokens or flops or seconds:
-            self.meter.count(samples, tokens, flops, seconds)
+        before = self._mark() if self.meter.uncounted else None
         if epoch is not None or self.meter.coming is not None:
             self.meter.take(epoch)
+        self._pending += 1
+        if amounts:
+            self.meter.count(samples, tokens, flops, seconds)
         if loss is not None:
             # Only its value is kept: a tensor's graph would hold the model's parameters.
             detach = getattr(loss, "detach", None)
             self.loss = loss if detach is None else detach()
-            if self._reads_loss:
-                metrics["loss"] = self.loss
-        if metrics and self._arrive(metrics):
+        if given is not None and self._arrivals.add(given, self._pending):
             self._look = 0
-        if (
-            self._pending >= self._look
-            or self.mail
-            or (self._others and self.meter.due(self._others))
-        ):
-            self._boundary()
-        elif self._moving:
-            self._tune()
+        try:
+            if (
+                self._pending >= self._look
+                or self.mail
+                or (self._others and self.meter.due(self._others))
+            ):
+                self._boundary()
+            elif self._moving:
+                self._tune()
+        except MissingFact:
+            if before is not None:
+                self._undo(before)
+            raise
 
     def observe(self, /, **metrics: Any) -> None:
         """Metrics of an evaluation; decides the boundary if it waited, else the next sees them.
@@ -283,19 +302,24 @@ class Core:
             ActionError: As for :meth:`step`.
             MetricError: As for :meth:`step`.
         """
+        if self.state.ended is not None:
+            return
+        given = self._names.take(metrics)
         if self._over():
             return
-        arrivals = [(0, name, value) for name, value in self._names.read(metrics)]
-        self.meter.late = not self._undecided
+        arrivals = [self._arrivals.one(name, value, self._pending) for name, value in given]
+        self._arrivals.read(arrivals)
+        late = not self._undecided
+        self.meter.late = late
         try:
             self._flush()
         finally:
             self.meter.late = False
-        self._absorb(Progress(), arrivals, late=not self._undecided)
-        if self._undecided:
-            self._decide()
-        else:
+        if late:
             self._look = 1
+        self._absorb(Progress(), arrivals, with_update=False, late=late)
+        if not late:
+            self._decide()
 
     def finish(self) -> None:
         """Decide a boundary that still waits for an evaluation; training is over."""
@@ -358,9 +382,9 @@ class Core:
         """
         try:
             engine, actor = state["engine"], state["actor"]
-            undecided, reading = bool(state["undecided"]), Fraction(state["reading"])
+            undecided, reading = bool(state["undecided"]), read_fraction(state["reading"])
             expected = Outside.from_json(state["replay"]) if "replay" in state else Outside()
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        except DAMAGE as error:
             raise SnapshotError(f"this is no saved state of an engine: {error!r}") from error
         seed = state.get("seed", self._seed)  # states of earlier versions do not tell
         if seed != self._seed:
@@ -369,21 +393,18 @@ class Core:
                 f"seed={self._seed}; give it the run's"
             )
         loaded = State.from_json(engine, self._digest)
-        for region, stage in loaded.stages.items():
-            if stage not in self.graph.stages:
-                raise SnapshotError(
-                    f"this state has region {region!r} in {stage!r}, which is no stage of the graph"
-                )
+        check_fits(self._plans, loaded)
         before = self._actor.state_dict()
         try:
             self._actor.load_state_dict(actor)
             self._hold(loaded)
-        except (StageGraphError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (StageGraphError, *DAMAGE) as error:
             self._actor.load_state_dict(before)
             raise SnapshotError(f"this state does not fit the model: {error}") from error
         self.state = loaded
         self._undecided = self.wants_evaluation = undecided
-        self._pending, self._arrivals = 0, []
+        self._pending = 0
+        self._arrivals.forget()
         self.meter.load(reading)
         self.meter.stand(loaded.clock)
         self.meter.replay(expected.readings, loaded.spent.step)
@@ -406,7 +427,11 @@ class Core:
 
     def _boundary(self) -> None:
         """A look is due: ask for an evaluation, or decide."""
-        self._flush()
+        try:
+            self._flush()
+        except MetricError:
+            self._undecided, self._look = True, 0
+            raise
         counts = evaluations(self.graph, self.state)
         if any(count > self.state.wanted.get(name, 0) for name, count in counts.items()):
             self._undecided = self.wants_evaluation = True
@@ -419,9 +444,8 @@ class Core:
     def _decide(self) -> None:
         self._undecided = self.wants_evaluation = False
         self._flush()
-        counts = evaluations(self.graph, self.state)
-        if counts != self.state.wanted:
-            self.state = replace(self.state, wanted=counts)
+        self.state, missing = answered(self._plans, self.state)
+        self._write(missing)
         self._tell_clock()
         number, desk = self.state.spent.step, self.desk
         if not desk.waits(number):
@@ -538,7 +562,6 @@ class Core:
                 no time will change may be true: of a stage, of visits, or none at all.
         """
         state = self.state
-        self._watch = {}
         self._others = {}
         self._moving = False
         if state.ended is not None or not state.regions:
@@ -557,15 +580,7 @@ class Core:
             self._look = 1
         if self._undecided:
             self._look = 0
-        remembered: frozenset[str] = frozenset()
-        for key in state.stages.values():
-            plan = self._plans[key]
-            remembered |= plan.remembered
-            frame = plan.frame(self.graph, state)
-            for name, (index, tests) in plan.watched.items():
-                self._watch.setdefault(name, []).append((frame, index, tests))
-        # A metric may also make a blocked edge's guard false, and that is told.
-        self._remembered = remembered | self._watch.keys() if state.blocked else remembered
+        self._arrivals.arm(self._plans, state)
         self._moving = bool(moving(self.graph, state))
 
     def _tune(self) -> None:
@@ -653,59 +668,72 @@ class Core:
         if passed:
             self._write((record("reading", state),))
 
-    # Metrics
-
-    def _arrive(self, metrics: Mapping[str, Any]) -> bool:
-        """Take metrics that came with an update; whether some guard may be true now."""
-        urgent = False
-        names = self._names.by_source
-        for source, given in metrics.items():
-            name = names.get(source)
-            if name is None:
-                raise MetricError(self._names.unknown(source))
-            value = given if type(given) is float else as_number(source, given)
-            self._arrivals.append((self._pending, name, value))
-            if name in self._remembered:
-                urgent = True
-                continue
-            for frame, index, tests in self._watch.get(name, ()):
-                frame[index] = value if -math.inf < value < math.inf else math.nan
-                for test in tests:
-                    if test(frame):
-                        urgent = True
-                        break
-        return urgent or len(self._arrivals) >= MAX_PENDING
-
     # Counting
+
+    def _now(self, unit: Unit) -> int | float | Fraction:
+        """The clock in one unit."""
+        if unit is Unit.STEPS:
+            return self.state.clock.step + self._pending
+        return self.progress.of(unit)
+
+    def _mark(self) -> tuple[Any, ...]:
+        """What an update changes before a look, to go back to if it is refused."""
+        counted = (self.loss, self._look, self._arrivals.mark(), self.meter.mark())
+        return self._pending, counted
+
+    def _undo(self, mark: tuple[Any, ...]) -> None:
+        pending, (loss, look, arrivals, counts) = mark
+        if self._pending > pending:  # else it has been absorbed
+            self._pending, self.loss, self._look = pending, loss, look
+            self._arrivals.undo(arrivals)
+            self.meter.undo(counts)
 
     def _flush(self) -> None:
         """Absorb what was summed up since the last look; nothing is decided."""
         if not self.started or self.done:
             return
-        pending, arrivals = self._pending, self._arrivals
-        self.meter.require(pending)
+        self.meter.require(self._pending)
+        self._arrivals.read()
+        pending, arrivals = self._pending, self._arrivals.take_all()
         added = self.meter.take_stock(pending)
-        self._pending, self._arrivals = 0, []
+        self._pending = 0
+        self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
         if pending or arrivals or added != Progress():
             self._absorb(added, arrivals)
-            self.meter.stand(self.state.clock)
-        self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
 
     def _absorb(
-        self, added: Progress, arrivals: list[tuple[int, str, float]], *, late: bool = False
+        self,
+        added: Progress,
+        waiting: Sequence[Waiting],
+        *,
+        with_update: bool = True,
+        late: bool = False,
     ) -> None:
+        """Move the clocks and take the values in.
+
+        Raises:
+            MetricError: A value is not finite, and its metric says ``nonfinite: error``; it has
+                been taken in and recorded, and the boundary is still to be decided.
+        """
         before = self.state
-        metrics = tuple((name, value) for _, name, value in arrivals)
-        self.state = absorb(self._plans, before, Observation(added, metrics))
+        arrivals = told_twice(before, added, (w.arrival(added.step) for w in waiting))
+        self.state = absorb(self._plans, before, Observation(added, tuple(arrivals)))
+        if with_update:
+            self.meter.stand(self.state.clock)
+        if self.sink is not None:
+            jump = self.meter.jump(added)
+            if jump is not None:
+                self._write((clock_record(self.state, jump),))
         if self.sink is not None and arrivals:
-            behind = added.step
             records = [
                 metric_record(
-                    self.state, name, value, updates_ago=behind - at if at else None, late=late
+                    self.state, arrival, updates_ago=arrival.ago if with_update else None, late=late
                 )
-                for at, name, value in arrivals
+                for arrival in arrivals
             ]
             self._write((*records, *verdict_records(self._plans, before, self.state)))
+        if self._arrivals.strict:
+            self._arrivals.refuse_nonfinite(arrivals, self.state)
 
     def _write(self, records: tuple[Record, ...]) -> None:
         if self.sink is not None and records:

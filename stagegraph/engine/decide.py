@@ -39,6 +39,7 @@ __all__ = [
     "has_stayed",
     "held_at_start",
     "initial_moves",
+    "is_asked",
     "listens",
     "why_it_ends",
 ]
@@ -213,9 +214,8 @@ def _first(
     plan = plans[here.stage]
     frame = plan.frame(plans.graph, state)
     holder = state.commands.held.get(region.name)
-    stayed = has_stayed(stage, here, state)
     for edge, condition in plan.ways:
-        if (edge.kind != "interrupt" and not stayed) or _used_up(edge, state):
+        if not is_asked(edge, stage, here, state):
             continue
         if not condition.test(frame):
             continue
@@ -268,8 +268,11 @@ def _forced(
     return None
 
 
-def _used_up(edge: Edge, state: State) -> bool:
-    return edge.at_most is not None and state.fired.get(edge.id, 0) >= edge.at_most
+def is_asked(edge: Edge, stage: CompiledStage, here: RegionState, state: State) -> bool:
+    """Whether an edge of a region's stage is asked at all: not too soon, and not used up."""
+    if edge.at_most is not None and state.fired.get(edge.id, 0) >= edge.at_most:
+        return False
+    return edge.kind == "interrupt" or has_stayed(stage, here, state)
 
 
 def _move(plans: Plans, state: State, stage: CompiledStage, edge: Edge) -> Move:

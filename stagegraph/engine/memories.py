@@ -18,6 +18,7 @@ from stagegraph.engine.plateau import (
     PlateauMemory,
     PlateauSpec,
     fresh,
+    looks,
     observe,
 )
 from stagegraph.progress import Duration, Progress, Unit
@@ -28,6 +29,7 @@ __all__ = [
     "Memory",
     "MemoryLeaf",
     "RegressedMemory",
+    "heeds",
     "is_trend",
     "memory_from_json",
     "memory_leaf",
@@ -96,7 +98,12 @@ def memory_leaf(guard: Plateau | Regressed, metric: Metric) -> MemoryLeaf:
     assert span is not None, "compiling gives every plateau its window"
     spec: PlateauSpec | PatienceSpec
     if guard.patience is not None:
-        spec = PatienceSpec(goal=metric.goal, span=float(span.amount), delta=guard.delta)
+        spec = PatienceSpec(
+            goal=metric.goal,
+            span=float(span.amount),
+            delta=guard.delta,
+            spacing=_spacing(metric, span.unit),
+        )
     else:
         spec = _plateau_spec(guard, span, metric)
     return MemoryLeaf(guard, guard.metric, span.unit, spec)
@@ -110,11 +117,8 @@ def _plateau_spec(guard: Plateau, over: Duration, metric: Metric) -> PlateauSpec
     declares are not looked at: how often something is logged decides nothing.
     """
     assert guard.worth is not None
-    every = metric.every
-    window, spacing = float(over.amount), 0.0
-    if every is not None and every.unit is over.unit:
-        spacing = float(every.amount)
-        window = max(window, spacing * WINDOW)
+    spacing = _spacing(metric, over.unit)
+    window = max(float(over.amount), spacing * WINDOW)
     return PlateauSpec(
         goal=metric.goal,
         worth=guard.worth * window / float(over.amount),
@@ -122,6 +126,23 @@ def _plateau_spec(guard: Plateau, over: Duration, metric: Metric) -> PlateauSpec
         confirm=guard.confirm,
         spacing=spacing,
     )
+
+
+def _spacing(metric: Metric, unit: Unit) -> float:
+    """How often the metric is declared to be evaluated, in a unit; 0 if that is not said in it."""
+    every = metric.every
+    return float(every.amount) if every is not None and every.unit is unit else 0.0
+
+
+def heeds(memory: Memory | None, leaf: MemoryLeaf, at: float) -> bool:
+    """Whether a finite value that comes at this progress would be looked at.
+
+    It depends on when the value comes and not on what it is, so that one that is still on a
+    device need not be read to know.
+    """
+    if leaf.spec is None or not isinstance(memory, PlateauMemory | PatienceMemory):
+        return True
+    return looks(memory, leaf.spec, at)
 
 
 def is_trend(memory: Memory) -> bool:

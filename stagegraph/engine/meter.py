@@ -10,12 +10,41 @@ import math
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from stagegraph.errors import MissingFact, ProgressError
 from stagegraph.progress import Progress, Unit
 
-__all__ = ["Meter"]
+__all__ = ["LEAP_FACTOR", "LEAP_SECONDS", "MOST", "Jump", "Meter"]
+
+MOST = 10**18
+"""More than one update, or all passes, can be; sums of it stay far from what a float can hold."""
+
+LEAP_SECONDS, LEAP_FACTOR = 60.0, 10.0
+"""Updates that took so long, and so many times as long as usual, are a leap of the clock."""
+
+_PACES, _LEAST_PACES = 9, 3
+_COUNTED = (
+    *("reading", "coming", "_uncounted", "_samples", "_tokens", "_flops", "_seconds"),
+    *("_counted_to", "_told", "_ahead", "_shift"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """A leap of the clock.
+
+    Attributes:
+        seconds: What has passed.
+        updates: With how many updates.
+        usual: What so many usually take, in seconds.
+    """
+
+    seconds: float
+    updates: int
+    usual: float
 
 
 class Meter:
@@ -45,9 +74,26 @@ class Meter:
         self._began = Progress()
         self._told = self._ahead = self._shift = 0.0
         self._read_at = self._now()
+        self._paces: deque[float] = deque(maxlen=_PACES)
 
-    def count(self, samples: int, tokens: int, flops: int, seconds: float) -> None:
-        """Add what an update took.
+    @property
+    def uncounted(self) -> frozenset[str]:
+        """What the graph reads and nobody has counted yet."""
+        return self._uncounted
+
+    def mark(self) -> tuple[Any, ...]:
+        """All that an update counts, to go back to with :meth:`undo` if it is refused."""
+        return tuple(getattr(self, name) for name in _COUNTED)
+
+    def undo(self, mark: tuple[Any, ...]) -> None:
+        """Count as if the update since the mark had not been."""
+        for name, value in zip(_COUNTED, mark, strict=True):
+            setattr(self, name, value)
+
+    def checked(
+        self, samples: int, tokens: int, flops: int, seconds: float
+    ) -> tuple[int, int, int]:
+        """What an update took, in whole numbers; nothing is counted.
 
         Raises:
             ProgressError: An amount is negative.
@@ -60,11 +106,19 @@ class Meter:
             flops = _whole("flops", flops)
         if seconds and self._clock is not None:
             raise ProgressError("seconds= is for simulations; this engine has a clock of its own")
+        if max(abs(samples), abs(tokens), abs(flops)) > MOST or seconds > MOST:
+            raise ProgressError(
+                f"one update takes at most {MOST:.0e} samples, tokens, flops or seconds"
+            )
         if samples < 0 or tokens < 0 or flops < 0 or not 0 <= seconds < math.inf:
             raise ProgressError(
                 "progress goes backwards: "
                 f"step(samples={samples}, tokens={tokens}, flops={flops}, seconds={seconds})"
             )
+        return samples, tokens, flops
+
+    def count(self, samples: int, tokens: int, flops: int, seconds: float) -> None:
+        """Add what an update took, as :meth:`checked` gave it."""
         self._samples += samples
         self._tokens += tokens
         self._flops += flops
@@ -73,9 +127,9 @@ class Meter:
     def take(self, epoch: Fraction | float | None) -> None:
         """Read the passes: as told, else as the batch in hand had announced."""
         reading = self.coming if epoch is None else epoch
-        self.coming = None
         if reading is not None:
             self.passed(reading)
+        self.coming = None
 
     def passed(self, epoch: Fraction | float) -> None:
         """So many passes over the data are over, with the fraction of the running one.
@@ -86,8 +140,6 @@ class Meter:
         Raises:
             ProgressError: They go backwards, or are no number of passes.
         """
-        if self._uncounted:
-            self.counts("epochs")
         exact = epoch if isinstance(epoch, Fraction) else _exact(epoch)
         now = exact.numerator / exact.denominator
         if now <= self._told and exact < self.reading:
@@ -97,6 +149,8 @@ class Meter:
                 )
             self._counted_to = self._began.epoch
             self._shift = 0.0
+        if self._uncounted:
+            self.counts("epochs")
         self.reading, self._told = exact, now
         self._ahead = now + self._shift
 
@@ -130,6 +184,26 @@ class Meter:
             self._replay.popleft()
         self._reset(now)
         return added
+
+    def jump(self, added: Progress) -> Jump | None:
+        """Whether time has made a leap, such as over a night in which the machine slept.
+
+        It is told and not taken back: the time has passed, and a budget of wall time pays for it.
+        Time spent on an evaluation that was asked for comes with no update and is no leap.
+
+        Args:
+            added: What was added since the last look.
+        """
+        if self._clock is None or not added.step:
+            return None
+        pace, paces = added.seconds / added.step, sorted(self._paces)
+        self._paces.append(pace)
+        if len(paces) < _LEAST_PACES:
+            return None
+        usual = paces[len(paces) // 2]
+        if added.seconds < LEAP_SECONDS or pace <= LEAP_FACTOR * usual:
+            return None
+        return Jump(added.seconds, added.step, usual * added.step)
 
     def _added(self, updates: int, now: float) -> Progress:
         passed, seconds = self.reading - self._counted_to, self._elapsed(now, updates)
@@ -267,6 +341,11 @@ def _whole(name: str, count: object) -> int:
 
 def _exact(epoch: float) -> Fraction:
     try:
-        return Fraction(epoch).limit_denominator(10**9)
+        if isinstance(epoch, str):
+            raise TypeError("text is not read as a number")
+        exact = Fraction(epoch).limit_denominator(10**9)
     except (TypeError, ValueError, OverflowError) as error:
         raise ProgressError(f"{epoch!r} is no number of passes over the data") from error
+    if not 0 <= exact <= MOST:
+        raise ProgressError(f"{float(exact):g} is no number of passes: it lies from 0 to {MOST:g}")
+    return exact

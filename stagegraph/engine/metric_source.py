@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stagegraph.engine.conforming import check_conforms
 from stagegraph.engine.values import SlotTable, compile_number
 from stagegraph.errors import Defect, DocumentError, MissingFact, did_you_mean
 from stagegraph.schema.guard_text import GuardTextError, parse_expression
@@ -145,14 +146,17 @@ def _read(path: Path, names: Mapping[str, str]) -> tuple[MetricSource, set[str]]
 
 def _read_csv(path: Path, text: str, names: Mapping[str, str]) -> tuple[MetricSource, set[str]]:
     reader = csv.DictReader(text.splitlines())
-    columns = set(reader.fieldnames or ())
+    try:
+        columns, rows = set(reader.fieldnames or ()), list(reader)
+    except csv.Error as error:
+        raise DocumentError(str(path), [Defect(f"this is not CSV: {error}")]) from error
     if "step" not in columns:
         known = did_you_mean("step", columns)
         raise DocumentError(
             str(path), [Defect(f"there is no column 'step'{known}", line=1, column=1)]
         )
     source = MetricSource()
-    for line, row in enumerate(reader, start=2):
+    for line, row in enumerate(rows, start=2):
         _add(source, path, line, row, names)
     return source, columns
 
@@ -162,6 +166,7 @@ def _add(
 ) -> None:
     try:
         step = int(float(row["step"]))
+        check_conforms(step, int, place="step")
         values = {
             names[column]: float(value)
             for column, value in row.items()
@@ -231,7 +236,16 @@ def _kept(content: str) -> int | None:
 def _add_record(
     source: MetricSource, path: Path, line: int, row: Mapping[str, Any], names: Mapping[str, str]
 ) -> None:
-    boundary = int(row["boundary"])
+    try:
+        _take_record(source, row, names)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        message = f"this line is no record of a journal: {error!r}"
+        raise DocumentError(str(path), [Defect(message, line=line, column=1)]) from error
+
+
+def _take_record(source: MetricSource, row: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    boundary = row["boundary"]
+    check_conforms(boundary, int, place="boundary")
     source.end = max(source.end, boundary)
     match row["type"]:
         case "metric" if row.get("name") in names:
@@ -240,6 +254,8 @@ def _add_record(
             rows = source.late if row.get("late") else source.rows
             rows.setdefault(boundary, {})[names[row["name"]]] = number
         case "facts":
+            check_conforms(row.get("params"), int | None, place="params")
+            check_conforms(row.get("costs", {}), Mapping[str, int], place="costs")
             source.facts[boundary] = dict(row)
         case "event" if row.get("status") == "sent":
             before = int(row.get("seen_at", boundary + 1)) - 1

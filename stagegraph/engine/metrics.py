@@ -1,14 +1,33 @@
-"""Metric names and values as they come from hosts."""
+"""Metric names and values as they come from hosts.
+
+A value on a device is not read when it comes: it is kept as it is, and read when a guard needs
+it, together with all others that wait.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
 from stagegraph.errors import MetricError, did_you_mean
 from stagegraph.schema.stagegraph import Metric
 
-__all__ = ["MetricNames", "as_number"]
+__all__ = ["MetricNames", "Unread", "as_number", "check_number", "read_one_by_one", "taken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A value that is still where it was computed.
+
+    Attributes:
+        source: What the host calls it.
+        value: It, detached from its graph, and a copy: what the host writes over it later is
+            another value.
+    """
+
+    source: str
+    value: Any
 
 
 class MetricNames:
@@ -28,19 +47,56 @@ class MetricNames:
         known = did_you_mean(source, self.by_source)
         return f"metric {source!r} is not declared in the graph's 'metrics'{known}"
 
-    def read(self, metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
-        """Declared names and numbers.
+    def take(self, metrics: Mapping[str, Any]) -> list[tuple[str, float | Unread]]:
+        """Declared names with their values; nothing is read from a device.
 
         Raises:
             MetricError: A name is not declared, or a value is no number.
         """
-        found = []
+        found: list[tuple[str, float | Unread]] = []
         for source, value in metrics.items():
             name = self.by_source.get(source)
             if name is None:
                 raise MetricError(self.unknown(source))
-            found.append((name, as_number(source, value)))
+            found.append((name, value if type(value) is float else taken(source, value)))
         return found
+
+
+def taken(name: str, value: Any) -> float | Unread:
+    """A metric's value as a number, or unread if it is a tensor.
+
+    Raises:
+        MetricError: As for :func:`check_number`.
+    """
+    if not _may_wait(value):
+        return as_number(name, value)
+    check_number(name, value)
+    kept = value.detach()
+    clone = getattr(kept, "clone", None)
+    return Unread(name, kept if clone is None else clone())
+
+
+def _may_wait(value: Any) -> bool:
+    """Whether a value knows how to be kept and to be read later, as tensors do."""
+    return getattr(value, "detach", None) is not None and getattr(value, "item", None) is not None
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse what cannot be one number, as far as that can be told without reading it.
+
+    Raises:
+        MetricError: It is no number; the message names the metric, type and shape.
+    """
+    shape = _shape(value)
+    dtype = getattr(value, "dtype", None)
+    if (
+        any(size != 1 for size in shape)
+        or isinstance(value, str | bytes | complex)
+        or not (isinstance(value, SupportsFloat) or _may_wait(value))
+        or getattr(dtype, "is_complex", False) is True
+        or getattr(value, "is_meta", False) is True
+    ):
+        raise MetricError(_no_number(name, value, shape))
 
 
 def as_number(name: str, value: Any) -> float:
@@ -49,16 +105,22 @@ def as_number(name: str, value: Any) -> float:
     Raises:
         MetricError: It is something else; the message names the metric, type and shape.
     """
-    shape = tuple(getattr(value, "shape", ()))
-    if isinstance(value, str | bytes | complex) or any(size != 1 for size in shape):
-        raise MetricError(_no_number(name, value, shape))
-    if not isinstance(value, SupportsFloat):
-        raise MetricError(_no_number(name, value, shape))
+    check_number(name, value)
     item = getattr(value, "item", None)
     try:
         return float(value if item is None else item())
-    except (TypeError, ValueError, OverflowError) as error:
-        raise MetricError(_no_number(name, value, shape)) from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise MetricError(_no_number(name, value, _shape(value))) from error
+
+
+def read_one_by_one(values: Sequence[Any]) -> list[object]:
+    """Numbers of values that nobody knows how to fetch together."""
+    return [value.item() for value in values]
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    shape = getattr(value, "shape", ())
+    return tuple(shape) if isinstance(shape, Sequence) else ()
 
 
 def _no_number(name: str, value: Any, shape: tuple[int, ...]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from stagegraph.engine.conforming import check_conforms
 from stagegraph.engine.ports import Boundary, Facts, Outcome
-from stagegraph.errors import SnapshotError
+from stagegraph.errors import ActionError, SnapshotError
 
 __all__ = ["NumbersActor"]
 
@@ -32,6 +33,10 @@ class NumbersActor:
         """Add what the growths of this boundary cost."""
         params, snapshots = self._params, dict(self._snapshots)
         if boundary.restore is not None:
+            if boundary.restore.snapshot not in snapshots:
+                raise ActionError(
+                    boundary.restore.place, f"there is no snapshot {boundary.restore.snapshot!r}"
+                )
             params = snapshots[boundary.restore.snapshot]
         for forgotten in boundary.forget:
             snapshots.pop(forgotten, None)
@@ -66,8 +71,10 @@ class NumbersActor:
 
         Raises:
             SnapshotError: It is the state of an engine with a model.
+            ValueError: It holds something else than numbers of parameters.
         """
         if set(state) != {"params", "snapshots"}:
             raise SnapshotError("it is of an engine with a model, and this one has none")
-        self._params = state["params"]
-        self._snapshots = dict(state["snapshots"])
+        params, snapshots = state["params"], dict(state["snapshots"])
+        check_conforms(snapshots | {"": params}, Mapping[str, int | None], place="params")
+        self._params, self._snapshots = params, snapshots

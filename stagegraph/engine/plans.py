@@ -24,6 +24,30 @@ _CLOCKS = ("fact", "spent", "left")
 __all__ = ["Plans", "StagePlan", "remembering"]
 
 
+_AT_ONCE = ("metric", "nonfinite")
+"""Slots that change with each value of their metric, and are followed as the values come."""
+
+_LOOKED_UP = ("last", "best")
+"""Slots that change with each value of their metric, and are read from the state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A number in a frame that changes with each value of a metric.
+
+    Attributes:
+        metric: The metric.
+        index: The number's slot.
+        counts: Whether it counts values that are not finite, or is the value itself.
+        tests: Per edge that reads it: what else must be true for it, and its guard.
+    """
+
+    metric: str
+    index: int
+    counts: bool
+    tests: tuple[tuple[Edge, tuple[Test, ...], Test], ...]
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """One stage, ready to be asked.
@@ -51,9 +75,10 @@ class StagePlan:
 
     @cached_property
     def remembered(self) -> frozenset[str]:
-        """Metrics whose every arrival must be looked at, because a guard remembers them."""
-        looked_up = {slot.name for slot in self.slots if slot.kind in ("last", "best")}
-        return frozenset(leaf.metric for leaf in self.leaves.values()) | looked_up
+        """Metrics whose every value must be looked at, because a guard remembers them."""
+        looked_up = {slot.name for slot in self.slots if slot.kind in _LOOKED_UP}
+        regressed = {leaf.metric for leaf in self.leaves.values() if leaf.spec is None}
+        return frozenset(looked_up | regressed)
 
     @cached_property
     def times_metrics(self) -> bool:
@@ -67,16 +92,53 @@ class StagePlan:
         return any(condition.restless and clocks & condition.slots for _, condition in self.ways)
 
     @cached_property
-    def watched(self) -> Mapping[str, tuple[int, tuple[Test, ...]]]:
-        """Per metric that is read as it comes: its slot, and the tests it can make true."""
-        return {
-            slot.name: (
+    def trends(self) -> Mapping[str, MemoryLeaf]:
+        """The guards whose memories look at no more values than they need."""
+        return {key: leaf for key, leaf in self.leaves.items() if leaf.spec is not None}
+
+    @cached_property
+    def watched(self) -> tuple[Watch, ...]:
+        """The numbers that change with each value of a metric, and what they can make true."""
+        return tuple(
+            Watch(
+                slot.name,
                 index,
-                tuple(c.test for _, c in self.ways if index in c.slots),
+                slot.kind == "nonfinite",
+                tuple(
+                    (edge, self._gate(edge), condition.test)
+                    for edge, condition in self.ways
+                    if index in condition.slots
+                ),
             )
             for index, slot in enumerate(self.slots)
-            if slot.kind == "metric"
-        }
+            if slot.kind in _AT_ONCE
+        )
+
+    def _gate(self, edge: Edge) -> tuple[Test, ...]:
+        """What else must be true in an edge's guard, and does not change as metrics come."""
+        parts = edge.guard.of if isinstance(edge.guard, All) else ()
+        table = SlotTable({slot: index for index, slot in enumerate(self.slots)})
+        conditions = [compile_guard(part, edge.scope, table) for part in parts]
+        return tuple(
+            condition.test
+            for condition in conditions
+            if not any(self.slots[index].kind in _AT_ONCE for index in condition.slots)
+        )
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[str, ...]]:
+        """Per metric, the edges whose guards read it."""
+        found: dict[str, tuple[str, ...]] = {}
+        for edge, condition in self.ways:
+            names = {self._metric(self.slots[index]) for index in condition.slots}
+            for name in sorted(names - {None}, key=str):
+                found[str(name)] = (*found.get(str(name), ()), edge.id)
+        return found
+
+    def _metric(self, slot: Slot) -> str | None:
+        if slot.kind == "memory":
+            return self.leaves[slot.name].metric
+        return slot.name if slot.kind in (*_AT_ONCE, *_LOOKED_UP) else None
 
 
 class Plans:

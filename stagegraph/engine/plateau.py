@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any, Literal, Self, overload
 
 from stagegraph.engine.statistics import fit_trend, student_quantile
@@ -95,11 +96,13 @@ class PatienceSpec:
         goal: Which way the metric is better.
         span: How long, in the unit of progress that ``at`` counts.
         delta: The relative improvement that a new best must bring.
+        spacing: How far apart observations are at least, as for :class:`PlateauSpec`.
     """
 
     goal: Goal
     span: float
     delta: float = 0.0
+    spacing: float = 0.0
 
     def __post_init__(self) -> None:
         _check_goal(self.goal)
@@ -107,6 +110,8 @@ class PatienceSpec:
             raise ValueError(f"span is positive and finite, got {self.span!r}")
         if not (math.isfinite(self.delta) and self.delta >= 0):
             raise ValueError(f"delta is finite and not negative, got {self.delta!r}")
+        if not (math.isfinite(self.spacing) and self.spacing >= 0):
+            raise ValueError(f"spacing is finite and not negative, got {self.spacing!r}")
 
 
 def _check_goal(goal: str) -> None:
@@ -369,10 +374,40 @@ def observe(
     return _observe_patience(memory, spec, at, value)
 
 
+def looks(
+    memory: PlateauMemory | PatienceMemory, spec: PlateauSpec | PatienceSpec, at: float
+) -> bool:
+    """Whether an observation there would be looked at, whatever its value."""
+    last = memory.last if isinstance(memory, PlateauMemory) else memory.at
+    return last is None or at - last >= spec.spacing * (1 - _SLACK)
+
+
+def in_order(memory: PlateauMemory, spec: PlateauSpec | PatienceSpec | None) -> bool:
+    """Whether a memory that was read back is one that observations can have left."""
+    bins = (*memory.closed, *(() if memory.open is None else (memory.open,)))
+    if memory.origin is None or memory.last is None or not bins:
+        return memory == PlateauMemory()
+    rising = all(a.index < b.index and a.at < b.at for a, b in pairwise(bins))
+    assert isinstance(spec, PlateauSpec)
+    newest = (memory.last - memory.origin) * BINS / spec.span
+    return (
+        rising
+        and bins[0].index >= 0
+        and bins[-1].index <= newest
+        and memory.origin <= bins[0].at
+        and bins[-1].at <= memory.last
+        and all(b.count > 0 for b in bins)
+        and (memory.reading is None or memory.reading.end <= memory.last)
+        and len(bins) <= BINS + 2
+    )
+
+
 def _observe_patience(
     memory: PatienceMemory, spec: PatienceSpec, at: float, value: float
 ) -> PatienceMemory:
     best, best_at = memory.best, memory.best_at
+    if not looks(memory, spec, at):
+        return memory
     if best is None or best_at is None:
         return PatienceMemory(value, at, at, "improving")
     need = spec.delta * abs(best)
@@ -389,7 +424,7 @@ def _observe_worth(
     origin, closed, last = memory.origin, memory.closed, memory.open
     if origin is None or last is None or memory.last is None:
         return PlateauMemory(at, (), Bin(0, 1, at, value), last=at)
-    if at - memory.last < spec.spacing * (1 - _SLACK):
+    if not looks(memory, spec, at):
         return memory
     index = int((at - origin) * BINS / spec.span)
     if index == last.index:

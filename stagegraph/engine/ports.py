@@ -6,7 +6,7 @@ record fills :class:`Sink`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ __all__ = [
     "Effect",
     "Facts",
     "Outcome",
+    "Reader",
     "Record",
     "Restore",
     "Selected",
@@ -197,6 +198,18 @@ class Actor(Protocol):
 
         Raises:
             SnapshotError: The state does not fit the model.
+        """
+        ...
+
+
+class Reader(Protocol):
+    """Whoever fetches numbers from where they were computed."""
+
+    def __call__(self, values: Sequence[Any], /) -> Sequence[object]:
+        """The numbers of values of one element each, in order, with one transfer per device.
+
+        Args:
+            values: What was given as metrics, detached: each has an ``item()``.
         """
         ...
 

@@ -10,9 +10,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from stagegraph.engine.absorb import Arrival
 from stagegraph.engine.commands import Message
 from stagegraph.engine.decide import Decision, Move
 from stagegraph.engine.memories import Memory, RegressedMemory
+from stagegraph.engine.meter import Jump
 from stagegraph.engine.moves import Step
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Facts, Outcome, Record
@@ -20,10 +22,12 @@ from stagegraph.engine.state import State
 from stagegraph.engine.taking import Taken, Verdict
 from stagegraph.engine.trace import memory_evidence
 from stagegraph.errors import ActionError
+from stagegraph.progress import Duration
 from stagegraph.schema.guard_text import format_guard
 
 __all__ = [
     "boundary_records",
+    "clock_record",
     "command_record",
     "end_record",
     "error_record",
@@ -31,6 +35,7 @@ __all__ = [
     "facts_record",
     "mail_records",
     "metric_record",
+    "missing_record",
     "quiet_records",
     "record",
     "verdict_records",
@@ -50,28 +55,53 @@ def record(kind: str, state: State, /, **values: Any) -> Record:
 
 
 def metric_record(
-    state: State, name: str, value: float, *, updates_ago: int | None = None, late: bool = False
+    state: State, arrival: Arrival, *, updates_ago: int | None = None, late: bool = False
 ) -> Record:
     """A metric's value; one that is not finite is told in words.
 
     Args:
         state: The state after it.
-        name: The metric.
-        value: The value.
+        arrival: The metric and its value.
         updates_ago: If it came with an update, how many updates before the state's clock. Its
             record then has the step alone: the rest is counted at looks, and when those are must
             not show in the journal.
         late: Whether its boundary had been decided already, so that the next one sees it.
     """
-    values: dict[str, Any] = {"name": name, "value": value}
-    if not math.isfinite(value):
-        values.update(value=None, raw=str(value))
+    values: dict[str, Any] = {"name": arrival.name, "value": arrival.value}
+    if not math.isfinite(arrival.value):
+        values.update(value=None, raw=str(arrival.value))
     if late:
         values["late"] = True
+    if arrival.again:
+        values["again"] = True
+    if not arrival.seen:
+        values["looked_at"] = False
     if updates_ago is not None:
         step, boundary = state.clock.step - updates_ago, state.spent.step - updates_ago
         values.update(step=step, boundary=boundary, progress={"step": step})
     return {**record("metric", state), **values}
+
+
+def missing_record(
+    state: State, name: str, asked: int, every: Duration, edges: Sequence[str]
+) -> Record:
+    """A metric that was asked for and does not come.
+
+    Args:
+        state: The state.
+        name: The metric.
+        asked: How many evaluations in a row brought no value of it.
+        every: How often it is asked for.
+        edges: The ways out that wait for it.
+    """
+    waited = f"{asked * every.amount:g} {every.unit}"
+    return record("missing", state, name=name, asked=asked, waited=waited, edges=list(edges))
+
+
+def clock_record(state: State, jump: Jump) -> Record:
+    """Far more time has passed than such progress takes."""
+    values = {"seconds": round(jump.seconds, 3), "usual": round(jump.usual, 3)}
+    return record("clock", state, updates=jump.updates, **values)
 
 
 def verdict_records(plans: Plans, before: State, after: State) -> Iterator[Record]:

@@ -92,6 +92,11 @@ def _best(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledStage) 
     return NAN if metric is None or metric.best is None else metric.best
 
 
+def _nonfinite(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledStage) -> float:
+    metric = state.metrics.get(slot.name)
+    return 0.0 if metric is None else float(metric.nonfinite)
+
+
 def _spent(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledStage) -> float:
     return spent(slot.name, state)
 
@@ -157,6 +162,7 @@ _READERS: Mapping[str, Reader] = {
     "metric": _metric,
     "last": _last,
     "best": _best,
+    "nonfinite": _nonfinite,
     "spent": _spent,
     "left": _left,
     "visits": _visits,

@@ -7,9 +7,10 @@ exactly as the original would have.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
+from stagegraph.engine.conforming import check_conforms
 from stagegraph.engine.memories import Memory, memory_from_json, memory_to_json
 from stagegraph.engine.ports import Facts
 from stagegraph.engine.standing import Commands, Extension
@@ -17,7 +18,9 @@ from stagegraph.errors import ProgressError, SnapshotError
 from stagegraph.progress import Progress
 
 __all__ = [
+    "DAMAGE",
     "VERSION",
+    "Asked",
     "BackSlot",
     "MetricState",
     "PendingEvent",
@@ -25,6 +28,9 @@ __all__ = [
     "SnapshotState",
     "State",
 ]
+
+DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What Python raises when data is not what it was taken for."""
 
 VERSION = 2
 """The version of the JSON form. Version 1 knew no commands."""
@@ -85,12 +91,35 @@ class MetricState:
         last: Its last finite value.
         best: Its best finite value, by its goal.
         seen: The count of observations when it came.
+        nonfinite: How many values in a row, up to the newest, were not finite.
+        cell: In which of its ``look_every`` intervals it was last looked at.
+        came: The count of observations when a value last came, looked at or not.
+        boundary: Updates ever made when the newest value came.
     """
 
     value: float | None
     last: float | None
     best: float | None
     seen: int
+    nonfinite: int = 0
+    cell: int | None = None
+    came: int = 0
+    boundary: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An evaluation of a metric that was asked for.
+
+    Attributes:
+        seen: The count of observations at the boundary where it was asked for.
+        missed: How many in a row brought no value of the metric, this one included.
+        told: Whether the journal says so.
+    """
+
+    seen: int
+    missed: int = 0
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +166,7 @@ class State:
         errors: How many times in a row each edge's actions have failed.
         metrics: Every metric seen.
         wanted: Per metric, how many of its ``every`` intervals have been asked for.
+        asked: Per metric, the last evaluation that was asked for.
         events: Events to be seen at the next boundary.
         snapshots: Those that can be returned to, oldest first.
         cohorts: Every growth on the present branch.
@@ -159,6 +189,7 @@ class State:
     errors: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, MetricState] = field(default_factory=dict)
     wanted: Mapping[str, int] = field(default_factory=dict)
+    asked: Mapping[str, Asked] = field(default_factory=dict)
     events: tuple[PendingEvent, ...] = ()
     snapshots: tuple[SnapshotState, ...] = ()
     cohorts: tuple[str, ...] = ()
@@ -213,9 +244,11 @@ class State:
                 f"{str(data.get('graph'))[:12]!r}, this graph's is {digest[:12]!r}"
             )
         try:
-            return _state_from_json(data if version == VERSION else _without_commands(data))
-        except (KeyError, TypeError, ValueError, AttributeError, ProgressError) as error:
+            state = _state_from_json(data if version == VERSION else _without_commands(data))
+            check_conforms(state)
+        except (*DAMAGE, ProgressError) as error:
             raise SnapshotError(f"this engine state is damaged: {error!r}") from error
+        return state
 
 
 def _state_to_json(state: State) -> dict[str, Any]:
@@ -229,11 +262,9 @@ def _state_to_json(state: State) -> dict[str, Any]:
         "visits": dict(state.visits),
         "fired": dict(state.fired),
         "errors": dict(state.errors),
-        "metrics": {
-            name: [metric.value, metric.last, metric.best, metric.seen]
-            for name, metric in state.metrics.items()
-        },
+        "metrics": {name: list(astuple(metric)) for name, metric in state.metrics.items()},
         "wanted": dict(state.wanted),
+        "asked": {name: list(astuple(asked)) for name, asked in state.asked.items()},
         "events": [[event.name, event.kept] for event in state.events],
         "snapshots": [[s.name, s.id, _state_to_json(s.state)] for s in state.snapshots],
         "cohorts": list(state.cohorts),
@@ -259,9 +290,10 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         errors=dict(data["errors"]),
         metrics={name: MetricState(*values) for name, values in data["metrics"].items()},
         wanted=dict(data["wanted"]),
+        asked={n: Asked(*values) for n, values in data.get("asked", {}).items()},
         events=tuple(PendingEvent(name, kept) for name, kept in data["events"]),
         snapshots=tuple(
-            SnapshotState(name, snapshot, _state_from_json(state))
+            SnapshotState(name, snapshot, _state_from_json(_alone(state)))
             for name, snapshot, state in data["snapshots"]
         ),
         cohorts=tuple(data["cohorts"]),
@@ -291,6 +323,13 @@ def _not_extended(region: Mapping[str, Any]) -> dict[str, Any]:
     back = region["back"]
     back = None if back is None else {**back, "extended": None}
     return {**region, "extended": None, "back": back}
+
+
+def _alone(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state in a snapshot, which holds no snapshots itself."""
+    if data["snapshots"]:
+        raise ValueError("there are snapshots inside a snapshot")
+    return data
 
 
 def _region_to_json(region: RegionState) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from stagegraph.schema.expressions import (
     Left,
     NameExpr,
     Negative,
+    Nonfinite,
     Spent,
     Visits,
 )
@@ -66,6 +67,8 @@ def number_slot(node: Model) -> Slot | None:
             return Slot("last", node.metric)
         case Best():
             return Slot("best", node.metric)
+        case Nonfinite():
+            return Slot("nonfinite", node.metric)
         case Spent():
             return Slot("spent", node.amount)
         case Left():

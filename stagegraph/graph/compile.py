@@ -38,7 +38,7 @@ from stagegraph.schema.actions import (
 )
 from stagegraph.schema.activities import Activity, Distill, GrownCohort, LrFactor
 from stagegraph.schema.base import Model
-from stagegraph.schema.expressions import Best, Last, NameExpr, Visits
+from stagegraph.schema.expressions import Best, Last, NameExpr, Nonfinite, Visits
 from stagegraph.schema.guards import (
     Affordable,
     All,
@@ -396,7 +396,7 @@ class _Compiler:
             case NameExpr():
                 if node.name not in PROGRESS_NAMES:
                     self._metric(node.name, pointer)
-            case Last() | Best():
+            case Last() | Best() | Nonfinite():
                 self._metric(node.metric, pointer)
             case Visits():
                 return self._with_stage(node, pointer, prefix)

@@ -84,6 +84,8 @@ class Limits:
             return Fraction(int(key == stage.key)), self.entries.get(key)
         if name.startswith("elapsed("):
             return self._elapsed(Unit(name[len("elapsed(") : -1]), edge, stage, limited=limited)
+        if name.startswith("nonfinite("):
+            return Fraction(0), None
         amount = name[len("spent(") : -1] if name.startswith("spent(") else _AMOUNTS.get(name)
         if amount is None:
             return None, None

@@ -18,6 +18,7 @@ from stagegraph.schema.expressions import (
     Left,
     NameExpr,
     Negative,
+    Nonfinite,
     Spent,
     Visits,
 )
@@ -30,7 +31,11 @@ __all__ = ["Constraint", "Interval", "budget_of", "constraint", "is_known"]
 
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 _NEGATED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
-_WHOLE = ("step", "samples", "tokens", "params", "visits(", "spent(steps)", "elapsed(steps)")
+_WHOLE = (
+    *("step", "samples", "tokens", "params", "visits(", "nonfinite("),
+    *("spent(steps)", "elapsed(steps)"),
+)
+_KNOWN = ("spent(", "visits(", "nonfinite(", "elapsed(")
 
 Form = tuple[tuple[str, Fraction], ...]
 """A sum of quantities with their factors; the first factor is 1."""
@@ -130,7 +135,7 @@ def is_whole(form: Form) -> bool:
 
 def is_known(quantity: str) -> bool:
     """Whether a quantity always has a value; metrics and quotients may have none."""
-    return quantity in PROGRESS_NAMES or quantity.startswith(("spent(", "visits(", "elapsed("))
+    return quantity in PROGRESS_NAMES or quantity.startswith(_KNOWN)
 
 
 def budget_of(budget: Budget, amount: str) -> Fraction | None:
@@ -164,7 +169,7 @@ def _linear(node: Any, budget: Budget) -> dict[str, Fraction]:
     match node:
         case NameExpr():
             return {node.name: Fraction(1)}
-        case Last() | Best() | Visits():
+        case Last() | Best() | Nonfinite() | Visits():
             return {format_guard(node): Fraction(1)}
         case Spent():
             return {_spent(node.amount): Fraction(1)}

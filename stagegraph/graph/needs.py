@@ -69,6 +69,7 @@ def needs(graph: CompiledGraph) -> Needs:
         every = graph.graph.metrics[name].every if name in graph.graph.metrics else None
         if every is not None:
             facts.add(every.unit)
+    facts |= {m.look_every.unit for m in graph.graph.metrics.values() if m.look_every is not None}
     facts -= {"", Unit.STEPS}
     growing = tuple(key for key, stage in graph.stages.items() if stage.growths)
     return Needs(frozenset(facts), growing if "params" in facts else (), frozenset(metrics))

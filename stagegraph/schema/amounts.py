@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from stagegraph.progress import Duration, Unit, parse_number
 
-__all__ = ["Count", "Factor", "Number", "Share"]
+__all__ = ["Count", "Factor", "Number", "Share", "in_reach"]
 
 
 def _number(value: Any) -> Any:
@@ -30,7 +30,8 @@ def _as_float(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _in_reach(value: float) -> float:
+def in_reach(value: float) -> float:
+    """The number, if it is one that a document may have; the others are mistakes, or attacks."""
     if value and not _SMALLEST <= abs(value) <= _LARGEST:
         raise ValueError(f"numbers lie between {_SMALLEST:g} and {_LARGEST:g}, got {value!r}")
     return value
@@ -53,7 +54,7 @@ Count = Annotated[
 
 Number = Annotated[
     float,
-    AfterValidator(_in_reach),
+    AfterValidator(in_reach),
     BeforeValidator(_as_float),
     WithJsonSchema(_or_text("number")),
 ]

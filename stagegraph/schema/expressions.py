@@ -24,6 +24,7 @@ __all__ = [
     "Left",
     "NameExpr",
     "Negative",
+    "Nonfinite",
     "Spent",
     "Visits",
 ]
@@ -74,6 +75,15 @@ class Best(Model):
 
     positional: ClassVar = ("metric",)
     type: Literal["best"]
+    metric: MetricName
+    """The metric."""
+
+
+class Nonfinite(Model):
+    """How many values of a metric in a row, up to the newest, were NaN or infinite."""
+
+    positional: ClassVar = ("metric",)
+    type: Literal["nonfinite"]
     metric: MetricName
     """The metric."""
 
@@ -129,6 +139,7 @@ Expr = Annotated[
     | Annotated[Negative, Tag("negative")]
     | Annotated[Last, Tag("last")]
     | Annotated[Best, Tag("best")]
+    | Annotated[Nonfinite, Tag("nonfinite")]
     | Annotated[Spent, Tag("spent")]
     | Annotated[Left, Tag("left")]
     | Annotated[Visits, Tag("visits")],
@@ -140,6 +151,7 @@ Expr = Annotated[
 EXPRESSION_CALLS: dict[str, type[Model]] = {
     "last": Last,
     "best": Best,
+    "nonfinite": Nonfinite,
     "spent": Spent,
     "left": Left,
     "visits": Visits,

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from stagegraph.errors import did_you_mean
 from stagegraph.progress import UNIT_WORDS, Duration, parse_number
+from stagegraph.schema.amounts import in_reach
 from stagegraph.schema.base import Model
 from stagegraph.schema.expressions import EXPRESSION_CALLS, Arithmetic, NameExpr, Negative
 from stagegraph.schema.guards import (
@@ -54,6 +55,9 @@ _TOKEN = re.compile(
     r"|(?P<end>\Z))",
     re.ASCII,
 )
+_SPACE = " \t\n\r\f\v"
+"""What the lexer skips: ``\\s`` of ASCII."""
+
 _COMPARISONS = frozenset({"<", "<=", ">", ">=", "==", "!="})
 _CALLS = {**GUARD_CALLS, **EXPRESSION_CALLS}
 _GUARDS: tuple[type[Model], ...] = (Compare, All, Any_, Not, *GUARD_CALLS.values())
@@ -108,7 +112,7 @@ def _tokens(text: str) -> list[Token]:
     while True:
         match = _TOKEN.match(text, at)
         if match is None:
-            column = at + len(text[at:]) - len(text[at:].lstrip()) + 1
+            column = at + len(text[at:]) - len(text[at:].lstrip(_SPACE)) + 1
             raise GuardTextError(
                 column,
                 f"unexpected {text[column - 1]!r}; a guard has numbers, names, calls, parentheses, "
@@ -236,7 +240,7 @@ class _Parser:
     def _number(self) -> float:
         token = self._advance()
         try:
-            number = float(parse_number(token.text))
+            number = in_reach(float(parse_number(token.text)))
         except ValueError as error:
             raise GuardTextError(token.column, str(error)) from error
         if self.token.kind == "name" and self.token.text in UNIT_WORDS:

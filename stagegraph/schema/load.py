@@ -75,6 +75,8 @@ def _load_file(path: Path) -> StageGraph:
 def _load_text(file: str, text: str, *, is_json: bool) -> StageGraph:
     if len(text) > MAX_BYTES:
         raise _refusal(file, f"over {MAX_BYTES:,} characters; a stage graph is smaller")
+    if not text.isascii():
+        _refuse_halves(file, text)
     if not text.strip():
         raise _refusal(file, "it is empty; a stage graph begins with 'stagegraph: 1'")
     reading = read_json(text) if is_json else read_yaml(text)
@@ -82,6 +84,17 @@ def _load_text(file: str, text: str, *, is_json: bool) -> StageGraph:
         find_unquoted(reading)
         _find_empty(reading)
     return _validated(file, reading)
+
+
+def _refuse_halves(file: str, text: str) -> None:
+    """Refuse halves of characters, which a text may hold in Python and in no file."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        line = text.count("\n", 0, error.start) + 1
+        column = error.start - text.rfind("\n", 0, error.start)
+        message = f"{text[error.start]!r} is half a character; decode the text as UTF-8"
+        raise DocumentError(file, [Defect(message, "", line, column)]) from None
 
 
 def _validated(file: str, reading: Reading) -> StageGraph:

@@ -26,6 +26,12 @@ class Metric(Model):
     """Which way is better."""
     every: Duration | None = None
     """How often it is evaluated."""
+    look_every: Duration | None = None
+    """How often its values are looked at; default: each. What comes sooner is told in the journal
+    alone."""
+    nonfinite: Literal["unknown", "error"] = "unknown"
+    """What a value that is NaN or infinite does: the metric is unknown, or the call that brought
+    it raises."""
     source: Annotated[
         Seq[Annotated[str, StringConstraints(min_length=1, max_length=200)]],
         Field(max_length=50),

@@ -16,7 +16,7 @@ from stagegraph.engine.core import Core
 from stagegraph.engine.explain import Explanation
 from stagegraph.engine.metrics import as_number
 from stagegraph.engine.numbers import NumbersActor
-from stagegraph.engine.ports import Actor, Record, Sink
+from stagegraph.engine.ports import Actor, Reader, Record, Sink
 from stagegraph.engine.simulate import resolve_costs, runnable
 from stagegraph.errors import MissingFact, RunFolderError, SnapshotError, StageGraphError
 from stagegraph.graph.compiled import CompiledGraph
@@ -121,11 +121,14 @@ class Engine:
         self._torch: TorchActor | None = None
         self._model = model
         actor: Actor
+        reader: Reader | None = None
         if model is None:
             actor = _numbers(compiled, params, costs or {})
         else:
             from stagegraph.actions.attach import torch_actor
+            from stagegraph.actions.reading import read_together
 
+            reader = read_together
             self._torch = actor = torch_actor(
                 compiled,
                 model,
@@ -140,7 +143,7 @@ class Engine:
         self._listeners: list[Sink] = []
         self._hands: Hands | None = None
         self._seed = seed
-        self._core = Core(compiled, actor, clock=time.monotonic, seed=seed)
+        self._core = Core(compiled, actor, clock=time.monotonic, seed=seed, reader=reader)
         self._core.decided = weakly(self._decided)
         if self._torch is not None and _distils(compiled):
             self._core.refuse = self._torch.require_loss

@@ -65,6 +65,7 @@ KINDS = {
     # calls in expressions
     "last": Traits(expressions.Last, positional=("metric",), needs=LOSS),
     "best": Traits(expressions.Best, positional=("metric",), needs=LOSS),
+    "nonfinite": Traits(expressions.Nonfinite, positional=("metric",), needs=LOSS),
     "spent": Traits(expressions.Spent, positional=("amount",), needs=frozenset({"tokens"})),
     "left": Traits(expressions.Left, positional=("amount",)),
     "visits": Traits(expressions.Visits, positional=("stage",)),

@@ -179,7 +179,7 @@ def test_value_that_is_no_number_is_refused(value, what):
 
 
 def test_loss_is_a_metric_only_if_declared():
-    silent = Run(PLAIN).step(loss=object())
+    silent = Run(PLAIN).step(loss=3)
     assert silent.core.loss is not None and silent.of_type("metric") == []
     run = Run(PLAIN.replace("{m:", "{loss: {goal: minimize}, m:").replace("m < 1", "loss < 1"))
     run.step(loss=2.0).step(loss=0.5)

@@ -26,6 +26,7 @@ def leaves(draw: Any, region: str, stages: list[str], everywhere: list[str]) -> 
                 f"{metric} {op} {number}",
                 f"{metric} {op} {number} * last(n)",
                 f"best({metric}) {op} {number}",
+                f"nonfinite({metric}) {op} {number}",
                 f"1 / ({metric} - {number}) {op} 1",
                 f"step {op} {span * 3}",
                 f"spent(steps) - step {op} {span}",
@@ -180,6 +181,12 @@ def _region(draw: Any, region: str, names: list[str], everywhere: list[str]) -> 
     }
 
 
+looks = st.sampled_from(
+    [{}, {}, {}, {"look_every": "3 steps"}, {"look_every": "5 samples"}, {"look_every": "0.5 ep"}]
+)
+"""How often a metric's values are looked at."""
+
+
 @st.composite
 def runnable_graphs(draw: Any) -> dict[str, Any]:
     """A document that compiles and runs; the checks may have much to say about it."""
@@ -192,7 +199,10 @@ def runnable_graphs(draw: Any) -> dict[str, Any]:
     document: dict[str, Any] = {
         "stagegraph": 1,
         "name": "random",
-        "metrics": {"m": {"goal": "minimize", **every}, "n": {"goal": "maximize"}},
+        "metrics": {
+            "m": {"goal": "minimize", **every, **draw(looks)},
+            "n": {"goal": "maximize", **draw(looks)},
+        },
         "events": list(EVENTS),
         "budget": {"params": 140, "steps": draw(st.integers(15, 60))},
         "max_overlap": draw(st.integers(1, 2)),

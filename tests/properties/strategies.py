@@ -118,6 +118,7 @@ def expressions():
         | st.builds(ex.NameExpr, type=st.just("name"), name=read_names())
         | st.builds(ex.Last, type=st.just("last"), metric=metric_names())
         | st.builds(ex.Best, type=st.just("best"), metric=metric_names())
+        | st.builds(ex.Nonfinite, type=st.just("nonfinite"), metric=metric_names())
         | st.builds(ex.Spent, type=st.just("spent"), amount=AMOUNTS)
         | st.builds(ex.Left, type=st.just("left"), amount=AMOUNTS)
         | st.builds(ex.Visits, type=st.just("visits"), stage=references())

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stagegraph.engine.absorb import Observation, absorb
+from stagegraph.engine.absorb import Arrival, Observation, absorb
 from stagegraph.engine.decide import decide
 from stagegraph.engine.replay import outside
 from stagegraph.progress import Progress
 from tests.engine.driving import Run
+from tests.engine.on_device import OnDevice, Transfers
 from tests.properties.runnable import runnable_graphs, streams
 from tests.properties.ticking import begin, finish, seen, tick
 
@@ -34,6 +35,29 @@ def lazy_equals_eager(document, stream):
     assert seen(lazy) == seen(eager)
     assert lazy.actor.boundaries == eager.actor.boundaries
     assert lazy.actor.tuned == eager.actor.tuned
+
+
+def tensors_equal_numbers(document, stream):
+    numbers, tensors = begin(document), begin(document, reader=Transfers())
+    for happening in stream:
+        assert tick(numbers, happening) == tick(tensors, on_device(happening))
+        assert numbers.core.wants_evaluation == tensors.core.wants_evaluation
+        assert numbers.core.stages == tensors.core.stages
+    for run in (numbers, tensors):
+        finish(run)
+    assert numbers.core.state_dict() == tensors.core.state_dict()
+    assert seen(numbers) == seen(tensors)
+    assert numbers.actor.boundaries == tensors.actor.boundaries
+
+
+def on_device(happening):
+    """The same with every value still on a device."""
+    return {
+        key: {name: OnDevice(value) for name, value in told.items()}
+        if isinstance(told, dict)
+        else told
+        for key, told in happening.items()
+    }
 
 
 def resuming_changes_nothing(document, stream, cut):
@@ -129,6 +153,12 @@ def test_looking_only_when_due_changes_nothing(document, stream):
 
 
 @few
+@given(runnable_graphs(), streams)
+def test_tensors_lead_to_the_same_decisions_as_numbers(document, stream):
+    tensors_equal_numbers(document, stream)
+
+
+@few
 @given(runnable_graphs(), streams, st.data())
 def test_resuming_at_any_tick_changes_nothing(document, stream, data):
     resuming_changes_nothing(document, stream, data.draw(st.integers(0, len(stream))))
@@ -158,6 +188,13 @@ def test_no_region_grows_while_too_many_others_are_open(document, stream):
 @given(runnable_graphs(), streams)
 def test_looking_only_when_due_changes_nothing_in_many_graphs(document, stream):
     lazy_equals_eager(document, stream)
+
+
+@pytest.mark.slow
+@settings(many, max_examples=1000)
+@given(runnable_graphs(), streams)
+def test_tensors_lead_to_the_same_decisions_as_numbers_in_many_graphs(document, stream):
+    tensors_equal_numbers(document, stream)
 
 
 @pytest.mark.slow
@@ -202,7 +239,9 @@ def test_absorb_and_decide_are_pure(document, stream):
         if state.ended is not None:
             return
         before = state.to_json("")
-        observation = Observation(Progress(step=1, samples=3), (("m", 1.0), ("n", float("nan"))))
+        observation = Observation(
+            Progress(step=1, samples=3), (Arrival("m", 1.0), Arrival("n", float("nan")))
+        )
         assert absorb(plans, state, observation) == absorb(plans, state, observation)
         assert decide(plans, state) == decide(plans, state)
         assert state.to_json("") == before

@@ -13,7 +13,8 @@ from stagegraph.engine.values import SlotTable
 from stagegraph.schema.guard_text import parse_guard
 from stagegraph.schema.guards import Not
 
-names = st.sampled_from(["m", "n", "step", "last(m)", "left(steps)", "best(n)"])
+_NUMBERS = ("metric", "fact", "last", "best", "nonfinite", "left")
+names = st.sampled_from(["m", "n", "step", "last(m)", "left(steps)", "best(n)", "nonfinite(m)"])
 constants = st.sampled_from(["0", "1", "2", "0.5", "3", "1e15", "1e-15"])
 operators = st.sampled_from(["<", "<=", ">", ">=", "==", "!="])
 flags = st.sampled_from(
@@ -65,10 +66,7 @@ def asked(draw):
     condition = compile_guard(guard, "s", table)
     opposite = compile_guard(Not(type="not", of=guard), "s", table)
     frame = {
-        slot: draw(
-            slot_values if slot.kind in ("metric", "fact", "last", "best", "left") else flag_values
-        )
-        for slot in table.slots
+        slot: draw(slot_values if slot.kind in _NUMBERS else flag_values) for slot in table.slots
     }
     numbers_in_order = [frame[slot] for slot in table.slots]
     tree = trace(guard, "s", frame.__getitem__, lambda slot: None)

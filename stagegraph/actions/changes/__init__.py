@@ -7,7 +7,6 @@ larger where in them the new entries lie; all names are stable ids (:mod:`~.line
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from stagegraph.actions.changes.attached import Attached, NewBranch, Upcycled
 from stagegraph.actions.changes.change import Axes, Change
@@ -16,6 +15,8 @@ from stagegraph.actions.changes.experts import ExpertsAdded, ListGrown, NewExper
 from stagegraph.actions.changes.head_added import HeadAdded
 from stagegraph.actions.changes.inherited import Inherited, Regrown
 from stagegraph.actions.changes.resized import Resized, Written
+from stagegraph.engine.conforming import check_conforms
+from stagegraph.engine.state import DAMAGE
 from stagegraph.errors import SnapshotError
 
 __all__ = [
@@ -55,19 +56,22 @@ _KINDS: dict[str, type[Change]] = {
 }
 
 
-def read_change(data: Mapping[str, Any]) -> Change:
+def read_change(data: object) -> Change:
     """A change from JSON data.
 
     Raises:
         SnapshotError: This is no structural change that this version knows.
     """
-    kind = _KINDS.get(data.get("kind", ""))
-    if kind is None:
+    name = data.get("kind") if isinstance(data, Mapping) else None
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None or not isinstance(data, Mapping):
         raise SnapshotError(
-            f"this lineage holds a change of kind {data.get('kind')!r}; this stagegraph knows "
+            f"this lineage holds a change of kind {name!r:.80}; this stagegraph knows "
             f"{', '.join(map(repr, _KINDS))}: resume with the version that wrote it"
         )
     try:
-        return kind.from_fields(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SnapshotError(f"this lineage cannot be read: {error!r} in {data!r}") from error
+        change = kind.from_fields(data)
+        check_conforms(change)
+    except DAMAGE as error:
+        raise SnapshotError(f"this lineage cannot be read: {error!r} in {data!r:.400}") from error
+    return change

@@ -15,6 +15,10 @@ __all__ = [
 ]
 
 
+MAX_BLOCKS = 100_000
+"""No stack has more; a lineage that says so was made to fill the memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewBlock:
     """One block that a growth inserted.
@@ -85,10 +89,16 @@ class Deepened(Change):
             cohort=data["cohort"],
             step=data["step"],
             stack=data["stack"],
-            before=data["before"],
+            before=_checked(data["before"]),
             blocks=tuple(NewBlock(**block) for block in data["blocks"]),
             counts=tuple(CountChange(**count) for count in data["counts"]),
             numbered=tuple(data["numbered"]),
             beside=tuple(data.get("beside", ())),
             rows=tuple(data.get("rows", ())),
         )
+
+
+def _checked(before: int) -> int:
+    if not 0 <= before <= MAX_BLOCKS:
+        raise ValueError(f"a stack had from 0 to {MAX_BLOCKS:,} blocks")
+    return before

@@ -12,7 +12,7 @@ from stagegraph.graph.rules.context import Context, leaves
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.structure import RegionView, rolls_back
 from stagegraph.graph.truth import Case, Condition
-from stagegraph.schema.expressions import Best, Last, NameExpr
+from stagegraph.schema.expressions import Best, Last, NameExpr, Nonfinite
 from stagegraph.schema.guards import Completed, Done, Plateau, Regressed
 from stagegraph.schema.names import PROGRESS_NAMES
 
@@ -73,7 +73,7 @@ def _waits(edge: Edge, *, plateau_only: bool) -> bool:
         if isinstance(node, Plateau):
             return True
         if not plateau_only and (
-            isinstance(node, Last | Best | Regressed)
+            isinstance(node, Last | Best | Nonfinite | Regressed)
             or (isinstance(node, NameExpr) and node.name not in PROGRESS_NAMES)
         ):
             return True
