@@ -54,6 +54,7 @@ from stagegraph.engine.replay import Outside
 from stagegraph.engine.settling import settled
 from stagegraph.engine.state import DAMAGE, PendingEvent, State
 from stagegraph.engine.taking import Taken, Verdict, take, take_while_paused
+from stagegraph.engine.weakly import weakly
 from stagegraph.errors import (
     ActionError,
     CommandError,
@@ -131,7 +132,7 @@ class Core:
         self._undecided = False
         self._moving = False
         self._pending = 0
-        self._arrivals = Arrivals(graph, reader, self._now)
+        self._arrivals = Arrivals(graph, reader, weakly(self._now))
         self._look: float = 0
         self._others: dict[Unit, float] = {}
 

@@ -18,6 +18,7 @@ from stagegraph.engine.metrics import as_number
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.ports import Actor, Reader, Record, Sink
 from stagegraph.engine.simulate import resolve_costs, runnable
+from stagegraph.engine.weakly import weakly
 from stagegraph.errors import MissingFact, RunFolderError, SnapshotError, StageGraphError
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.needs import needs
@@ -31,7 +32,6 @@ from stagegraph.session.passes import Count, Epoch, Position
 from stagegraph.session.preemption import Preempted, watch_signals
 from stagegraph.session.recording import Recording
 from stagegraph.session.saving import Files
-from stagegraph.session.weakly import weakly
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
