@@ -35,6 +35,7 @@ from stagegraph.actions.standing import Standing
 from stagegraph.actions.support import unsupported
 from stagegraph.actions.undo import Moment, UndoLog
 from stagegraph.engine.ports import Boundary, Deed, Effect, Facts, Outcome
+from stagegraph.engine.state import DAMAGE
 from stagegraph.errors import (
     ActionError,
     SelectorError,
@@ -463,8 +464,11 @@ class TorchActor:
             SnapshotError: It cannot be read, or is of another model.
         """
         state = read_checkpoint(files)
-        load_state(self._standing, state["model"])
-        return state["beside"]
+        try:
+            load_state(self._standing, state["model"])
+            return state["beside"]
+        except (*DAMAGE, RuntimeError) as error:
+            raise SnapshotError(f"this checkpoint cannot be taken up: {error!r}") from error
 
     def close(self) -> None:
         """Remove all hooks and release what is frozen; the model is the user's alone again."""

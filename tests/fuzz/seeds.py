@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,11 @@ from stagegraph.actions.changes import (
     Resized,
     Written,
 )
+from stagegraph.runs.journal import Mark
+from stagegraph.runs.store import CheckpointStore
+from tests.session.training import EVERY_STAGE, Training
 
-__all__ = ["DATA", "STATE_GRAPH", "seeds_of"]
+__all__ = ["DATA", "STATE_GRAPH", "checkpoint_files", "seeds_of"]
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
@@ -72,24 +78,43 @@ interrupts:
 @cache
 def seeds_of(target: str) -> tuple[Any, ...]:
     """The right inputs of a target."""
-    match target:
-        case "document as text":
-            return _documents()
-        case "document checked":
-            return tuple(text for text in _documents() if len(text) < 3000)
-        case "document as data":
-            return tuple(_plain(text) for text in _documents()[:40])
-        case "guard" | "expression":
-            return _GUARDS if target == "guard" else _EXPRESSIONS
-        case "journal" | "journal looked at" | "metrics of a simulation":
-            return _journals()
-        case "engine state":
-            return tuple(state["engine"] for state in _states())
-        case "engine goes on":
-            return _states()
-        case "lineage":
-            return _lineages()
-    return ()
+    return _SEEDS[target]()
+
+
+@cache
+def checkpoint_files() -> dict[str, bytes]:
+    """A checkpoint of a real run, by file."""
+    run = Training(EVERY_STAGE).go(2)
+    files = {}
+    for name, write in run.engine._torch.take_checkpoint({"batches": 2}).files().items():
+        out = io.BytesIO()
+        write(out)
+        files[name] = out.getvalue()
+    run.engine.close()
+    return files
+
+
+def _manifest() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        store = CheckpointStore(Path(folder))
+        files = {"engine.json": lambda out: out.write(b"{}")}
+        mark = Mark(3, 100, "00000000")
+        saved = store.save(
+            files, step=3, boundary=3, why="due", metrics={"m": 1.0}, journal=mark, about={}
+        )
+        return (saved.path / "manifest.json").read_bytes()
+
+
+def _messages() -> tuple[bytes, ...]:
+    common = {
+        "version": 1,
+        "id": "0" * 32,
+        "author": "somebody@there",
+        "sent": "2026-01-01T00:00:00",
+    }
+    event = {"kind": "event", "name": "go", "argument": ""}
+    command = {"kind": "command", "name": "extend", "argument": "500 steps"}
+    return tuple(json.dumps(common | one).encode() for one in (event, command))
 
 
 def _documents() -> tuple[str, ...]:
@@ -165,3 +190,22 @@ def _lineages() -> tuple[Any, ...]:
         Regrown("large", 5, None, {"n": 4}, ("b.2",), ("b.2",), ("p",), (("w", axes),), written),
     )
     return (Lineage(growths).as_json(), *(Lineage([growth]).as_json() for growth in growths))
+
+
+_SEEDS: dict[str, Callable[[], tuple[Any, ...]]] = {
+    "document as text": _documents,
+    "document checked": lambda: tuple(text for text in _documents() if len(text) < 3000),
+    "document as data": lambda: tuple(_plain(text) for text in _documents()[:40]),
+    "guard": lambda: _GUARDS,
+    "expression": lambda: _EXPRESSIONS,
+    "journal": _journals,
+    "journal looked at": _journals,
+    "metrics of a simulation": _journals,
+    "engine state": lambda: tuple(state["engine"] for state in _states()),
+    "engine goes on": _states,
+    "lineage": _lineages,
+    "checkpoint taken up": lambda: (json.loads(checkpoint_files()["contents.json"]),),
+    "tensors": lambda: (checkpoint_files()["tensors-00000.safetensors"],),
+    "manifest": lambda: (_manifest(),),
+    "inbox": _messages,
+}

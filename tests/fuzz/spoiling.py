@@ -179,13 +179,17 @@ def inputs(target: Target) -> st.SearchStrategy[Any]:
             )
             return spoilt_data(seeds) | spoilt_data(seeds) | spoilt_data(seeds) | tree
         case "bytes":
-            texts = tuple(seed.decode() for seed in seeds)
+            texts = tuple(seed.decode(errors="surrogateescape") for seed in seeds)
             lines = st.sampled_from(seeds).flatmap(_spoilt_lines)
-            return (
-                spoilt_text(texts).map(lambda text: text.encode(errors="surrogatepass"))
-                | lines
-                | st.binary(max_size=60)
-            )
+            return spoilt_text(texts).map(_encoded) | lines | st.binary(max_size=60)
+
+
+def _encoded(text: str) -> bytes:
+    """Bytes that were no text come back as they were; other halves of characters stay halves."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogatepass")
 
 
 @st.composite

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import stagegraph as sg
+from stagegraph.actions.keeping.tensor_files import read_tensors
 from stagegraph.actions.lineage import Lineage
 from stagegraph.engine.state import State
 from stagegraph.errors import StageGraphError
+from stagegraph.runs.inbox import Inbox
 from stagegraph.runs.journal import read_journal
+from stagegraph.runs.status import read_status
+from stagegraph.runs.store import CheckpointStore
 from stagegraph.schema.dump import digest
 from stagegraph.schema.guard_text import (
     GuardTextError,
@@ -28,7 +32,8 @@ from stagegraph.schema.guard_text import (
     parse_guard,
 )
 from tests.engine.driving import Run
-from tests.fuzz.seeds import STATE_GRAPH, seeds_of
+from tests.fuzz.seeds import STATE_GRAPH, checkpoint_files, seeds_of
+from tests.session.training import EVERY_STAGE, Training
 
 __all__ = ["TARGETS", "Target"]
 
@@ -149,6 +154,42 @@ def _lineage(data: Any) -> object:
     return json.dumps(lineage.as_json())
 
 
+def _checkpoint(data: Any) -> object:
+    """A checkpoint's contents, taken up by a model."""
+    run = Training(EVERY_STAGE)
+    try:
+        files = checkpoint_files() | {"contents.json": json.dumps(data).encode()}
+        run.engine._torch.load_checkpoint(files)
+    finally:
+        run.engine.close()
+    return run
+
+
+def _tensors(content: bytes) -> object:
+    return read_tensors([content])
+
+
+def _generation(content: bytes) -> object:
+    """A checkpoint whose manifest may say anything."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gen-00000001"
+        path.mkdir()
+        (path / "manifest.json").write_bytes(content)
+        (path / "engine.json").write_bytes(b"{}")
+        store = CheckpointStore(Path(folder))
+        return store.newest(), store.generations()
+
+
+def _inbox(content: bytes) -> object:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "inbox"
+        place.mkdir()
+        (place / "20260101T000000.000000Z-0123456789abcdef0123456789abcdef.json").write_bytes(
+            content
+        )
+        return Inbox(Path(folder), ()).read(), read_status(Path(folder))
+
+
 TARGETS = {
     target.name: target
     for target in (
@@ -163,6 +204,10 @@ TARGETS = {
         Target("engine state", "json", _state, examples=250),
         Target("engine goes on", "json", _core, examples=250),
         Target("lineage", "json", _lineage, examples=250),
+        Target("checkpoint taken up", "json", _checkpoint, examples=60),
+        Target("tensors", "bytes", _tensors, examples=150),
+        Target("manifest", "bytes", _generation, examples=80),
+        Target("inbox", "bytes", _inbox, examples=80),
     )
 }
-"""Every reader; a checkpoint's is one more line."""
+"""Every reader."""
