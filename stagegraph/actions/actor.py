@@ -25,6 +25,7 @@ from stagegraph.actions.keeping.state import held_copies, load_copies, load_stat
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.optimizing.scales import Scale
+from stagegraph.actions.optimizing.updates import Updates
 from stagegraph.actions.parameters import num_parameters, uncompiled
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.randomness import RandomState
@@ -129,6 +130,7 @@ class TorchActor:
             dict(parts or {}),
         )
         self._growths = {stage: tuple(actions) for stage, actions in (growths or {}).items()}
+        self._updates = None if scaler is None else Updates(self._standing.optimizers)
         self._held = Held((), {})
         self._facts: tuple[Lineage, Facts] | None = None
 
@@ -197,6 +199,8 @@ class TorchActor:
         except BaseException:
             log.undo()
             raise
+        finally:
+            self.has_updated()  # an update that was only tried is none
         if boundary.structural or self._standing.teaching.taps is not taps:
             _forget_compiled()
         return outcome
@@ -315,6 +319,15 @@ class TorchActor:
             StageGraphError: It did not.
         """
         self._standing.teaching.require()
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether an optimizer's step may be none, because a gradient scaler skips it."""
+        return self._updates is not None
+
+    def has_updated(self) -> bool:
+        """Whether an optimizer has really stepped since this was last asked."""
+        return self._updates is None or self._updates.take()
 
     def hold(self, held: Sequence[Effect], alphas: Mapping[str, float]) -> None:
         """Put activities in force without a boundary, as after a resume.
@@ -473,6 +486,8 @@ class TorchActor:
     def close(self) -> None:
         """Remove all hooks and release what is frozen; the model is the user's alone again."""
         self._standing.close()
+        if self._updates is not None:
+            self._updates.close()
         self._held = Held((), {})
 
 

@@ -147,7 +147,8 @@ class Engine:
         self._core.decided = weakly(self._decided)
         if self._torch is not None and _distils(compiled):
             self._core.refuse = self._torch.require_loss
-        if type(self).step is Engine.step:
+        skips = self._torch is not None and self._torch.may_skip
+        if type(self).step is Engine.step and not skips:
             # One call less at every update; the method below says what it takes.
             self.step = self._core.step  # type: ignore[method-assign]
         self._position = self._make_position(data)
@@ -292,6 +293,9 @@ class Engine:
     ) -> None:
         """One optimizer update is over.
 
+        With ``scaler=``, an update that the gradient scaler has skipped is none, and nothing of
+        this call counts.
+
         Args:
             loss: The training loss, to be shown; read as a metric if the graph declares ``loss``.
             samples: Training samples in this update, over all ranks.
@@ -307,6 +311,8 @@ class Engine:
             MissingFact: The graph reads samples, tokens, epochs or flops, and nobody counts them.
             ProgressError: Progress goes backwards.
         """
+        if self._torch is not None and not self._torch.has_updated():
+            return
         self._core.step(
             loss=loss, samples=samples, tokens=tokens, flops=flops, epoch=epoch, **metrics
         )
