@@ -210,7 +210,8 @@ class State:
         if data.get("graph") != digest:
             raise SnapshotError(
                 "this engine state belongs to another graph: its digest is "
-                f"{str(data.get('graph'))[:12]!r}, this graph's is {digest[:12]!r}"
+                f"{str(data.get('graph'))[:12]!r}, this graph's is {digest[:12]!r}; to go on under "
+                "an edited graph, give the one it was saved under as edited_from="
             )
         try:
             return _state_from_json(data if version == VERSION else _without_commands(data))

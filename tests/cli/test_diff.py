@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from stagegraph.cli.diff import differences
 from stagegraph.cli.main import main
+from stagegraph.schema.differences import differences
 from stagegraph.schema.load import load
 
 BASE = """\
