@@ -189,6 +189,10 @@ class Core:
         """Record that the process was told to go."""
         self._write((record("preempted", self.state, reason=reason),))
 
+    def write_edit(self, edit: Mapping[str, Any]) -> None:
+        """Record that the run goes on under an edited graph."""
+        self._write((record("edit", self.state, **edit),))
+
     # What happens
 
     def start(self) -> None:

@@ -22,7 +22,7 @@ from stagegraph.graph.compiled import CompiledGraph, Edge
 from stagegraph.schema.differences import Difference, differences
 from stagegraph.schema.dump import digest
 
-__all__ = ["Edit", "edit", "edit_saved", "judge"]
+__all__ = ["Edit", "edit", "edit_saved", "graph_of", "judge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,13 @@ def edit_saved(
         raise SnapshotError(f"this is no saved state of an engine: {error!r}") from error
     found = edit(before, after, State.from_json(data, digest(before.graph)))
     return {**saved, "engine": found.state.to_json(digest(after.graph))}, found
+
+
+def graph_of(saved: Any) -> str | None:
+    """The digest of the graph that a saved engine ran under, if it says."""
+    engine = saved.get("engine") if isinstance(saved, Mapping) else None
+    stamp = engine.get("graph") if isinstance(engine, Mapping) else None
+    return stamp if isinstance(stamp, str) else None
 
 
 def _require_own(graph: CompiledGraph, state: State) -> None:
