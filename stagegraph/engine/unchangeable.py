@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 from typing import Any
 
 from stagegraph.engine.decide import AMOUNTS
@@ -16,7 +17,7 @@ from stagegraph.engine.slots import UNIT_OF, spent
 from stagegraph.engine.standing import Extension
 from stagegraph.engine.state import State
 from stagegraph.errors import SnapshotError
-from stagegraph.graph.compiled import CompiledGraph, CompiledStage, Edge
+from stagegraph.graph.compiled import CompiledGraph, CompiledStage, Edge, HeldActivity
 from stagegraph.graph.needs import needs
 from stagegraph.progress import Unit
 from stagegraph.schema.differences import differences, meaning, shown
@@ -168,16 +169,41 @@ def _stage(before: CompiledGraph, after: CompiledGraph, key: str, count: int) ->
                 pointer = f"{new.pointer}/{name}"
                 yield Refusal(key, pointer, shown(was), shown(now), why, _STAGE_ANEW)
     yield from _actions(old, new, f"{new.pointer}/actions", why, _STAGE_ANEW)
-    _, gone, come = match_activities(old, new)
-    if gone or come:
-        was, now = (_list([h.activity for h in stage.during]) for stage in (old, new))
-        yield Refusal(key, f"{new.pointer}/during", was, now, why, _STAGE_ANEW)
+    yield from _held(old, new, why)
     following = new.next
     if old.instant and old.next is not None and following is not None:
         # No edge of its own fires: whoever enters such a stage goes through it.
         was, now = old.next.target, following.target
         if was != now:
             yield Refusal(key, following.pointer, was, now, why, _STAGE_ANEW)
+
+
+def _held(old: CompiledStage, new: CompiledStage, why: str) -> Iterator[Refusal]:
+    _, gone, come = match_activities(old, new)
+    for was, now in zip_longest(gone, come):
+        if was is None or now is None or _called(was) != _called(now):
+            pointer = now.pointer if now is not None else was.pointer if was is not None else ""
+            before, after = _whole(was), _whole(now)
+            yield Refusal(old.key, pointer, before, after, why, _STAGE_ANEW)
+            continue
+        for found in differences(was.activity, now.activity):
+            # A stage lists a named activity by its name alone; what it is stands elsewhere.
+            pointer, name = now.pointer + found.pointer, ""
+            if now.named:
+                pointer, name = now.pointer, f"{found.pointer[1:]} "
+            before = None if found.before is None else name + found.before
+            after = None if found.after is None else name + found.after
+            yield Refusal(old.key, pointer, before, after, why, _STAGE_ANEW)
+
+
+def _called(held: HeldActivity) -> tuple[str | None, str]:
+    return (held.place if held.named else None, type(held.activity).__name__)
+
+
+def _whole(held: HeldActivity | None) -> str | None:
+    if held is None:
+        return None
+    return held.place.partition(":")[2] if held.named else shown(held.activity)
 
 
 def _actions(
@@ -372,7 +398,3 @@ def _ended(before: CompiledGraph, after: CompiledGraph, state: State) -> Iterato
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-def _list(parts: list[Any]) -> str:
-    return shown(tuple(parts))
