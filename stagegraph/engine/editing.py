@@ -238,7 +238,10 @@ class _Carrying:
         kept = {}
         for name, count in now.items():
             same = name in before and before[name].every == self.after.graph.metrics[name].every
-            kept[name] = state.wanted.get(name, 0) if same else count
+            if not same:
+                kept[name] = count
+            elif name in state.wanted:
+                kept[name] = state.wanted[name]
         return kept
 
 

@@ -1,9 +1,14 @@
 """A run's folder: one run, its graph as it was written, and clear refusals."""
 
+import json
+
 import pytest
 
 from stagegraph.errors import DocumentError, RunFolderError
 from stagegraph.runs.folder import RunFolder
+from stagegraph.runs.identity import FORMAT
+from stagegraph.runs.sealed import seal
+from stagegraph.schema.dump import digest, dump
 from stagegraph.schema.load import load
 
 TEXT = """\
@@ -100,3 +105,77 @@ def test_damaged_graph_is_refused(tmp_path):
 
 def test_report_is_written(tmp_path):
     assert RunFolder(tmp_path).write_report("<p>ö").read_text(encoding="utf-8") == "<p>ö"
+
+
+def test_a_folder_of_a_newer_format_is_refused_in_words(tmp_path):
+    folder = RunFolder(tmp_path)
+    with folder.create(load(TEXT)) as journal:
+        journal.write((RUN,))
+    folder.close()
+    told = json.loads((tmp_path / "run.json").read_text())
+    del told["sha256"]
+    (tmp_path / "run.json").write_bytes(seal({**told, "format": FORMAT + 1}))
+    for ask in (folder.open, folder.graph, folder.records):
+        with pytest.raises(
+            RunFolderError,
+            match=rf"a newer stagegraph \(format {FORMAT + 1}; .*; update stagegraph",
+        ):
+            ask()
+
+
+def test_a_folder_of_the_first_format_is_looked_at_but_not_gone_on_with(tmp_path):
+    (tmp_path / "graph.json").write_text(dump(load(TEXT), "json"))
+    (tmp_path / "journal.jsonl").write_text('{"type":"run","step":0}\n')
+    folder = RunFolder(tmp_path)
+    assert folder.graph() == load(TEXT)
+    assert folder.records() == [RUN]
+    with pytest.raises(
+        RunFolderError, match=r"by an older stagegraph, which kept no checkpoints: .*another folder"
+    ):
+        folder.open()
+
+
+# A graph that was edited
+
+
+@pytest.fixture
+def begun(tmp_path):
+    folder = RunFolder(tmp_path)
+    with folder.create(load(TEXT)) as journal:
+        journal.write((RUN,))
+        yield folder, journal
+    folder.close()
+
+
+def test_every_graph_that_ran_is_kept_with_its_authors_bytes(begun, tmp_path):
+    folder, journal = begun
+    texts = [TEXT, TEXT.replace("10 steps", "11 steps"), TEXT.replace("10 steps", "12 steps")]
+    for text in (*texts, texts[1], texts[0]):
+        graph = load(text)
+        path = folder.keep_graph(graph)
+        assert load(path) == graph
+        journal.resume(journal.mark, {"step": 0, "digest": digest(graph)})
+        assert folder.graph() == graph, "the newest is that of the last resume"
+    assert sorted(path.name for path in tmp_path.glob("*-*")) == [
+        "author-2.yaml", "author-3.yaml", "graph-2.json", "graph-3.json",
+    ]  # fmt: skip
+    assert [(tmp_path / f"author{n}.yaml").read_text() for n in ("", "-2", "-3")] == texts
+    assert folder.graph(digest(load(texts[1]))) == load(texts[1])
+
+
+def test_a_graph_that_no_resume_tells_of_never_ran(begun):
+    folder, journal = begun
+    folder.keep_graph(load(TEXT.replace("10 steps", "11 steps")))
+    assert folder.graph() == load(TEXT)
+    journal.resume(journal.mark, {"step": 0})
+    assert folder.graph() == load(TEXT), "a resume of a version that edited no graphs"
+
+
+def test_a_resume_that_does_not_count_is_not_the_newest(begun):
+    folder, journal = begun
+    other = load(TEXT.replace("10 steps", "11 steps"))
+    folder.keep_graph(other)
+    mark = journal.mark
+    journal.resume(mark, {"step": 0, "digest": digest(other)})
+    journal.resume(mark, {"step": 0, "digest": digest(load(TEXT))})
+    assert folder.graph() == load(TEXT)
