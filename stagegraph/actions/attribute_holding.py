@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import nn
 
 from stagegraph.actions.growth.attributes import Attribute, matching_attributes
 from stagegraph.errors import SelectorError, SnapshotError, UnsupportedError, did_you_mean
 
-__all__ = ["AttributeHolding", "Wanted", "find_head_attribute", "write_attributes"]
+__all__ = [
+    "AttributeHolding",
+    "Wanted",
+    "find_head_attribute",
+    "refuse_unknown_head",
+    "write_attributes",
+]
 
 Values = Mapping[str, str | None]
 """What attributes hold, by dotted path from the model."""
@@ -87,6 +94,40 @@ def find_head_attribute(model: nn.Module, path: str, *, place: str) -> Attribute
             "or None)"
         )
     return found[0]
+
+
+def refuse_unknown_head(
+    model: nn.Module, wanted: Wanted, *, added: Iterable[tuple[str, str]] = ()
+) -> None:
+    """Refuse a name that no dictionary of heads has.
+
+    Which dictionary the model's own ``forward`` looks in is not declared: it is one that has the
+    head which the attribute names now, or that heads are added to. Where there is none, nothing can
+    be said.
+
+    Args:
+        model: The model.
+        wanted: What is to be held.
+        added: Heads that growths bring: the path (or a glob) of the dictionary, and the name.
+
+    Raises:
+        SelectorError: There is no such attribute, or no such head.
+        UnsupportedError: The attribute is not one that could be held.
+    """
+    attribute, coming = find_head_attribute(model, wanted.path, place=wanted.place), list(added)
+    heads: dict[str, list[str]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleDict):
+            new = [head for glob, head in coming if fnmatchcase(path, glob)]
+            if new or attribute.value in module:
+                heads[path] = [*module, *new]
+    if heads and not any(wanted.value in names for names in heads.values()):
+        known = list(dict.fromkeys(name for names in heads.values() for name in names))
+        raise SelectorError(
+            f"{wanted.place}: use {wanted.value!r} is no head in {' or '.join(heads)}, which has "
+            f"{', '.join(known)}{did_you_mean(wanted.value, known)}; name one of them, or add it "
+            "with add_head"
+        )
 
 
 def _is_torchs(path: str) -> bool:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Inherited
 from stagegraph.actions.growth.attributes import owners_of
-from stagegraph.actions.growth.inherit.fitting import Fit, Status
+from stagegraph.actions.growth.inherit.fits import Fit, Status
 from stagegraph.actions.growth.inherit.inherit import InheritPlan, NewContents, of_weights
 from stagegraph.actions.growth.inherit.pairing import Depth
 from stagegraph.actions.growth.inherit.weights import Inheritable, read_weights

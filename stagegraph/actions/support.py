@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from stagegraph.actions.attribute_holding import find_head_attribute
+from stagegraph.actions.attribute_holding import Wanted, find_head_attribute, refuse_unknown_head
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.copying import why_no_copy
 from stagegraph.actions.distilling.taps import outermost
@@ -31,6 +31,7 @@ from stagegraph.schema.actions import (
     Action,
     AddHead,
     GrowthAction,
+    Regrow,
     RollBack,
     Send,
     SnapshotAction,
@@ -180,7 +181,8 @@ def inspect(
     problems: list[str] = []
     model = uncompiled(model)
     site = Site(model, probe=probe, spaces=spaces or Spaces(), parts=parts or {})
-    for place, action in _as_now(list(actions)):
+    actions = list(actions)
+    for place, action in _as_now(actions):
         if isinstance(action, GrowthAction):
             problems += _problem(lambda a=action, at=place: plan(site, a, place=at))
     for place, activity in activities:
@@ -189,7 +191,7 @@ def inspect(
                 problems += _problem(lambda g=glob, at=place: outermost(model, g, place=at))
         if isinstance(activity, Head):
             problems += _problem(
-                lambda a=activity, at=place: find_head_attribute(model, a.of, place=at)
+                lambda a=activity, at=place: _look_for_head(model, a, actions, place=at)
             )
         selected = _strings(activity.selection)
         if selected.globs:
@@ -205,6 +207,20 @@ def inspect(
                 "from model.parameters(), after any change of the model"
             )
     return problems
+
+
+def _look_for_head(
+    model: nn.Module, activity: Head, actions: Sequence[Placed], *, place: str
+) -> None:
+    """See that the attribute is there, and the head, unless a growth may bring it."""
+    if any(isinstance(action, Regrow) for _, action in actions):  # whatever heads that one has
+        find_head_attribute(model, activity.of, place=place)
+        return
+    refuse_unknown_head(
+        model,
+        Wanted(place, activity.of, activity.use),
+        added=[(one.heads, one.head) for _, one in actions if isinstance(one, AddHead)],
+    )
 
 
 def _as_now(actions: Sequence[Placed]) -> list[Placed]:

@@ -14,7 +14,7 @@ from stagegraph.runs.folder import RunFolder
 
 __all__ = ["add_arguments", "run"]
 
-KINDS = ("move", "blocked", "unblocked", "error", "roll_back", "end")
+KINDS = ("move", "blocked", "unblocked", "error", "roll_back", "command", "end")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
                 way = " -> ".join(
                     str(key) for key in (record["source"], *record["via"], record["target"]) if key
                 )
-                yield f"{step}: {way}  ({record['edge'] or 'the beginning'})"
+                yield f"{step}: {way}  ({_why(record)})"
                 if record.get("evidence"):
                     yield from trace_lines(record["evidence"], "    ")
             case "blocked":
@@ -55,5 +55,21 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
                 yield f"{step}: {record['action']} failed: {record['reason']}"
             case "roll_back":
                 yield f"{step}: back to step {record['to']:,} ({record['snapshot']})"
+            case "command":
+                yield f"{step}: {_command(record)}"
             case "end":
-                yield f"{step}: the end ({record['reason']})"
+                by = f" by {record['author']}" if record.get("author") else ""
+                yield f"{step}: the end ({record['reason']}{by})"
+
+
+def _why(move: Mapping[str, Any]) -> str:
+    """What a move followed."""
+    if move.get("kind") == "force":
+        return f"forced by {move.get('author') or 'somebody'}"
+    return move["edge"] or "the beginning"
+
+
+def _command(record: Mapping[str, Any]) -> str:
+    words = f"{record.get('name')} {record.get('argument') or ''}".strip()
+    text = record.get("reason") or record.get("told")
+    return f"{words}, by {record.get('author') or 'somebody'}: {record.get('status')}: {text}"

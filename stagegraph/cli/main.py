@@ -28,6 +28,9 @@ COMMANDS: Mapping[str, str] = {
     "run": "train with a graph, in a folder that can be gone on with",
     "report": "write a run's report",
     "explain": "say why each transition of a run was taken",
+    "watch": "show how a run stands, while it goes on",
+    "send": "send an event of its graph to a run",
+    "control": "pause, hold, force, extend or stop a run",
     "schema": "write the JSON Schema that editors complete and check with",
 }
 """What can be asked for. ``stagegraph.cli.<name>`` is imported only when it is called."""

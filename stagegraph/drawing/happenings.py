@@ -21,7 +21,7 @@ LONGEST = 400
 _KNOWN = frozenset(
     (
         *("run", "move", "growth", "facts", "metric", "vitals", "verdict", "blocked", "unblocked"),
-        *("event", "error", "roll_back", "end"),
+        *("event", "command", "error", "roll_back", "reading", "end"),
     )
 )
 
@@ -96,8 +96,8 @@ def _count(value: int | None) -> str:
 
 
 def happenings(history: History) -> Markup:
-    """Roll-backs, errors, blocks, verdicts and events, in order."""
-    kinds = ("roll_back", "error", "blocked", "unblocked", "verdict", "event")
+    """Roll-backs, errors, blocks, verdicts, events and commands, in order."""
+    kinds = ("roll_back", "error", "blocked", "unblocked", "verdict", "event", "command")
     found = [record for record in history.records if record.get("type") in kinds]
     if not found:
         return _none("Nothing stood in the way.")
@@ -132,8 +132,14 @@ def _told(record: Record) -> tuple[Content, Content]:
             return shown(record.get("scope")).removesuffix(":"), (
                 folded(told, _pairs(evidence)) if evidence else told
             )
+        case "command":
+            words = f"{shown(record.get('name'))} {shown(record.get('argument') or '')}".strip()
+            text = record.get("reason") if record.get("told") is None else record.get("told")
+            by = shown(record.get("author") or "somebody")
+            return words, f"{shown(record.get('status'))}, by {by}: {shown(text)}"
         case _:
-            return shown(record.get("name")), shown(record.get("status"))
+            by = f", by {shown(record.get('author'))}" if record.get("author") else ""
+            return shown(record.get("name")), shown(record.get("status")) + by
 
 
 def _return(record: Record) -> str:

@@ -98,6 +98,8 @@ def moved(record: Record, *, colour: bool = False) -> str:
     edge = record.get("edge")
     if kind == "interrupt" and edge is not None:
         facts[0] = f"interrupt {shown(edge).rpartition('.')[2]}"
+    elif kind == "force":
+        facts[0] = f"forced by {shown(record.get('author') or 'somebody')}"
     paint = {"interrupt": "red", "fallback": "red"}.get(kind, "blue")
     place = for_terminal(f"{region}: {way}")
     first = f"{_at(record)}  {_painted(place, paint, colour=colour)}  "
@@ -116,6 +118,7 @@ def _happened(record: Record, *, colour: bool) -> str:
     """A growth, roll-back, error, block or whatever else, in one line."""
     kind = shown(record.get("type"))
     paint = {"error": "red", "roll_back": "red", "blocked": "yellow", "growth": "green"}
+    paint["command"] = "red" if record.get("status") == "refused" else "yellow"
     match kind:
         case "growth":
             told = _grown(record)
@@ -126,11 +129,20 @@ def _happened(record: Record, *, colour: bool) -> str:
         case "error":
             told = f"{shown(record.get('action'))}: {shown(record.get('reason'))}"
             told += f" (attempt {shown(record.get('attempt'))})" if record.get("attempt") else ""
+        case "command":
+            told = _commanded(record)
         case _:
             told = shown(record.get("edge") or record.get("name"))
             told += f": {shown(record['reason'])}" if record.get("reason") is not None else ""
     name = _painted(for_terminal(kind.replace("_", " ")), paint.get(kind, "faint"), colour=colour)
     return f"{_at(record)}  {name}  {for_terminal(told)}"
+
+
+def _commanded(record: Record) -> str:
+    words = f"{shown(record.get('name'))} {shown(record.get('argument') or '')}".strip()
+    text = record.get("told") if record.get("reason") is None else record.get("reason")
+    by = shown(record.get("author") or "somebody")
+    return f"{words}, by {by}: {shown(record.get('status'))}: {shown(text)}"
 
 
 def _grown(record: Record) -> str:

@@ -161,6 +161,11 @@ class Core:
         )
 
     @property
+    def unabsorbed(self) -> int:
+        """Updates since the last look, which the state does not know of yet."""
+        return self._pending
+
+    @property
     def metric_names(self) -> frozenset[str]:
         """Every name that a metric of the graph may be given under."""
         return frozenset(self._names.by_source)
@@ -180,10 +185,19 @@ class Core:
         self._flush()
         return waiting_for(self._plans, self.state)
 
+    def waits_in(self, state: State) -> list[str]:
+        """The same for a state that was read before; nothing is counted, so any thread may ask."""
+        return waiting_for(self._plans, state)
+
     def write_vitals(self, lr: list[float], loss: float | None) -> None:
         """Record how the model is trained from here on."""
         self._flush()
         self._write((vitals_record(self.state, alphas(self.graph, self.state), lr, loss),))
+
+    def write_data(self, loader: str, exactness: str, why: str) -> None:
+        """Record what the batches come from, and how exactly the run can go on over it."""
+        told = record("data", self.state, loader=loader, exactness=exactness, why=why)
+        self._write((told,))
 
     def write_preempted(self, reason: str) -> None:
         """Record that the process was told to go."""
@@ -198,8 +212,7 @@ class Core:
     def start(self) -> None:
         """Decide boundary 0, once: enter the initial stages. A paused run stays paused."""
         if self.started:
-            if self.state.commands.paused is not None and not self.done:
-                self._pause()
+            self._pause()
             return
         self._pending, self._arrivals = 0, []
         self.meter.restart()
@@ -278,8 +291,10 @@ class Core:
             return
         arrivals = [(0, name, value) for name, value in self._names.read(metrics)]
         self.meter.late = not self._undecided
-        self._flush()
-        self.meter.late = False
+        try:
+            self._flush()
+        finally:
+            self.meter.late = False
         self._absorb(Progress(), arrivals, late=not self._undecided)
         if self._undecided:
             self._decide()
@@ -321,7 +336,8 @@ class Core:
         had still to replay comes too. Until the last of its readings, the wall clock is read out
         of it.
         """
-        expected = Outside(self.desk.coming.left(), self.meter.readings()) + outside
+        still = Outside(self.desk.coming.left(), self.meter.readings())
+        expected = (still + outside).without_pauses()
         self.desk.coming.expect(expected.mail)
         self.meter.replay(expected.readings, self.state.spent.step)
         self._arm(soon=True)
@@ -420,6 +436,7 @@ class Core:
         number, desk = self.state.spent.step, self.desk
         if not desk.waits(number):
             self._carry_out(decide(self._plans, self.state))
+            self._pause()  # of a pause that Ctrl-C has broken off
             return
         taken = take(self.graph, self.state, desk.take(number), desk.able)
         stop = taken.stop is not None
@@ -495,7 +512,7 @@ class Core:
     def _failed(self, decision: Decision, error: ActionError, taken: Taken) -> None:
         """Count the error; go on if the author said how, else hand it on.
 
-        A command that failed is refused, and the boundary after decides without it.
+        A command that failed is refused, and the boundary is decided without it.
         """
         move = decision.blamed(error.action)
         edge = move.edge if move is not None else None
@@ -512,6 +529,7 @@ class Core:
                 )
             )
             self.desk.tell((verdict,))
+            self._decide()
             return
         attempt = 1
         if edge is not None:
@@ -568,15 +586,20 @@ class Core:
 
     # What comes from outside
 
+    @property
+    def _paused(self) -> bool:
+        return self.state.commands.paused is not None and not self.done
+
     def _pause(self) -> None:
         """Stay at this boundary until somebody says 'continue' or 'stop'; nothing counts."""
         idle = self.desk.idle
-        if idle is None:
+        if idle is None or not self._paused:
             return
         since = self.meter.watch()
+        self._continue_again()
         later: list[Message] = []
         try:
-            while self.state.commands.paused is not None and not self.done:
+            while self._paused:
                 if not self.mail:
                     idle()
                     continue
@@ -586,6 +609,16 @@ class Core:
         finally:
             self.mail.extendleft(reversed(later))
             self.meter.leave_out(since)
+
+    def _continue_again(self) -> None:
+        """A pause that was over before the run was interrupted is over."""
+        number = self.state.spent.step
+        messages = self.desk.coming.take(number)
+        while messages and self._paused:
+            if not self._take_while_paused(messages[0]):
+                break
+            del messages[0]
+        self.desk.coming.put_back(number, messages)
 
     def _take_while_paused(self, message: Message) -> bool:
         """Take one message; whether it is one that a paused run takes."""
@@ -628,7 +661,7 @@ class Core:
             passed = any(p.reckons_with_clock or (came and p.times_metrics) for p in plans)
         self._clocked = state.observations
         if passed:
-            self._write((record("clock", state),))
+            self._write((record("reading", state),))
 
     # Metrics
 

@@ -70,9 +70,9 @@ class Desk:
         return None
 
     def put_back(self, boundary: int, messages: Sequence[Message]) -> None:
-        """A boundary did not hold: its mail is taken at the next one, before all other."""
+        """A boundary did not hold: its mail is taken next, before all other."""
         self.mail.extendleft(m for m in reversed(messages) if not m.replayed)
-        self.coming.put_back(boundary + 1, [m for m in messages if m.replayed])
+        self.coming.put_back(boundary, [m for m in messages if m.replayed])
 
     def tell(self, verdicts: Iterable[Verdict]) -> None:
         """Answer; who sent what comes out of a journal has had an answer."""

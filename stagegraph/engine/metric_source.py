@@ -36,6 +36,7 @@ class MetricSource:
         late: Of a journal: per boundary the values that came after it was decided.
         facts: Of a journal: per boundary what was known of the model.
         events: Of a journal: per boundary the events sent from outside.
+        commands: Of a journal: its records of commands.
         end: Of a journal: its last boundary.
         last: Where the file ends.
     """
@@ -46,6 +47,7 @@ class MetricSource:
     late: dict[int, dict[str, float]] = field(default_factory=dict)
     facts: dict[int, dict[str, Any]] = field(default_factory=dict)
     events: dict[int, list[str]] = field(default_factory=dict)
+    commands: list[Mapping[str, Any]] = field(default_factory=list)
     end: int = 0
 
     @property
@@ -176,8 +178,9 @@ def _add(
 
 def _read_lines(path: Path, text: str, names: Mapping[str, str]) -> tuple[MetricSource, set[str]]:
     source, found = MetricSource(), set[str]()
-    lines = text.splitlines()
-    for line, content in enumerate(lines, start=1):
+    lines = text.split("\n")
+    for line in _lines_that_count(lines):
+        content = lines[line - 1]
         if not content.strip():
             continue
         try:
@@ -201,6 +204,30 @@ def _read_lines(path: Path, text: str, names: Mapping[str, str]) -> tuple[Metric
     return source, found
 
 
+def _lines_that_count(lines: list[str]) -> list[int]:
+    """All of them, but in a journal: a resume follows the line it keeps, not the one above it."""
+    numbers, number = list[int](), len(lines)
+    while number:
+        numbers.append(number)
+        kept = _kept(lines[number - 1])
+        number = kept if kept is not None and kept < number else number - 1
+    return numbers[::-1]
+
+
+def _kept(content: str) -> int | None:
+    """How many lines before it a resume keeps; ``None`` if the line is no resume."""
+    if '"resume"' not in content:
+        return None
+    try:
+        row = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or row.get("type") != "resume":
+        return None
+    keep = row.get("keep")
+    return keep if type(keep) is int and keep >= 0 else None
+
+
 def _add_record(
     source: MetricSource, path: Path, line: int, row: Mapping[str, Any], names: Mapping[str, str]
 ) -> None:
@@ -215,4 +242,7 @@ def _add_record(
         case "facts":
             source.facts[boundary] = dict(row)
         case "event" if row.get("status") == "sent":
-            source.events.setdefault(boundary, []).append(str(row["name"]))
+            before = int(row.get("seen_at", boundary + 1)) - 1
+            source.events.setdefault(before, []).append(str(row["name"]))
+        case "command":
+            source.commands.append(row)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stagegraph.engine.ports import Boundary, Facts, Outcome
+from stagegraph.errors import SnapshotError
 
 __all__ = ["NumbersActor"]
 
@@ -61,6 +62,12 @@ class NumbersActor:
         return {"params": self._params, "snapshots": dict(self._snapshots)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
+        """The inverse of :meth:`state_dict`.
+
+        Raises:
+            SnapshotError: It is the state of an engine with a model.
+        """
+        if set(state) != {"params", "snapshots"}:
+            raise SnapshotError("it is of an engine with a model, and this one has none")
         self._params = state["params"]
         self._snapshots = dict(state["snapshots"])

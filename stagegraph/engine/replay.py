@@ -20,7 +20,7 @@ __all__ = ["Coming", "Outside", "Reading", "known_ids", "outside"]
 Reading = tuple[int, int, float]
 """A boundary, 0 or 1 for before or after it was decided, and the clock's seconds then."""
 
-_DECIDING = frozenset({"move", "blocked", "unblocked", "growth", "roll_back", "error", "clock"})
+_DECIDING = frozenset({"move", "blocked", "unblocked", "growth", "roll_back", "error", "reading"})
 """Records that are written when a boundary is decided, with the clock that it was decided by."""
 
 _ONCE = frozenset({"checkpoint"})
@@ -75,6 +75,27 @@ class Outside:
             {number: tuple(mail[number]) for number in sorted(mail)},
             tuple(readings[key] for key in sorted(readings)),
         )
+
+    def without_pauses(self) -> Outside:
+        """The same without pauses that were over before the next update: nothing hangs on them."""
+        return Outside(
+            {number: _unpaused(messages) for number, messages in self.mail.items()}, self.readings
+        )
+
+
+def _unpaused(messages: Sequence[Message]) -> tuple[Message, ...]:
+    kept: list[Message] = []
+    pauses: list[Message] = []
+    for message in messages:
+        if message.name == "pause" and message.kind == "command":
+            pauses.append(message)
+        elif pauses and message.name in ("continue", "stop") and not message.argument.strip():
+            kept = [earlier for earlier in kept if earlier not in pauses]
+            pauses = []
+            if message.name == "continue":
+                continue
+        kept.append(message)
+    return tuple(kept)
 
 
 def outside(records: Iterable[Record]) -> Outside:

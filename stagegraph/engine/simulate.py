@@ -12,6 +12,7 @@ from stagegraph.engine.core import Core
 from stagegraph.engine.metric_source import Formula, MetricSource, open_source
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.ports import Boundary, Facts, Outcome, Record
+from stagegraph.engine.replay import outside
 from stagegraph.errors import GraphError, MissingFact, UnsupportedError, did_you_mean
 from stagegraph.graph.check import check
 from stagegraph.graph.compile import compile_graph
@@ -63,7 +64,7 @@ class Simulation:
         records: The journal.
         steps: Updates on the branch that counts.
         made: Updates made, abandoned branches included.
-        ended: ``final``, ``stop`` or ``budget``; ``None`` if it did not come to an end.
+        ended: ``final``, ``stop``, ``budget`` or ``stopped``; ``None`` if it did not end.
     """
 
     graph: StageGraph
@@ -242,6 +243,8 @@ def _run(
     max_steps: int | None,
 ) -> None:
     core.start()
+    if source.commands:
+        core.replay(outside(source.commands))
     metrics = core.graph.graph.metrics
     each_step = [name for name, metric in metrics.items() if metric.every is None]
     evaluated = [name for name in metrics if name not in each_step]

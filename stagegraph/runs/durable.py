@@ -174,6 +174,8 @@ def _write_all(file: BinaryIO, content: bytes) -> None:
 def make_directories(path: Path, *, disk: Disk = DISK) -> None:
     """Make a directory and those above it that are missing, durably.
 
+    One that is there already may have been made by a process that died before it was durable.
+
     Raises:
         OSError: One could not be made.
     """
@@ -185,6 +187,9 @@ def make_directories(path: Path, *, disk: Disk = DISK) -> None:
     for made in reversed(missing):
         disk.make_directory(made)
         disk.sync_directory(made.parent)
+    if not missing:
+        with contextlib.suppress(PermissionError):  # who may not look there has not made it
+            disk.sync_directory(path.parent)
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 

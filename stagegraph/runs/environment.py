@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 __all__ = ["differences", "environment"]
@@ -26,6 +27,11 @@ PACKAGES = (
 
 def environment() -> dict[str, str]:
     """Python, the system, and the versions of what takes part; nothing is imported."""
+    return dict(_environment())
+
+
+@cache  # reading the metadata of so many packages takes a while
+def _environment() -> Mapping[str, str]:
     found = {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),

@@ -119,9 +119,11 @@ class RunFolder:
         journal = Journal(self.journal, disk=self._disk)
         try:
             self._disk.sync_directory(self.path)
-        except OSError as error:
+        except BaseException as error:
             journal.close()
-            raise refused(self.path, error) from error
+            if isinstance(error, OSError):
+                raise refused(self.path, error) from error
+            raise
         return journal
 
     def open(self) -> Journal:

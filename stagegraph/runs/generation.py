@@ -16,11 +16,15 @@ from stagegraph.runs.lines import Mark
 from stagegraph.runs.manifest import FORMAT, MANIFEST, MAX_BYTES, Manifest, NewerFormat
 from stagegraph.runs.sealed import Unsealed
 
-__all__ = ["Damaged", "Generation", "open_generation"]
+__all__ = ["Damaged", "Generation", "Unread", "open_generation"]
 
 
 class Damaged(Exception):
     """A checkpoint that is not whole; the message says why."""
+
+
+class Unread(Damaged):
+    """A checkpoint of which nobody knows: the system would not let it be read this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ class Generation:
         try:
             with _open(self.path / name) as file:
                 _require_size(file, written.size)
-                content = file.read()
+                content = _read(file)
             _require_digest(hashlib.sha256(content).hexdigest(), written.sha256)
         except Damaged as error:
             raise self._not_as_written(name, error) from error
@@ -125,7 +129,7 @@ class Generation:
             try:
                 self._verify(name)
             except Damaged as error:
-                raise Damaged(f"{name}: {error}") from error
+                raise type(error)(f"{name}: {error}") from error
 
     def verify_sizes(self) -> None:
         """See that every file is there with its size, without reading it.
@@ -137,7 +141,8 @@ class Generation:
             try:
                 found = (self.path / name).lstat()
             except OSError as error:
-                raise Damaged(f"{name}: {_cause(error)}") from error
+                told = _failure(error)
+                raise type(told)(f"{name}: {told}") from error
             if not stat.S_ISREG(found.st_mode):
                 raise Damaged(f"{name}: it is no regular file")
             if found.st_size != written.size:
@@ -150,7 +155,7 @@ class Generation:
             try:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
-                raise Damaged(_cause(error)) from error
+                raise _failure(error) from error
             _require_digest(digest, written.sha256)
 
     def _not_as_written(self, name: str, error: Damaged) -> RunFolderError:
@@ -179,8 +184,12 @@ def open_generation(path: Path, number: int, run: str | None) -> Generation:
         if len(content) > MAX_BYTES:
             raise Damaged(f"it is larger than {MAX_BYTES >> 20} MB")
         manifest = Manifest.from_bytes(content)
+    except Unread as error:
+        raise Unread(f"{MANIFEST}: {error}") from error
     except (Damaged, Unsealed) as error:
         raise Damaged(f"{MANIFEST}: {error}") from error
+    except OSError as error:
+        raise Unread(f"{MANIFEST}: {_failure(error)}") from error
     except NewerFormat as error:
         raise RunFolderError(
             f"{path} was made by a newer stagegraph (format {error}; this one reads {FORMAT}); "
@@ -202,7 +211,14 @@ def _open(path: Path) -> BufferedReader:
             raise Damaged("it is no regular file")
         return os.fdopen(os.open(path, flags), "rb")
     except OSError as error:
-        raise Damaged(_cause(error)) from error
+        raise _failure(error) from error
+
+
+def _read(file: BufferedReader) -> bytes:
+    try:
+        return file.read()
+    except OSError as error:
+        raise _failure(error) from error
 
 
 def _require_size(file: BufferedReader, size: int) -> None:
@@ -220,7 +236,7 @@ def _sizes(found: int, wanted: int) -> str:
     return f"it has {found:,} bytes, not {wanted:,}"
 
 
-def _cause(error: OSError) -> str:
+def _failure(error: OSError) -> Damaged:
     if isinstance(error, FileNotFoundError):
-        return "it is missing"
-    return f"it cannot be read: {error.strerror or error}"
+        return Damaged("it is missing")
+    return Unread(f"it cannot be read: {error.strerror or error}")

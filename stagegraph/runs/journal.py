@@ -61,6 +61,7 @@ class Journal:
         self._disk = disk
         self._damage: str | None = None
         self._mark = Mark(0, 0, NO_SUM)
+        self._clean = False  # whether the file ends at the mark, and is written from there on
         try:
             if resume:
                 self._file = FileIO(path, "r+b")
@@ -155,8 +156,9 @@ class Journal:
         content = b"".join(lines)
         end = self._mark.bytes + len(content)
         try:
-            self._clear(len(content))
-            self._file.seek(self._mark.bytes)
+            if not self._clean:
+                self._clear(len(content))
+            self._clean = False
             rest = memoryview(content)
             while rest:
                 rest = rest[self._disk.write(self._file, rest) :]
@@ -166,9 +168,11 @@ class Journal:
             self._take_back()
             raise refused(self.path, error) from error
         self._mark = Mark(self._mark.records + len(records), end, before)
+        self._clean = True
 
     def _clear(self, coming: int) -> None:
         """Cut off what a failed write has left, unless what is coming covers it."""
+        self._file.seek(self._mark.bytes)
         found = os.fstat(self._file.fileno()).st_size
         if found <= self._mark.bytes:
             return
@@ -199,6 +203,9 @@ class Journal:
         self.close()
 
 
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
 def _body(record: Record) -> bytes:
     try:
         text = _to_json(record)
@@ -208,7 +215,7 @@ def _body(record: Record) -> bytes:
 
 
 def _to_json(record: Record) -> str:
-    return json.dumps(record, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(record)
 
 
 def _finite(value: Any) -> Any:

@@ -145,7 +145,11 @@ class Raw:
 
     def told(self, number: int) -> str:
         """A line's damage with its place and the way out."""
-        return f"{self.path}:{number}: {self.lines[number - 1].damage}"
+        return (
+            f"{self.path}:{number}: {self.lines[number - 1].damage}; bring the file back as it was,"
+            " or take the checkpoints away that were saved after this line, and resume from an "
+            "older one"
+        )
 
     def first_damage(self) -> str | None:
         """The first damaged line that counts, in words; ``None`` if there is none."""
@@ -260,8 +264,7 @@ def _sum_damage(raw: Raw, content: bytes, own: str | None, before: int) -> str |
     if expected is not None and _checksum(content[:-_SUM_LENGTH], expected) != own:
         return (
             "this line is damaged: its checksum does not fit, so that it was changed, or a line "
-            "before it is missing, doubled or in another place; bring the file back as it was, or "
-            "resume from a checkpoint that was saved before this line"
+            "before it is missing, doubled or in another place"
         )
     return None
 

@@ -104,7 +104,7 @@ class Manifest:
             raise NewerFormat(known)
         try:
             return cls._of(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise Unsealed(f"it does not say what a manifest says: {error!r}") from error
 
     @classmethod

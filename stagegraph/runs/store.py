@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal
 from stagegraph.errors import RunFolderError
 from stagegraph.runs.disk import DISK, Disk
 from stagegraph.runs.durable import Written, refused, remove_tree, unreadable, write_new
-from stagegraph.runs.generation import Damaged, Generation, open_generation
+from stagegraph.runs.generation import Damaged, Generation, Unread, open_generation
 from stagegraph.runs.lines import Mark
 from stagegraph.runs.manifest import MANIFEST, Manifest, refuse_names
 
@@ -90,6 +90,7 @@ class CheckpointStore:
         """What retention could not remove at the last save; the next save tries again."""
         self._run = run
         self._disk = disk
+        self._made = False
         self._parent: int | None = None
         self._damaged: set[int] = set()
 
@@ -122,7 +123,8 @@ class CheckpointStore:
                 generation.verify()
             except Damaged as error:
                 passed.append(Passed(number, str(error)))
-                self._damaged.add(number)
+                if not isinstance(error, Unread):
+                    self._damaged.add(number)
                 continue
             self._parent = number
             return generation, tuple(passed)
@@ -234,10 +236,13 @@ class CheckpointStore:
         return Generation(target, whole)
 
     def _make(self) -> None:
-        """Make the directory, if this is the first checkpoint."""
+        """Make the directory, and see once that it is durable, whoever has made it."""
         if not self.path.is_dir():
             self._disk.make_directory(self.path)
-            self._disk.sync_directory(self.path.parent)
+        elif self._made:
+            return
+        self._disk.sync_directory(self.path.parent)
+        self._made = True
 
     def _require_room(self) -> None:
         last = self._last()
@@ -319,12 +324,23 @@ class CheckpointStore:
         self.unremoved = tuple(complaints)
 
     def _victims(self) -> list[int]:
-        whole = [g for g in self.generations() if g.number not in self._damaged]
+        whole: list[Generation] = []
+        spared: set[int] = set()
+        for number in self._numbers():
+            try:
+                generation = self._open(number)
+                generation.verify_sizes()
+            except Unread:
+                spared.add(number)  # it may be whole, and the best
+            except Damaged:
+                continue
+            else:
+                if number not in self._damaged:
+                    whole.append(generation)
         if len(whole) <= self.keep:
             return []
         kept = whole[-self.keep :]
-        best = self._best(whole)
-        spared = {generation.number for generation in [*kept, *best]}
+        spared |= {generation.number for generation in [*kept, *self._best(whole)]}
         return [n for n in self._numbers() if n < kept[0].number and n not in spared]
 
     def _best(self, whole: list[Generation]) -> list[Generation]:

@@ -24,6 +24,7 @@ def check(
     optimizer: Optimizer | Sequence[Optimizer] = (),
     ema: object = None,
     data: object = None,
+    loader: Any = None,
     probe: Any = None,
     parts: Mapping[str, Any] | None = None,
 ) -> list[Finding]:
@@ -35,6 +36,7 @@ def check(
         optimizer: The model's optimizer, or several.
         ema: The averaged weights that would be grown along.
         data: What would know the data's position.
+        loader: What the batches would come from: how exactly a run over it can be resumed is said.
         probe: The batch that growth would be measured on.
         parts: What the graph names and only code can give.
 
@@ -42,7 +44,7 @@ def check(
         The findings, in the order of the document. Those of severity ``error`` keep the graph
         from running; those that the author waived say so.
     """
-    findings = graph_check.check(graph)
+    findings = [*graph_check.check(graph), *_exactness(graph, loader)]
     if model is None or any(finding.severity == "error" for finding in findings):
         return findings
     from stagegraph.actions.attach import inspect_model
@@ -65,3 +67,23 @@ def check(
             )
         )
     return findings
+
+
+def _exactness(graph: StageGraph, loader: Any) -> list[Finding]:
+    """How exactly a run over this loader can be resumed, unless it is exact."""
+    if loader is None:
+        return []
+    from stagegraph.actions.data.exactness import exactness
+
+    found = exactness(loader)
+    if found.label == "exact":
+        return []
+    return [
+        Finding(
+            code="resume-exactness",
+            severity="warning" if found.label == "not exact" else "note",
+            message=f"a resumed run over this loader is {found.label}: {found.why}",
+            remedy=found.remedy or "nothing to do if the items themselves draw no random numbers",
+            file=graph.source.file,
+        )
+    ]

@@ -29,6 +29,7 @@ from stagegraph.schema.activities import Distill
 from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
+from stagegraph.session.hands import Hands
 from stagegraph.session.passes import Count, Epoch, Position
 from stagegraph.session.preemption import Preempted, watch_signals
 from stagegraph.session.recording import Recording
@@ -139,6 +140,7 @@ class Engine:
                 parts=parts or {},
             )
         self._listeners: list[Sink] = []
+        self._hands: Hands | None = None
         self._seed = seed
         self._core = Core(compiled, actor, clock=time.monotonic, seed=seed)
         self._core.decided = self._decided
@@ -233,6 +235,7 @@ class Engine:
             loader: The batches; with a length, fractions of a pass are counted too.
         """
         self.start()
+        self._tell_exactness(loader)
         with self.preemptible():
             while not self.done:
                 index = int(self._core.progress.epoch)
@@ -364,7 +367,7 @@ class Engine:
 
     @property
     def ended(self) -> str | None:
-        """Why the run ended: ``final``, ``stop`` or ``budget``; ``None`` while it goes on."""
+        """Why the run ended: ``final``, ``stop``, ``budget`` or ``stopped``; ``None`` before."""
         return self._core.state.ended
 
     @property
@@ -487,6 +490,8 @@ class Engine:
             hook.remove()
         if self._torch is not None:
             self._torch.close()
+        if self._hands is not None:
+            self._hands.close()
         if self._record is not None:
             self._record.close()
 
@@ -520,7 +525,10 @@ class Engine:
         weakref.finalize(self, record.folder.close)
         weakref.finalize(self, record.journal.close)
         self._listeners.insert(0, record.journal)
-        self._core.sink = _FanOut(self._listeners)
+        self._hands = Hands(record.folder.path, self._core, known=record.known)
+        weakref.finalize(self, self._hands.stop)
+        self.listen(self._hands)
+        self._hands.start()
 
     def _copies(self) -> Files:
         """What a checkpoint holds beside the engine's own state."""
@@ -537,6 +545,15 @@ class Engine:
 
         return DataPosition(kept=data)
 
+    def _tell_exactness(self, loader: object) -> None:
+        """Record how exactly a run over this loader can be resumed."""
+        if self._record is None or self._torch is None or self.done:
+            return
+        from stagegraph.actions.data.exactness import exactness
+
+        found = exactness(loader)
+        self._core.write_data(type(loader).__name__, found.label, found.why)
+
     def _be_told(self, signal: str) -> None:
         """Go at the next boundary."""
         self._told = signal
@@ -549,7 +566,7 @@ class Engine:
             return
         saving = self._record.saving
         if self.done:
-            saving.save("end", wait=True)
+            saving.at_boundary("end", wait=True)
         elif self._told:
             self._go()
         elif structural:

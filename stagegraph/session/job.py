@@ -63,12 +63,12 @@ class Job:
         engine = Engine(self.graph, run=self.folder, **arguments)
         self._engine = self._stack.enter_context(engine)
         Terminal(engine, out=self._out)
+        self._stack.enter_context(engine.preemptible())
         if engine.resume():
             step = engine.progress.step
             self._out.write(f"resumed at step {step}, in {', '.join(engine.stages.values())}\n")
         elif self.resumes:
             self._out.write(f"{self.folder} held nothing to go on with: begun at step 0\n")
-        self._stack.enter_context(engine.preemptible())
         return engine
 
     def finish(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from stagegraph.engine.core import Core
 from stagegraph.engine.editing import Edit, edit_saved, graph_of
 from stagegraph.engine.ports import Record
-from stagegraph.engine.replay import Outside, outside
+from stagegraph.engine.replay import Outside, known_ids, outside
 from stagegraph.errors import RunFolderError, SnapshotError
 from stagegraph.graph.compile import compile_graph
 from stagegraph.runs.environment import differences as changes
@@ -85,6 +85,8 @@ class Recording:
         self.saving: Saving | None = None
         self.holds_earlier = folder.is_used
         """Whether the folder holds a run that has not been taken up yet."""
+        self.known: frozenset[str] = frozenset()
+        """Ids of all messages that the journal tells of."""
         if not self.holds_earlier:
             self._begin(folder.create(graph))
 
@@ -153,6 +155,7 @@ class Recording:
     def _find(self, journal: Journal) -> Found:
         self._begin(journal)
         assert self.saving is not None
+        self.known = known_ids([line.record for line in read_raw(self.folder.journal).lines])
         generation, passed = self.saving.store.newest()
         self._passed, self._generation = passed, generation
         if generation is None:

@@ -95,11 +95,12 @@ class Saving:
         self._put_off()
         self._appoint()
 
-    def at_boundary(self, why: str | None) -> None:
+    def at_boundary(self, why: str | None, *, wait: bool = False) -> None:
         """A boundary has been decided and has held: save, if one is wanted or due.
 
         Args:
             why: What a checkpoint is wanted for in any case, or ``None``.
+            wait: Whether to come back only when it is on the disk.
 
         Raises:
             RunFolderError: Several in a row could not be written.
@@ -112,7 +113,7 @@ class Saving:
             self.settle()
             why = "due" if self._is_due() else None
         if why is not None:
-            self.save(why, improved=improved)
+            self.save(why, wait=wait, improved=improved)
         self._appoint()
 
     def save(self, why: str, *, wait: bool = False, improved: bool = False) -> None:

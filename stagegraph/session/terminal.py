@@ -42,7 +42,7 @@ class Terminal:
                     self._metrics[record["name"]] = record["value"]
                 case "vitals" if not self._engine.done:
                     self._status(record)
-                case "move" | "roll_back" | "error" | "blocked" | "growth" | "end":
+                case "move" | "roll_back" | "error" | "blocked" | "growth" | "command" | "end":
                     self._line(words.moved(record, colour=self._live))
 
     def _status(self, vitals: Record) -> None:

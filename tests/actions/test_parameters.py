@@ -1,9 +1,10 @@
 import pytest
+import torch
 from torch import nn
 
 from stagegraph.actions.changes import Deepened, NewBlock
 from stagegraph.actions.lineage import Lineage
-from stagegraph.actions.parameters import num_parameters, select
+from stagegraph.actions.parameters import is_finite, num_parameters, select
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError
 from tests.actions.models import Model
@@ -85,3 +86,16 @@ def test_shared_parameters_count_once():
     model["b"].weight = model["a"].weight
     assert num_parameters(model) == 6
     assert len(chosen(model, "b").parameters) == 1
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.int8],
+)
+def test_numbers_are_finite_though_their_sum_is_not(dtype):
+    info = torch.iinfo(dtype) if dtype is torch.int8 else torch.finfo(dtype)
+    assert is_finite(torch.full((3,), info.max, dtype=dtype))
+    assert is_finite(torch.empty(0, dtype=dtype))
+    if dtype is not torch.int8:
+        for broken in ([1.0, float("nan")], [float("inf"), -float("inf")], [-float("inf"), 1.0]):
+            assert not is_finite(torch.tensor(broken, dtype=dtype, requires_grad=True))

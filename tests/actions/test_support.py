@@ -5,7 +5,7 @@ from torch.optim import LBFGS, SGD, Adafactor
 
 from stagegraph.actions import TorchActor, inspect
 from stagegraph.errors import UnsupportedError
-from stagegraph.schema.actions import RollBack, Send, SnapshotAction
+from stagegraph.schema.actions import AddHead, Regrow, RollBack, Send, SnapshotAction
 from tests.actions.models import Counting, Model, activity, batch, deepen
 
 GROW = ("main:grow.actions[0]", deepen())
@@ -138,3 +138,45 @@ def test_looking_changes_nothing():
     inspect(model, actions=[GROW], activities=[("p", activity(type="freeze", of="inp"))])
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state()) and model.config.num_hidden_layers == 2
+
+
+class Headed(nn.Module):
+    """An attribute says which entry of a dictionary is used; another dictionary is no such one."""
+
+    def __init__(self, active="a"):
+        super().__init__()
+        self.layers = nn.ModuleDict({"inp": nn.Linear(2, 2)})
+        self.heads = nn.ModuleDict({"a": nn.Linear(2, 1), "coarse": nn.Linear(2, 1)})
+        self.active = active
+
+
+def using(head, *, model=None, actions=()):
+    held = ("main:s.during[0]", activity(type="head", of="active", use=head))
+    return inspect(
+        model or Headed(), actions=[("main:g", one) for one in actions], activities=[held]
+    )
+
+
+def add_head(name):
+    return AddHead(type="add_head", heads="heads", head=name)
+
+
+def test_a_head_that_the_dictionary_has_not_is_refused_before_the_run():
+    assert using("coarse") == []
+    assert using("coarser") == [
+        "main:s.during[0]: use 'coarser' is no head in heads, which has a, coarse; did you mean "
+        "'coarse'?; name one of them, or add it with add_head"
+    ]
+    assert "use 'inp' is no head in heads" in using("inp")[0]
+
+
+def test_a_head_that_a_growth_brings_is_known():
+    assert using("fine", actions=[add_head("fine")]) == []
+    assert "which has a, coarse, fine" in using("finer", actions=[add_head("fine")])[0]
+    assert "'b'" in using("b", model=Headed(None), actions=[add_head("fine")])[0]
+
+
+def test_where_no_dictionary_is_meant_nothing_is_said_of_the_head():
+    assert using("b", model=Headed(None)) == []
+    larger = Regrow(type="regrow", fields={"width": 8})
+    assert not any("is no head" in problem for problem in using("b", actions=[larger]))

@@ -189,3 +189,33 @@ stages:
     path.write_text("".join(json.dumps(record) + "\n" for record in run))
     again = simulate(load(HEADER + text), metrics=path)
     assert [(m["boundary"], m["edge"]) for m in again.moves[1:]] == run.moves
+
+
+def test_what_a_resume_left_behind_is_not_simulated_again(tmp_path):
+    text = """metrics: {m: {goal: minimize}}
+events: [go]
+initial: a
+stages:
+  a: {kind: train, transitions: [{target: b, when: m < 1 or event(go)}], duration: 9 steps, next: b}
+  b: {kind: final}
+"""
+    run = Run(text).step(2).step(m=3.0).step(2).step(m=0.5)
+    assert [boundary for boundary, _ in run.moves] == [6]
+    kept, lost = list(run)[:-2], Run(text).step(2).step(m=0.9)
+    lost.core.send("go")
+    lost.step(2)
+    resume = {"type": "resume", "step": 0, "boundary": 0, "keep": 1}
+    records = [kept[0], *list(lost)[1:], resume, *list(run)[1:]]
+    path = tmp_path / "journal.jsonl"
+    lines = [json.dumps(record) for record in records]
+    lines.insert(2, '{"damaged')
+    path.write_text("".join(line + "\n" for line in lines))
+    again = simulate(load(HEADER + text), metrics=path)
+    assert [(m["boundary"], m["edge"]) for m in again.moves[1:]] == run.moves
+
+
+def test_separators_within_a_line_do_not_end_it(tmp_path):
+    path = tmp_path / "curve.jsonl"
+    rows = [{"step": step, "m": 5.0, "note": "a\u2028b\x85c"} for step in range(1, 9)]
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
+    assert simulate(load(HEADER + WAITING), metrics=path)

@@ -214,6 +214,26 @@ values = st.one_of(
     st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0, -1.0, math.nan, math.inf, -math.inf, 1e300]),
     st.floats(-4, 4),
 )
+commands = st.one_of(
+    st.sampled_from(
+        [("event", "ping", ""), ("event", "pong", ""), ("event", "unknown", "")]
+        + [("command", name, "") for name in ("hold", "continue", "checkpoint", "pause")]
+        + [("command", name, region) for name in ("hold", "continue") for region in "abc"]
+    ),
+    st.builds(
+        lambda region, stage: ("command", "force", f"{region}:{stage}"),
+        st.sampled_from("abc"),
+        st.sampled_from(["t0", "t1", "t2", "g", "g", "w", "away", "end", "back"]),
+    ),
+    st.builds(
+        lambda amount, unit, region: ("command", "extend", f"{amount} {unit} {region}"),
+        spans,
+        st.sampled_from(["steps", "samples", "epochs"]),
+        st.sampled_from("abc"),
+    ),
+)
+"""Mail from outside: kind, name, argument; some of it is refused."""
+
 happenings = st.fixed_dictionaries(
     {},
     optional={
@@ -225,6 +245,7 @@ happenings = st.fixed_dictionaries(
         "explain": st.just(None),
         "samples": st.integers(0, 3),
         "fail": st.just(None),
+        "mail": st.lists(commands, min_size=1, max_size=3),
     },
 )
 """What comes with one update."""

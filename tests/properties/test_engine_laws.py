@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from stagegraph.engine.absorb import Observation, absorb
 from stagegraph.engine.decide import decide
+from stagegraph.engine.replay import outside
 from stagegraph.progress import Progress
 from tests.engine.driving import Run
 from tests.properties.runnable import runnable_graphs, streams
@@ -40,6 +41,7 @@ def resuming_changes_nothing(document, stream, cut):
     for happening in stream[:cut]:
         tick(run, happening)
     other = run.resumed()
+    other.core.mail.extend(run.core.mail)
     already = len(run)
     held = run.actor.boundaries[-1].held
     assert other.core.wants_evaluation == run.core.wants_evaluation
@@ -58,6 +60,62 @@ def resuming_changes_nothing(document, stream, cut):
     assert run.actor.tuned[done[1] :] == other.actor.tuned
 
 
+def replaying_changes_nothing(document, stream, cut, again):
+    """A run that was cut and has its journal's tail decides as it did, without its mail.
+
+    What fails is left out: nobody promises that it fails again.
+    """
+    stream = [{k: v for k, v in happening.items() if k != "fail"} for happening in stream]
+    run = begin(document)
+    for happening in stream[:cut]:
+        tick(run, happening)
+    other, already = run.resumed(), len(run)
+    for happening in stream[cut:]:
+        tick(run, happening)
+    waiting = run.core.mail and not run.core.done
+    other.core.replay(outside(run[already:]))
+    if not again:
+        stream = [{k: v for k, v in happening.items() if k != "send"} for happening in stream]
+    for happening in stream[cut:]:
+        tick(other, {key: value for key, value in happening.items() if key != "mail"})
+    if not waiting:
+        for one in (run, other):
+            finish(one)
+    agree(other)
+    assert moved(run[already:]) == moved(other)
+    assert run.core.stages == other.core.stages
+    assert run.core.state.commands == other.core.state.commands
+    if again:
+        assert same(run) == same(other)
+
+
+def moved(records):
+    keys = ("type", "boundary", "region", "edge", "kind", "source", "via", "target", "reason", "to")
+    kinds = ("move", "end", "roll_back", "blocked", "unblocked", "growth")
+    return [tuple(r.get(key) for key in keys) for r in records if r["type"] in kinds]
+
+
+def same(run):
+    """The state but for the order of events: those that were replayed come last."""
+    data = run.core.state_dict()["engine"]
+    return {**data, "events": sorted(data["events"]), "snapshots": len(data["snapshots"])}
+
+
+def no_growth_while_another_is_open(document, stream):
+    run = begin(document)
+    for happening in stream:
+        before, already = run.core.state.regions, len(run)
+        tick(run, happening)
+        moves = [r for r in run[already:] if r["type"] == "move"]
+        if len({move["boundary"] for move in moves}) != 1:
+            continue
+        for move in moves:
+            others = [n for n, r in before.items() if r.open and n != move["region"]]
+            assert not move["via"] or len(others) < document["max_overlap"]
+        if any(move["kind"] == "force" for move in moves):
+            assert all(not before[m["region"]].stage.endswith(":end") for m in moves)
+
+
 def agree(run: Run) -> None:
     """The machines are where the state says."""
     if run.core.started and run.core.state.ended != "stop":
@@ -74,6 +132,25 @@ def test_looking_only_when_due_changes_nothing(document, stream):
 @given(runnable_graphs(), streams, st.data())
 def test_resuming_at_any_tick_changes_nothing(document, stream, data):
     resuming_changes_nothing(document, stream, data.draw(st.integers(0, len(stream))))
+
+
+@few
+@given(runnable_graphs(), streams, st.data(), st.booleans())
+def test_replaying_the_journals_tail_decides_as_it_did(document, stream, data, again):
+    replaying_changes_nothing(document, stream, data.draw(st.integers(0, len(stream))), again)
+
+
+@pytest.mark.slow
+@settings(many, max_examples=600)
+@given(runnable_graphs(), streams, st.data(), st.booleans())
+def test_replaying_the_journals_tail_decides_as_it_did_in_many(document, stream, data, again):
+    replaying_changes_nothing(document, stream, data.draw(st.integers(0, len(stream))), again)
+
+
+@few
+@given(runnable_graphs(), streams)
+def test_no_region_grows_while_too_many_others_are_open(document, stream):
+    no_growth_while_another_is_open(document, stream)
 
 
 @pytest.mark.slow

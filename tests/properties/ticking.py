@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+from stagegraph.engine.commands import Message
 from stagegraph.errors import ActionError
 from tests.engine.driving import Run
 from tests.properties.runnable import costs_of
@@ -24,6 +25,9 @@ def tick(run: Run, happening: dict[str, Any]) -> str | None:
     run.actor.fails_all = "fail" in happening
     if "send" in happening:
         core.send(happening["send"])
+    for index, mail in enumerate(happening.get("mail", ())):
+        name = f"{core.progress.step}.{index}"
+        core.mail.append(Message(name, *mail, author="ann@box"))
     if "explain" in happening:
         core.explain()
     calls = [

@@ -145,6 +145,26 @@ def test_what_cannot_be_removed_is_told_and_tried_again(tmp_path):
     assert store.unremoved == () and asides(tmp_path) == []
 
 
+def test_what_cannot_be_read_this_time_is_not_removed(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, keep=2, best=("loss", "min"))
+    for number in (1, 2, 3):
+        save(store, number, metrics={"loss": float(number)})
+    real = os.open
+
+    def refuse(path, *rest, **options):
+        if "gen-00000001" in str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert [g.number for g in store.generations()] == [2, 3]
+        save(store, 4)
+    assert [g.number for g in store.generations()] == [1, 2, 3, 4], "2 was the best to be seen"
+    save(store, 5)
+    assert [g.number for g in store.generations()] == [1, 4, 5]
+
+
 # What is passed over
 
 
@@ -227,6 +247,19 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         os.mkfifo(path / "engine.json")
 
     assert damage(tmp_path, change) == "checkpoint 2: engine.json: it is no regular file"
+
+
+def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
+    real = os.open
+
+    def refuse(path, *rest, **options):
+        if str(path).endswith("2/engine.json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    told = damage(tmp_path, lambda path: None)
+    assert told == "checkpoint 2: engine.json: it cannot be read: Input/output error"
 
 
 def test_a_file_in_place_of_a_checkpoint_is_named(tmp_path):
@@ -397,6 +430,28 @@ def test_what_cannot_be_written_says_where_why_and_what_to_do(tmp_path, code, re
     store = CheckpointStore(tmp_path, disk=read_only(code))
     with pytest.raises(RunFolderError, match=f"{tmp_path}.* cannot be written: {remedy}"):
         save(store, 2)
+    assert names(tmp_path) == ["gen-00000001"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_the_systems_own_limit_is_told(tmp_path):
+    import resource
+
+    filled(tmp_path, 1)
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        try:
+            save(CheckpointStore(tmp_path), 2)
+        except RunFolderError as error:
+            told = (
+                "File too large; a limit on the size of files stands against it: raise it"
+                in str(error)
+            )
+            os._exit(0 if told else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
     assert names(tmp_path) == ["gen-00000001"]
 
 

@@ -50,7 +50,7 @@ def restored(before, path):
 
 def require_consistent(path, acknowledged, *, died=False):
     """What holds after any failure."""
-    store = CheckpointStore(path, keep=2)
+    store = CheckpointStore(path, keep=2, disk=disks.QUICK)
     found, passed = store.newest()
     assert passed == (), "whatever has a checkpoint's name is whole"
     assert found.number >= acknowledged and is_whole(found)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.optim import SGD
+from torch.utils.data import DataLoader
 
 import stagegraph as sg
 from tests.session.training import EVERY_STAGE, PROBE, Net
@@ -162,3 +163,30 @@ def test_two_engines_cannot_scale_one_optimizer():
         sg.Engine(sg.load(text), model=model, optimizer=optimizer, probe=PROBE)
     first.close()
     sg.Engine(sg.load(text), model=model, optimizer=optimizer, probe=PROBE).start()
+
+
+def test_it_is_said_how_exactly_a_run_over_a_loader_can_be_resumed():
+    items = torch.arange(8.0)
+    loaders = {
+        None: DataLoader(items, sampler=sg.SeededSampler(items)),
+        "note": DataLoader(items, shuffle=True),
+        "warning": (x for x in items),
+    }
+    for severity, loader in loaders.items():
+        found = [f for f in sg.check(GRAPH_OF_EXACTNESS, loader=loader) if "exactness" in f.code]
+        assert [f.severity for f in found] == ([] if severity is None else [severity])
+    assert "is not exact: a generator tells nothing of its order" in found[0].message
+    assert "SeededSampler(dataset, seed=...)" in found[0].remedy
+
+
+GRAPH_OF_EXACTNESS = sg.load(
+    {
+        "stagegraph": 1,
+        "name": "any",
+        "initial": "a",
+        "stages": {
+            "a": {"kind": "train", "duration": "9 steps", "next": "b"},
+            "b": {"kind": "final"},
+        },
+    }
+)

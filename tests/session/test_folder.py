@@ -32,6 +32,7 @@ def test_the_folder_keeps_graph_authors_bytes_and_journal(run):
         "lock",
         "report.html",
         "run.json",
+        "status.json",
     }
     assert (run.folder / "author.yaml").read_text("utf-8") == EVERY_STAGE
     assert sg.digest(sg.load(run.folder / "graph.json")) == sg.digest(run.engine.graph)

@@ -56,6 +56,7 @@ class Position:
             "batches": self.batches,
             "began": None if self._began is None else self._began.pack(),
             "generators": list(self._generators),
+            "drawn": [one.get_state() for one in _generators(loader)],
             "shape": None if loader is None else _shape(loader),
             "loader": loader.state_dict() if keeps else None,
         }
@@ -66,7 +67,7 @@ class Position:
         Raises:
             SnapshotError: It is no position.
         """
-        keys = {"index", "start", "batches", "began", "generators", "shape", "loader"}
+        keys = {"index", "start", "batches", "began", "generators", "drawn", "shape", "loader"}
         if not isinstance(state, Mapping) or set(state) != keys:
             raise SnapshotError("the checkpoint's position in the data cannot be read")
         self._waiting = state
@@ -101,6 +102,8 @@ class Position:
         self._loader = loader
         if state is not None and state["batches"] and not self._is_over(state, loader):
             return self._go_on(state, loader, sampler)
+        if state is not None:
+            _set(_generators(loader), state["drawn"])
         if isinstance(sampler, SeededSampler):
             sampler.set_epoch(index)
         self._index, self._start, self.batches = index, start, 0
@@ -134,10 +137,9 @@ class Position:
             if _keeps_position(loader):
                 batches: Iterator[Any] = iter(loader)
             else:
-                generators = _generators(loader)
-                for generator, began in zip(generators, self._generators, strict=True):
-                    generator.set_state(began)
+                _set(_generators(loader), self._generators)
                 batches = self._past(used, loader, sampler)
+                _set(_generators(loader), state["drawn"])
         finally:
             now.restore()
         return batches, used, self._start
@@ -173,6 +175,16 @@ def _generators(loader: Any) -> list[torch.Generator]:
         if isinstance(generator, torch.Generator):
             found[id(generator)] = generator
     return list(found.values())
+
+
+def _set(generators: list[torch.Generator], states: list[torch.Tensor]) -> None:
+    if len(generators) != len(states):
+        raise SnapshotError(
+            f"the loader of the run drew from {len(states)} generators of its own, and this one "
+            f"has {len(generators)}; resume with the loader that the run began with"
+        )
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
 
 
 def _keeps_position(loader: object) -> bool:

@@ -76,8 +76,6 @@ _REBUILDS: dict[type[Change], Callable[..., None]] = {
     ListGrown: listed_experts.rebuild,
     HeadAdded: add_head.rebuild,
     Inherited: inherit.rebuild,
-}
-_REBUILDS_WITH_PARTS: dict[type[Change], Callable[..., None]] = {
     Attached: attach.rebuild,
     Regrown: regrow.rebuild,
 }
@@ -134,11 +132,9 @@ def rebuild(
         SelectorError: The model is not what it was: something is not there.
         UnsupportedError: It is there, but is not what it was.
     """
-    with_parts = _REBUILDS_WITH_PARTS.get(type(change))
-    if with_parts is not None:
-        with_parts(model, change, optimizers=optimizers, lineage=lineage, parts=parts or {})
-    else:
-        _REBUILDS[type(change)](model, change, optimizers=optimizers, lineage=lineage)
+    _REBUILDS[type(change)](
+        model, change, optimizers=optimizers, lineage=lineage, parts=parts or {}
+    )
 
 
 def unwind(model: nn.Module, optimizers: Sequence[Optimizer], lineage: Lineage) -> Change:

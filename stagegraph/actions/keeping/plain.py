@@ -18,7 +18,10 @@ from torch import Tensor
 
 from stagegraph.errors import SnapshotError, UnsupportedError
 
-__all__ = ["pack", "unpack"]
+__all__ = ["DTYPES", "pack", "unpack"]
+
+DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+"""By name. The module itself must not be asked: it imports what it is asked for."""
 
 MAX_DEPTH = 100
 """Containers within containers."""
@@ -199,10 +202,9 @@ def _numpy(tensor: Tensor, dtype: Any, *, scalar: bool) -> Any:
 
 
 def _dtype(name: Any) -> torch.dtype:
-    found = getattr(torch, name, None) if isinstance(name, str) else None
-    if not isinstance(found, torch.dtype):
+    if not isinstance(name, str) or name not in DTYPES:
         raise SnapshotError(f"{name!r} is no dtype of torch")
-    return found
+    return DTYPES[name]
 
 
 def _float(text: Any) -> float:

@@ -36,6 +36,7 @@ def state_of(standing: Standing) -> dict[str, Any]:
     return {
         "version": VERSION,
         "now": now.pack(),
+        "optimizers": [type(optimizer).__name__ for optimizer in standing.optimizers],
         "copies": held_copies(standing),
         "in_eval_mode": resting,
     }
@@ -56,12 +57,18 @@ def load_state(standing: Standing, state: Any) -> None:
         raise SnapshotError(another_version("this checkpoint", version, newest=VERSION))
     try:
         now, resting = Snapshot.unpack(state["now"]), set(state["in_eval_mode"])
-        copies = state["copies"]
+        copies, optimizers = state["copies"], list(state["optimizers"])
     except (KeyError, TypeError) as error:
         raise SnapshotError(f"this checkpoint cannot be read: {error!r}") from error
     companions = set(standing.companions.named(data=True))
     if companions != set(now.companions):
         raise SnapshotError(_other_companions(set(now.companions), companions))
+    mine = [type(optimizer).__name__ for optimizer in standing.optimizers]
+    if mine != optimizers:
+        raise SnapshotError(
+            f"this checkpoint is of a run with the optimizers {', '.join(optimizers) or 'none'}, "
+            f"and this engine has {', '.join(mine) or 'none'}; give it those of the run's beginning"
+        )
     load_copies(standing, copies)
     for name, module in standing.model.named_modules():
         module.training = standing.lineage.stable(name) not in resting

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from stagegraph.actions.keeping.plain import DTYPES
 from stagegraph.errors import SnapshotError
 
 __all__ = ["read_tensors", "tensor_files"]
@@ -151,7 +152,6 @@ def _read(content: bytes) -> dict[str, Tensor]:
 def _as_it_was(flat: Tensor, how: str) -> Tensor:
     """A tensor of a type that the format does not know, from its bytes."""
     name, shape = json.loads(how)
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
+    if name not in DTYPES:
         raise SnapshotError(f"{name!r} is no dtype of torch")
-    return flat.view(dtype).reshape(shape)
+    return flat.view(DTYPES[name]).reshape(shape)

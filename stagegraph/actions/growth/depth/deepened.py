@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -33,7 +34,12 @@ __all__ = ["rebuild", "unwind"]
 
 
 def rebuild(
-    model: nn.Module, change: Deepened, *, optimizers: Sequence[Optimizer], lineage: Lineage
+    model: nn.Module,
+    change: Deepened,
+    *,
+    optimizers: Sequence[Optimizer],
+    lineage: Lineage,
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a recorded change again, for its structure; the weights are loaded afterwards.
 
@@ -42,6 +48,7 @@ def rebuild(
         change: The change.
         optimizers: The model's optimizers.
         lineage: The changes before this one.
+        parts: What the user gave by name; none is needed.
 
     Raises:
         SelectorError: The model is not what it was: the stack is not there.

@@ -19,16 +19,16 @@ from stagegraph.actions.growth.depth.identity import (
     Zeroing,
     apply_zeroing,
     declared_zeroing,
-    filled,
+    fill,
     find_zeroing,
     hits,
     keeps_shape,
     minus_one_gains,
     why_not,
 )
-from stagegraph.actions.growth.depth.stacks import own_parameters
 from stagegraph.actions.growth.depth.templates import signature
 from stagegraph.actions.growth.operation import Site
+from stagegraph.actions.parameters import is_finite
 from stagegraph.actions.probes import run_probe
 from stagegraph.actions.randomness import seed_all
 from stagegraph.actions.undo import untouched
@@ -87,8 +87,10 @@ def make_identities(
     done: dict[str, Identity] = {}
     for path, template in templates.items():
         try:
-            zeroing = _proposed(site, action, path, template, calls[path], found, place)
-            zeroing = _proven(site, action, path, new[path][0], calls[path], zeroing, place)
+            zeroing = _proposed(
+                site, action, path, template, new[path][0], calls[path], found, place
+            )
+            zeroing = _proven(action, path, new[path][0], calls[path], zeroing, place)
         except NoIdentity as error:
             if (
                 site.alpha != 0.0
@@ -99,7 +101,7 @@ def make_identities(
             reason = str(error).removeprefix(f"{place}: ").partition(";")[0]
             done[path] = Identity((), gated=reason)
             continue
-        for block in new[path]:
+        for block in new[path][1:]:  # in the first it is, since it was proven there
             apply_zeroing(block, zeroing)
         done[path] = Identity(zeroing)
     return done
@@ -116,12 +118,13 @@ def _proposed(
     action: Deepen,
     path: str,
     template: nn.Module,
+    new: nn.Module,
     call: Call,
     found: dict[Any, Zeroing],
     place: str,
 ) -> Zeroing:
     """What to zero: as declared, or found by trial, once for templates of one kind."""
-    if not all(bool(parameter.isfinite().all()) for parameter in template.parameters()):
+    if not all(map(is_finite, template.parameters())):
         raise UnsupportedError(
             f"{place}: the weights of block {path!r} are not finite: training has diverged before "
             "this growth"
@@ -129,13 +132,14 @@ def _proposed(
     kind = signature(template)
     if kind not in found:
         declared = [glob for glob in action.zero if hits(template, glob)]
-        found[kind] = (
-            declared_zeroing(template, declared, place=place)
-            if action.zero
-            else find_zeroing(site.model, template, call, place=place)
-        )
-    own = own_parameters(site.model, template)
-    shared = [name for name, _ in found[kind] if name not in own]
+        if action.zero:
+            found[kind] = declared_zeroing(template, declared, place=place)
+        else:
+            scratch = None if action.fresh else new  # what begins anew may be zero by chance
+            with untouched(*([] if scratch is None else [scratch])):
+                found[kind] = find_zeroing(site.model, template, call, place=place, scratch=scratch)
+    ours = dict(new.named_parameters())
+    shared = [name for name, _ in found[kind] if ours.get(name) is template.get_parameter(name)]
     if shared:
         raise UnsupportedError(
             f"{place}: {', '.join(shared)} of a block would be zeroed, but is shared with the "
@@ -145,7 +149,6 @@ def _proposed(
 
 
 def _proven(
-    site: Site,
     action: Deepen,
     path: str,
     block: nn.Module,
@@ -153,13 +156,15 @@ def _proven(
     zeroing: Zeroing,
     place: str,
 ) -> Zeroing:
-    """The zeroing under which a new block is the identity."""
+    """The zeroing under which a new block is the identity; it stays in the block."""
     reasons: list[str] = []
     for fills in (zeroing, minus_one_gains(block, zeroing)) if action.zero else (zeroing,):
-        with untouched(block), filled(block, fills):  # another copy would cost as much as the block
+        take_back = fill(block, fills)  # another copy would cost as much as the block
+        with untouched(block):
             reason = why_not(block, call, fills)
         if reason is None:
             return fills
+        take_back()
         reasons.append(reason)
     zeroed = ", ".join(name for name, _ in zeroing)
     raise NoIdentity(

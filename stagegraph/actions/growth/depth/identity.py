@@ -10,7 +10,7 @@ every zeroed weight must get a gradient, or the block could never learn.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -32,7 +32,7 @@ __all__ = [
     "Zeroing",
     "apply_zeroing",
     "declared_zeroing",
-    "filled",
+    "fill",
     "find_zeroing",
     "hits",
     "keeps_shape",
@@ -42,6 +42,9 @@ __all__ = [
 
 Zeroing = tuple[tuple[str, float], ...]
 """Parameter names in the block, each with the value it is filled with."""
+
+_Memory = dict[tuple[int, float], Tensor]
+"""Memory that is filled, by the id of the parameter that it is for, and by the value."""
 
 _WAYS_OUT = (
     "; declare what to zero with zero: [...], or let an alpha_ramp from 0 over the new blocks "
@@ -129,22 +132,45 @@ class _Unit:
 def apply_zeroing(block: nn.Module, zeroing: Zeroing) -> None:
     """Fill the parameters of a zeroing."""
     with torch.no_grad():
-        for name, fill in zeroing:
-            block.get_parameter(name).fill_(fill)
+        for name, value in zeroing:
+            block.get_parameter(name).fill_(value)
+
+
+def fill(block: nn.Module, zeroing: Zeroing, memory: _Memory | None = None) -> Callable[[], None]:
+    """Let the parameters of a zeroing lie in other memory that is filled.
+
+    Args:
+        block: The block.
+        zeroing: What is filled.
+        memory: What was filled before, to be taken again: new memory costs more than to fill it.
+
+    Returns:
+        The way back.
+    """
+    memory = {} if memory is None else memory
+    parameters = [block.get_parameter(name) for name, _ in zeroing]
+    kept = [parameter.data for parameter in parameters]  # by reference: weights are large
+
+    def take_back() -> None:
+        for parameter, data in zip(reversed(parameters), reversed(kept), strict=True):
+            parameter.data = data
+
+    for parameter, (_, value) in zip(parameters, zeroing, strict=True):
+        key = (id(parameter), value)
+        if key not in memory:
+            memory[key] = torch.full_like(parameter.data, value)
+        parameter.data = memory[key]
+    return take_back
 
 
 @contextmanager
-def filled(block: nn.Module, zeroing: Zeroing) -> Iterator[None]:
+def _filled(block: nn.Module, zeroing: Zeroing, memory: _Memory) -> Iterator[None]:
     """The block with a zeroing in it, for a while."""
-    parameters = [block.get_parameter(name) for name, _ in zeroing]
-    kept = [parameter.data for parameter in parameters]  # by reference: weights are large
-    for parameter, (_, fill) in zip(parameters, zeroing, strict=True):
-        parameter.data = torch.full_like(parameter.data, fill)
+    take_back = fill(block, zeroing, memory)
     try:
         yield
     finally:
-        for parameter, data in zip(reversed(parameters), reversed(kept), strict=True):
-            parameter.data = data
+        take_back()
 
 
 def declared_zeroing(block: nn.Module, globs: Sequence[str], *, place: str) -> Zeroing:
@@ -176,12 +202,19 @@ def hits(block: nn.Module, glob: str) -> bool:
 def minus_one_gains(block: nn.Module, zeroing: Zeroing) -> Zeroing:
     """The same, with gains (weights of one axis) filled with -1, for norms of gain 1 + weight."""
     return tuple(
-        (name, -1.0 if name.endswith("weight") and block.get_parameter(name).dim() == 1 else fill)
-        for name, fill in zeroing
+        (name, -1.0 if name.endswith("weight") and block.get_parameter(name).dim() == 1 else value)
+        for name, value in zeroing
     )
 
 
-def find_zeroing(model: nn.Module, block: nn.Module, call: Call, *, place: str) -> Zeroing:
+def find_zeroing(
+    model: nn.Module,
+    block: nn.Module,
+    call: Call,
+    *,
+    place: str,
+    scratch: nn.Module | None = None,
+) -> Zeroing:
     """Find what to zero, by trial on a copy of the block.
 
     Args:
@@ -189,23 +222,25 @@ def find_zeroing(model: nn.Module, block: nn.Module, call: Call, *, place: str) 
         block: The block to be copied; it is left alone.
         call: What it was really called with.
         place: Where the growth is written, for the message.
+        scratch: A copy of the block that may be spent, but for its weights; default: one is made.
 
     Raises:
         NoIdentity: The block does not become the identity.
     """
     own = set(own_parameters(model, block))
-    scratch = copy_block(model, block, path=place).eval()
+    scratch = (scratch or copy_block(model, block, path=place)).eval()
     ran = _execution(scratch, call)
     chosen: list[Zeroing] = []
+    memory: _Memory = {}
     for unit in reversed(ran):
         # what a module runs beside itself is zeroed already: it ran after it, and speaks through it
         branches = _joined(chosen) if attachments(unit.module) else ()
-        with filled(scratch, branches):
-            silent = _silencing(unit, own, {unit.name for unit in ran})
+        with _filled(scratch, branches, memory):
+            silent = _silencing(unit, own, {unit.name for unit in ran}, memory)
         if silent is None:
             continue
         chosen.append(silent)
-        if _is_identity(scratch, call, _joined(chosen)):
+        if _is_identity(scratch, call, _joined(chosen), memory):
             break
     else:
         raise NoIdentity(
@@ -214,7 +249,7 @@ def find_zeroing(model: nn.Module, block: nn.Module, call: Call, *, place: str) 
         )
     for silent in reversed(chosen.copy()):
         fewer = [other for other in chosen if other is not silent]
-        if fewer and _is_identity(scratch, call, _joined(fewer)):
+        if fewer and _is_identity(scratch, call, _joined(fewer), memory):
             chosen = fewer
     return _joined(chosen)
 
@@ -266,28 +301,32 @@ def _writers(unit: _Unit, executed: set[str]) -> list[list[str]]:
     return groups[::-1]
 
 
-def _silencing(unit: _Unit, own: set[str], executed: set[str]) -> Zeroing | None:
+def _silencing(unit: _Unit, own: set[str], executed: set[str], memory: _Memory) -> Zeroing | None:
     """The smallest change of a unit's own parameters that makes its output zero."""
     for group in _writers(unit, executed):
         if not {f"{unit.name}.{name}" for name in group} <= own:
             continue
         for gain in (0.0, -1.0):  # a norm whose gain is 1 + weight is silent at -1
             inner = tuple((name, gain if name.endswith("weight") else 0.0) for name in group)
-            with filled(unit.module, inner), torch.no_grad():
+            with _filled(unit.module, inner, memory), torch.no_grad():
                 out = main_output(unit.call.run(unit.module))
             if out is not None and not out.any():
-                return tuple((f"{unit.name}.{name}", fill) for name, fill in inner)
+                return tuple((f"{unit.name}.{name}", value) for name, value in inner)
     return None
 
 
 def _change(block: nn.Module, call: Call) -> float | None:
     """Largest change that the block makes to its stream; ``None`` if the shape differs."""
-    x = main_input(call.args, call.kwargs)
     with torch.no_grad():
-        out = main_output(call.run(block))
+        return _distance(call, main_output(call.run(block)))
+
+
+def _distance(call: Call, out: Tensor | None) -> float | None:
+    """Largest difference of an output from the stream that the block was given."""
+    x = main_input(call.args, call.kwargs)
     if x is None or out is None or x.shape != out.shape:
         return None
-    return float((out.double() - x.double()).abs().max())
+    return float((out.detach().double() - x.double()).abs().max())
 
 
 def keeps_shape(model: nn.Module, block: nn.Module, call: Call) -> bool:
@@ -297,8 +336,8 @@ def keeps_shape(model: nn.Module, block: nn.Module, call: Call) -> bool:
         return _change(trial, call) is not None
 
 
-def _is_identity(block: nn.Module, call: Call, zeroing: Zeroing) -> bool:
-    with filled(block, zeroing):
+def _is_identity(block: nn.Module, call: Call, zeroing: Zeroing, memory: _Memory) -> bool:
+    with _filled(block, zeroing, memory):
         return _change(block, call) == 0.0
 
 
@@ -310,33 +349,42 @@ def why_not(block: nn.Module, call: Call, zeroing: Zeroing) -> str | None:
         call: What its like was really called with.
         zeroing: What was zeroed.
     """
-    for training in (False, True):
-        block.train(training)
-        with preserved_randomness():
-            change = _change(block, call)
-        if change is None:
-            return "its output has another shape than its input" + _WAYS_OUT
-        if change != 0.0:
-            mode = "train" if training else "eval"
-            return f"in {mode} mode it still changes its input by {change:.3g}{_WAYS_OUT}"
-    still = _without_gradient(block, call, zeroing)
-    if still:
-        return f"the zeroed {', '.join(still)} would get no gradient and never learn{_WAYS_OUT}"
-    return None
-
-
-def _without_gradient(block: nn.Module, call: Call, zeroing: Zeroing) -> list[str]:
-    """The modules with a zeroed weight that gets no gradient; a bias alone is not enough."""
+    block.eval()
+    with preserved_randomness(), torch.no_grad():
+        reason = _why_changed(call, main_output(call.run(block)), mode="eval")
+    if reason is not None:
+        return reason
+    block.train()
     parameters = {name: block.get_parameter(name) for name, _ in zeroing}
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     with preserved_randomness(), torch.enable_grad():
         out = main_output(call.run(block))
-        if out is None or not out.requires_grad:
-            return list(parameters)
-        grads = torch.autograd.grad(
-            (out * fixed_direction(out)).sum(), list(parameters.values()), allow_unused=True
-        )
+        reason = _why_changed(call, out, mode="train")
+        if reason is not None:
+            return reason
+        still = _without_gradient(out, parameters)
+    if still:
+        return f"the zeroed {', '.join(still)} would get no gradient and never learn{_WAYS_OUT}"
+    return None
+
+
+def _why_changed(call: Call, out: Tensor | None, *, mode: str) -> str | None:
+    change = _distance(call, out)
+    if change is None:
+        return "its output has another shape than its input" + _WAYS_OUT
+    if change != 0.0:
+        return f"in {mode} mode it still changes its input by {change:.3g}{_WAYS_OUT}"
+    return None
+
+
+def _without_gradient(out: Tensor | None, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    """The modules with a zeroed weight that gets no gradient; a bias alone is not enough."""
+    if out is None or not out.requires_grad:
+        return list(parameters)
+    grads = torch.autograd.grad(
+        (out * fixed_direction(out)).sum(), list(parameters.values()), allow_unused=True
+    )
     still = [n for n, grad in zip(parameters, grads, strict=True) if not is_felt(grad)]
     owners = (n.rpartition(".")[0] or n for n in still if not n.endswith("bias"))
     return list(dict.fromkeys(owners))

@@ -21,7 +21,6 @@ from stagegraph.actions.growth.depth.stacks import (
     find_stack,
     insert,
     left_out_hooks,
-    own_parameters,
 )
 from stagegraph.actions.growth.operation import Committed, Prepared, Site
 from stagegraph.actions.optimizing.entries import State, copied_states
@@ -156,9 +155,9 @@ def prepare(site: Site, plan: DeepenPlan, seed: int) -> NewBlocks:
     for k, at in enumerate(plan.places):
         template, name = old[at.copy_of], names[at.copy_of]
         new = blocks[at.at] = copy_block(model, template, path=name)
-        own = own_parameters(model, template)
-        shared |= dict.fromkeys(n for n, _ in template.named_parameters() if n not in own)
-        copied = {new.get_parameter(n): parameter for n, parameter in own.items()}
+        both = [(n, p, new.get_parameter(n)) for n, p in template.named_parameters()]
+        shared |= dict.fromkeys(name for name, kept, its in both if its is kept)
+        copied = {its: kept for _, kept, its in both if its is not kept}
         for parameter, kept in copied.items():
             parameter.requires_grad_(site.trains(kept))
         templates |= copied

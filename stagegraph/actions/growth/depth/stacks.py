@@ -36,6 +36,8 @@ __all__ = [
 
 Stack = nn.ModuleList | nn.Sequential
 
+_CONTAINERS = frozenset((dict, list, set, OrderedDict))
+
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -95,7 +97,11 @@ def own_parameters(model: nn.Module, block: nn.Module) -> dict[str, nn.Parameter
 
     What the block shares with the rest of the model, it goes on sharing.
     """
-    shared = {id(parameter) for parameter in _rest_parameters(model, block)}
+    return _own_parameters(block, _rest(model, block))
+
+
+def _own_parameters(block: nn.Module, rest: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
+    shared = {id(parameter) for module in rest for parameter in module._parameters.values()}
     return {name: p for name, p in block.named_parameters() if id(p) not in shared}
 
 
@@ -112,12 +118,6 @@ def _rest(model: nn.Module, block: nn.Module) -> list[nn.Module]:
     return list(seen.values())
 
 
-def _rest_parameters(model: nn.Module, block: nn.Module) -> list[nn.Parameter]:
-    return [
-        p for module in _rest(model, block) for p in module._parameters.values() if p is not None
-    ]
-
-
 def copy_block(model: nn.Module, block: nn.Module, *, path: str) -> nn.Module:
     """A copy of a block with parameters of its own, and without hooks or gradients.
 
@@ -129,8 +129,8 @@ def copy_block(model: nn.Module, block: nn.Module, *, path: str) -> nn.Module:
     Raises:
         UnsupportedError: The block cannot be copied so.
     """
-    _refuse_uncopyable(model, block, path)
     rest = _rest(model, block)
+    _refuse_uncopyable(block, rest, path)
     own = _own_modules(block, rest)
     try:
         new = duplicate(block, _kept(rest, own), own=own)
@@ -158,9 +158,7 @@ def _kept(rest: Sequence[nn.Module], own: Sequence[nn.Module]) -> dict[int, Any]
     """What copying the block must not copy: the modules, tensors and objects of the rest."""
     kept: dict[int, Any] = {id(module): module for module in rest}
     for module in rest:
-        for value in vars(module).values():
-            if type(value) not in (dict, list, set, OrderedDict):
-                kept[id(value)] = value
+        kept |= {id(one): one for one in vars(module).values() if type(one) not in _CONTAINERS}
     for module in own:
         kept.pop(id(module), None)
     shared = {id(tensor): tensor for tensor in _tensors(rest)}
@@ -169,13 +167,13 @@ def _kept(rest: Sequence[nn.Module], own: Sequence[nn.Module]) -> dict[int, Any]
     return kept | shared
 
 
-def _refuse_uncopyable(model: nn.Module, block: nn.Module, path: str) -> None:
+def _refuse_uncopyable(block: nn.Module, rest: Sequence[nn.Module], path: str) -> None:
     if any(is_lazy(p) for p in block.parameters()):
         raise UnsupportedError(
             f"block {path!r} has parameters without a shape yet (a lazy module); run the model "
             "once before it grows"
         )
-    if any(True for _ in block.parameters()) and not own_parameters(model, block):
+    if any(True for _ in block.parameters()) and not _own_parameters(block, rest):
         raise UnsupportedError(
             f"block {path!r} shares all its parameters with the rest of the model; a copy would "
             "add none"

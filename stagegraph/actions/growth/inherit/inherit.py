@@ -19,7 +19,8 @@ from stagegraph.actions.changes import Axes, Change, Inherited
 from stagegraph.actions.giving import give
 from stagegraph.actions.growth.certificate import read
 from stagegraph.actions.growth.inherit.extra_blocks import silence
-from stagegraph.actions.growth.inherit.fitting import Fit, Fitting, fit
+from stagegraph.actions.growth.inherit.fits import Fit
+from stagegraph.actions.growth.inherit.fitting import Fitting, fit
 from stagegraph.actions.growth.inherit.weights import Weights, named_weights
 from stagegraph.actions.growth.operation import Committed, Planned, Prepared, Site
 from stagegraph.actions.growth.trial import twin
@@ -311,7 +312,12 @@ def _forget(site: Site, new: Mapping[str, Tensor]) -> int:
 
 
 def rebuild(
-    model: nn.Module, change: Inherited, *, optimizers: Sequence[Optimizer], lineage: Lineage
+    model: nn.Module,
+    change: Inherited,
+    *,
+    optimizers: Sequence[Optimizer],
+    lineage: Lineage,
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Make the attributes say what they said; the contents are in the checkpoint."""
     write(model, change.written, lineage, grow=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.changes import Axes
-from stagegraph.actions.growth.inherit.fitting import Fit
+from stagegraph.actions.growth.inherit.fits import Fit
 from stagegraph.actions.growth.width.maps import NEW, Binding, Factor, SpaceMap
 from stagegraph.actions.optimizing.entries import State
 from stagegraph.actions.optimizing.optimizer_state import grown_state

@@ -8,7 +8,7 @@ to them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -247,7 +247,12 @@ def _put(
 
 
 def rebuild(
-    model: nn.Module, change: ExpertsAdded, *, optimizers: Sequence[Optimizer], lineage: Lineage
+    model: nn.Module,
+    change: ExpertsAdded,
+    *,
+    optimizers: Sequence[Optimizer],
+    lineage: Lineage,
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a recorded change again, for its structure; the weights are loaded afterwards.
 

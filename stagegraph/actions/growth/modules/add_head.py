@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -208,7 +209,12 @@ def _copied(
 
 
 def rebuild(
-    model: nn.Module, change: HeadAdded, *, optimizers: Sequence[Optimizer], lineage: Lineage
+    model: nn.Module,
+    change: HeadAdded,
+    *,
+    optimizers: Sequence[Optimizer],
+    lineage: Lineage,
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Add a recorded head again, for its structure; the weights are loaded afterwards.
 

@@ -291,7 +291,12 @@ def _write(model: nn.Module, one: NewListed, *, grown: bool) -> None:
 
 
 def rebuild(
-    model: nn.Module, change: ListGrown, *, optimizers: Sequence[Optimizer], lineage: Lineage
+    model: nn.Module,
+    change: ListGrown,
+    *,
+    optimizers: Sequence[Optimizer],
+    lineage: Lineage,
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a recorded change again, for its structure; the weights are loaded afterwards.
 

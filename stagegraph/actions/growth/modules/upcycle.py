@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -160,7 +161,12 @@ def _trainable(module: nn.Module) -> nn.Module:
 
 
 def rebuild(
-    model: nn.Module, change: Upcycled, *, optimizers: Sequence[Optimizer], lineage: Lineage
+    model: nn.Module,
+    change: Upcycled,
+    *,
+    optimizers: Sequence[Optimizer],
+    lineage: Lineage,
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a recorded change again, for its structure; the weights are loaded afterwards.
 

@@ -260,7 +260,12 @@ def _owner(model: nn.Module, path: str) -> tuple[Any, str]:
 
 
 def rebuild(
-    model: nn.Module, change: Resized, *, optimizers: Sequence[Optimizer], lineage: Lineage
+    model: nn.Module,
+    change: Resized,
+    *,
+    optimizers: Sequence[Optimizer],
+    lineage: Lineage,
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Make the tensors as large again; what is new in them is zero until the weights are loaded."""
     place = f"lineage of {change.cohort!r}"

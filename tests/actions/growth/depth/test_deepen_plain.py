@@ -153,6 +153,28 @@ def test_torchs_own_layers_with_the_norm_before():
     assert evidence["gradient"]["reached"] == evidence["gradient"]["of"] - 2 * 8  # no deeper yet
 
 
+class OnlyInEval(Block):
+    """The identity under zeros in eval mode alone: in train mode it drops from the stream."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x, 0.5, self.training))
+
+
+@pytest.mark.parametrize("noise", [None, 0.1])
+def test_a_copy_that_no_zeros_can_help_stays_as_it_was_behind_its_gate(noise):
+    model = Model()
+    model.blocks = nn.ModuleList([OnlyInEval(), OnlyInEval()])
+    with pytest.raises(ActionError, match=r"is no identity: in train mode it still changes"):
+        grown(model, batch(), noise=noise)
+    _, evidence = grown(model, batch(), alpha=0.0, noise=noise)
+    assert evidence["gated"] and evidence["zeroed"] == []
+    for (name, new), kept in zip(
+        model.blocks[2].named_parameters(), model.blocks[1].parameters(), strict=True
+    ):
+        assert new.any() or not kept.any(), f"{name} is zero still"
+        assert torch.equal(new, kept) == (noise is None) or not kept.any()
+
+
 def test_with_the_norm_behind_only_a_closed_gate_helps():
     x = images()
     fields = {"stack": "encoder.layers", "count": ("encoder.num_layers",)}
