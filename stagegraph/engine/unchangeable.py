@@ -180,7 +180,8 @@ def _stage(before: CompiledGraph, after: CompiledGraph, key: str, count: int) ->
 
 def _held(old: CompiledStage, new: CompiledStage, why: str) -> Iterator[Refusal]:
     _, gone, come = match_activities(old, new)
-    for was, now in zip_longest(gone, come):
+    listed = ([held for held in some if not _own_factor(held)] for some in (gone, come))
+    for was, now in zip_longest(*listed):
         if was is None or now is None or _called(was) != _called(now):
             pointer = now.pointer if now is not None else was.pointer if was is not None else ""
             before, after = _whole(was), _whole(now)
@@ -194,6 +195,11 @@ def _held(old: CompiledStage, new: CompiledStage, why: str) -> Iterator[Refusal]
             before = None if found.before is None else name + found.before
             after = None if found.after is None else name + found.after
             yield Refusal(old.key, pointer, before, after, why, _STAGE_ANEW)
+
+
+def _own_factor(held: HeldActivity) -> bool:
+    """Whether it is the factor of a ``settle``, which is a field of its own."""
+    return not held.named and held.pointer.endswith("/lr_factor")
 
 
 def _called(held: HeldActivity) -> tuple[str | None, str]:

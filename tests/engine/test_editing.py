@@ -454,6 +454,16 @@ def test_the_past_may_not_be_edited(old, new, told):
     assert refused(old, new, document=document).splitlines()[0] == told
 
 
+def test_the_factor_of_a_settle_that_was_entered_is_told_once():
+    document = "initial: a\nstages: {a: {kind: settle, lr_factor: 0.5, duration: 9 steps, next: b},"
+    document += " b: {kind: final}}"
+    run, other = Run(document).step(2), Run(document.replace("0.5", "0.4"))
+    (told,) = judge(run.core.graph, other.core.graph, run.core.state)
+    assert str(told) == (
+        "main:a (/stages/a/lr_factor) was 0.5, is 0.4: it has been entered once; " + ENTERED
+    )
+
+
 def test_all_that_cannot_be_is_told_at_once():
     text = DOCUMENT.replace("add: 1", "add: 2").replace("m: {goal: minimize", "m: {goal: maximize")
     run, other = begun(), Run(text, params=100, costs=COSTS)
