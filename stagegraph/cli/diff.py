@@ -14,8 +14,8 @@ from stagegraph.cli.output import paint, say, say_json
 from stagegraph.cli.reading import GRAPH_HELP, read_graph
 from stagegraph.drawing.clean import for_terminal
 from stagegraph.engine.editing import graph_of, judge
+from stagegraph.engine.refusal import Refusal
 from stagegraph.engine.state import State
-from stagegraph.engine.unchangeable import Refusal
 from stagegraph.errors import SnapshotError
 from stagegraph.graph.compile import compile_graph
 from stagegraph.runs.folder import RunFolder

@@ -15,8 +15,9 @@ from stagegraph.engine.due import evaluations
 from stagegraph.engine.matching import Matches, match_activities, match_edges
 from stagegraph.engine.memories import Memory, MemoryLeaf
 from stagegraph.engine.plans import Plans
+from stagegraph.engine.refusal import Refusal, refusal_error
 from stagegraph.engine.state import BackSlot, RegionState, State
-from stagegraph.engine.unchangeable import Refusal, refusal_error, refusals
+from stagegraph.engine.unchangeable import refusals
 from stagegraph.errors import SnapshotError
 from stagegraph.graph.compiled import CompiledGraph, Edge
 from stagegraph.schema.differences import Difference, differences
