@@ -41,6 +41,7 @@ __all__ = [
     "SnapshotError",
     "StageGraphError",
     "UnsupportedError",
+    "another_version",
     "did_you_mean",
 ]
 
@@ -184,3 +185,18 @@ def did_you_mean(found: str, known: Iterable[str]) -> str:
 @lru_cache(maxsize=256)  # the same mistake comes in many places of one document
 def _nearest(found: str, names: tuple[str, ...]) -> str | None:
     return next(iter(difflib.get_close_matches(found, names, n=1, cutoff=0.6)), None)
+
+
+def another_version(what: str, found: object, *, oldest: int = 1, newest: int) -> str:
+    """What to say of something whose version is not read here, and what to do about it.
+
+    >>> another_version("this", 3, newest=2)
+    'this has version 3; this stagegraph reads 1 to 2: a newer one wrote it; update stagegraph'
+    """
+    reads = str(newest) if oldest == newest else f"{oldest} to {newest}"
+    told = f"{what} has version {found!r}; this stagegraph reads {reads}"
+    if type(found) is not int:
+        return f"{told}: it is damaged, or no stagegraph wrote it; bring it back as it was"
+    if found > newest:
+        return f"{told}: a newer one wrote it; update stagegraph"
+    return f"{told}: go on with the stagegraph that wrote it"

@@ -43,6 +43,7 @@ from stagegraph.errors import (
     SnapshotError,
     StageGraphError,
     UnsupportedError,
+    another_version,
 )
 from stagegraph.schema.actions import Action, GrowthAction, SnapshotAction, TeacherAction
 from stagegraph.schema.activities import Activity
@@ -386,10 +387,9 @@ class TorchActor:
         Raises:
             SnapshotError: This is no state of this version, or of another model.
         """
-        if state.get("version") != _VERSION:
-            raise SnapshotError(
-                f"this state has version {state.get('version')!r}, this stagegraph reads {_VERSION}"
-            )
+        version = state.get("version")
+        if version != _VERSION:
+            raise SnapshotError(another_version("this model's state", version, newest=_VERSION))
         missing = {"lineage", "alphas", "lasting_lr_factor", "frozen", "held_attributes"} - set(
             state
         )

@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 COMMANDS: Mapping[str, str] = {
     "validate": "say what is wrong with a graph",
-    "diff": "say what differs in meaning between two graphs",
+    "diff": "say what differs in meaning between two graphs, or whether a run can go on under one",
     "render": "draw a graph: mermaid, dot, svg, html or text",
     "simulate": "run a graph on numbers and say what it would do",
     "run": "train with a graph, in a folder that can be gone on with",

@@ -211,6 +211,7 @@ class _Reader:
         self.last_move: dict[str, int] = {}
 
     def read(self, record: Record) -> None:
+        self._edited(record)
         history = self.history
         step = integer(record.get("step"), history.last_step)
         kind = record.get("type")
@@ -237,6 +238,16 @@ class _Reader:
                 self._growth(record, step)
             case "end":
                 history.end = record
+
+    def _edited(self, record: Record) -> None:
+        """Call the edges that were taken what an edited graph calls them from here on."""
+        told = record if record.get("type") == "edit" else mapping(record.get("edited"))
+        moved = {old: str(new) for old, new in mapping(told.get("moved")).items()}
+        if moved:
+            self.history.moves[:] = [
+                replace(move, edge=moved.get(move.edge or "", move.edge))
+                for move in self.history.moves
+            ]
 
     def _growth(self, record: Record, step: int) -> None:
         history = self.history

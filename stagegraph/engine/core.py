@@ -206,6 +206,10 @@ class Core:
         """Record that the process was told to go."""
         self._write((record("preempted", self.state, reason=reason),))
 
+    def write_edit(self, edit: Mapping[str, Any]) -> None:
+        """Record that the run goes on under an edited graph."""
+        self._write((record("edit", self.state, **edit),))
+
     # What happens
 
     def start(self) -> None:
@@ -398,7 +402,7 @@ class Core:
         before = self._actor.state_dict()
         try:
             self._actor.load_state_dict(actor)
-            self._hold(loaded)
+            loaded = self._hold(loaded)
         except (StageGraphError, *DAMAGE) as error:
             self._actor.load_state_dict(before)
             raise SnapshotError(f"this state does not fit the model: {error}") from error
@@ -415,14 +419,20 @@ class Core:
             self._machines.set(loaded.stages)
         self._arm(soon=True)
 
-    def _hold(self, state: State) -> None:
-        """Put in force what a state holds, without entering anything."""
-        if state.regions:
-            held, alpha = effects(self.graph, state), all_alphas(self.graph, state)
-            self._actor.transact(
-                Boundary(state.clock.step, None, (), held, alpha, (), state.spent.step),
-                lambda outcome: None,
-            )
+    def _hold(self, state: State) -> State:
+        """Put in force what a state holds, without entering anything.
+
+        Returns:
+            The state, with what the actor knows: an edited graph may have other growths.
+        """
+        if not state.regions:
+            return state
+        held, alpha = effects(self.graph, state), all_alphas(self.graph, state)
+        outcome = self._actor.transact(
+            Boundary(state.clock.step, None, (), held, alpha, (), state.spent.step),
+            lambda outcome: None,
+        )
+        return replace(state, facts=outcome.facts)
 
     # Looking
 

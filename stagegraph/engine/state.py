@@ -14,7 +14,7 @@ from stagegraph.engine.conforming import check_conforms
 from stagegraph.engine.memories import Memory, memory_from_json, memory_to_json
 from stagegraph.engine.ports import Facts
 from stagegraph.engine.standing import Commands, Extension
-from stagegraph.errors import ProgressError, SnapshotError
+from stagegraph.errors import ProgressError, SnapshotError, another_version
 from stagegraph.progress import Progress
 
 __all__ = [
@@ -232,16 +232,13 @@ class State:
         if not isinstance(data, Mapping):
             raise SnapshotError(f"an engine state is a mapping, got {type(data).__name__}")
         version = data.get("version")
-        if version not in range(1, VERSION + 1):
-            newer = type(version) is int and version > VERSION
-            raise SnapshotError(
-                f"this engine state has version {version!r}; this stagegraph reads 1 to {VERSION}"
-                + (": it was written by a newer one, and is read by that one" if newer else "")
-            )
+        if type(version) is not int or version not in range(1, VERSION + 1):
+            raise SnapshotError(another_version("this engine state", version, newest=VERSION))
         if data.get("graph") != digest:
             raise SnapshotError(
                 "this engine state belongs to another graph: its digest is "
-                f"{str(data.get('graph'))[:12]!r}, this graph's is {digest[:12]!r}"
+                f"{str(data.get('graph'))[:12]!r}, this graph's is {digest[:12]!r}; to go on under "
+                "an edited graph, give the one it was saved under as edited_from="
             )
         try:
             state = _state_from_json(data if version == VERSION else _without_commands(data))

@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from stagegraph.errors import RunFolderError
+from stagegraph.errors import DocumentError, RunFolderError
 from stagegraph.runs.disk import DISK, Disk
 from stagegraph.runs.durable import make_directories, put_file, put_text, refused, unreadable
 from stagegraph.runs.identity import Identity
 from stagegraph.runs.journal import Journal, read_journal
+from stagegraph.runs.lines import read_raw
 from stagegraph.runs.lock import FolderLock
 from stagegraph.runs.store import CheckpointStore
 from stagegraph.schema.dump import digest, dump
@@ -27,6 +28,7 @@ AUTHORS = ("author.yaml", "author.json")
 CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
 
+_EDITED = re.compile(r"graph-([1-9][0-9]{0,8})\.json")
 _ASIDE = re.compile(r"\.tmp-[0-9a-f]{8}-[a-z.]{1,20}")
 
 
@@ -37,6 +39,10 @@ class RunFolder:
     ran; ``author.yaml`` or ``author.json`` its author's own text; ``journal.jsonl`` what happened;
     ``checkpoints/`` has what it can be resumed from; ``report.html`` is how it looked. ``lock`` is
     held by the process that writes.
+
+    A run that goes on under an edited graph keeps every graph it ran under: ``graph-2.json`` and
+    ``author-2.yaml`` are the second, and so on. Each checkpoint and each ``resume`` of the journal
+    has the digest of its own; a graph that was written and that none of them names never ran.
 
     A run has begun when its journal has a line. What stopped before that is made anew.
 
@@ -109,10 +115,7 @@ class RunFolder:
             self._clean()
         except OSError as error:
             raise refused(self.path, error) from error
-        put_text(self.path / NORMALISED, dump(graph, "json"), disk=self._disk)
-        if graph.source.text:
-            author = AUTHORS[graph.source.file.endswith(".json")]
-            put_text(self.path / author, graph.source.text, disk=self._disk)
+        self._put_graph(graph, "")
         journal = Journal(self.journal, disk=self._disk)
         try:
             self._disk.sync_directory(self.path)
@@ -123,22 +126,17 @@ class RunFolder:
             raise
         return journal
 
-    def open(self, graph: StageGraph | None = None) -> Journal:
+    def open(self) -> Journal:
         """Go on with the run that it holds; the folder is locked from here on.
 
         What a process that died has left half written is removed, a torn last line of the journal
         is cut off (``journal.cut`` says how much).
 
-        Args:
-            graph: The graph that it must be a run of.
-
         Raises:
-            RunFolderError: It holds no run, or one of another graph, or of a version that cannot
-                be gone on with; it is in use, damaged, or cannot be written.
+            RunFolderError: It holds no run, or one of a version that cannot be gone on with; it is
+                in use, damaged, or cannot be written.
         """
-        identity = self._require_run()
-        if graph is not None:
-            _require_digest(self.path, identity, graph)
+        self._require_run()
         self._take_lock()
         try:
             self._clean()
@@ -150,6 +148,32 @@ class RunFolder:
         except BaseException:
             self.close()
             raise
+
+    def keep_graph(self, graph: StageGraph) -> Path:
+        """Keep an edited graph beside those that ran, before the run goes on under it.
+
+        Returns:
+            Its file; the one that is there, if it ran before.
+
+        Raises:
+            RunFolderError: It cannot be written.
+        """
+        wanted = digest(graph)
+        for path in self._graphs():
+            if _digest_of(path) == wanted:
+                return path
+        number = 2
+        while os.path.lexists(self.path / _numbered(NORMALISED, str(number))):
+            number += 1
+        return self._put_graph(graph, str(number))
+
+    def _put_graph(self, graph: StageGraph, number: str) -> Path:
+        if graph.source.text:
+            author = AUTHORS[graph.source.file.endswith(".json")]
+            put_text(self.path / _numbered(author, number), graph.source.text, disk=self._disk)
+        path = self.path / _numbered(NORMALISED, number)
+        put_text(path, dump(graph, "json"), disk=self._disk)
+        return path
 
     def checkpoints(
         self, *, keep: int = 3, best: tuple[str, Literal["min", "max"]] | None = None
@@ -204,8 +228,11 @@ class RunFolder:
         """
         return dict(self.identity().environment)
 
-    def graph(self) -> StageGraph:
-        """The graph that ran.
+    def graph(self, of: str | None = None) -> StageGraph:
+        """A graph that the run ran under.
+
+        Args:
+            of: Its digest; ``None``: the newest, by what the journal says.
 
         Raises:
             RunFolderError: The folder holds no run, or the graph's file is not as it was written.
@@ -215,14 +242,49 @@ class RunFolder:
         path = self.path / NORMALISED
         if not path.is_file():
             raise RunFolderError(f"{self.path} holds no run: there is no {NORMALISED} in it")
+        if identity is None:
+            return load(path)
+        wanted = of or self._newest_digest() or identity.digest
+        if wanted != identity.digest:
+            return self._edited_graph(wanted)
         graph = load(path)
-        if identity is not None and digest(graph) != identity.digest:
+        if digest(graph) != wanted:
             raise RunFolderError(
                 f"{path} is not the graph of this run, {identity.graph!r}: it was changed "
-                f"(digest {digest(graph)[:12]}…, not {identity.digest[:12]}…); bring it back as it "
-                "was"
+                f"(digest {digest(graph)[:12]}…, not {wanted[:12]}…); bring it back as it was"
             )
         return graph
+
+    def _edited_graph(self, wanted: str) -> StageGraph:
+        paths = self._graphs()
+        for path in paths:
+            if _digest_of(path) == wanted:
+                return load(path)
+        known = ", ".join(path.name for path in paths)
+        raise RunFolderError(
+            f"{self.path}: none of {known} is the graph that the run went on under (digest "
+            f"{wanted[:12]}…): it is missing or was changed; bring it back as it was"
+        )
+
+    def _graphs(self) -> list[Path]:
+        """The files of all graphs that it keeps, the first one first."""
+        numbers = {
+            int(found[1]): path
+            for path in self.path.iterdir()
+            if (found := _EDITED.fullmatch(path.name)) is not None
+        }
+        return [self.path / NORMALISED, *(numbers[number] for number in sorted(numbers))]
+
+    def _newest_digest(self) -> str | None:
+        """The digest in the last ``resume`` that counts; older versions wrote none."""
+        if not self.journal.is_file():
+            return None
+        raw = read_raw(self.journal)
+        for number in reversed(raw.whole_history()):
+            record = raw.record(number)
+            if record["type"] == "resume" and "digest" in record:
+                return str(record["digest"])
+        return None
 
     def records(self) -> list[dict[str, Any]]:
         """The journal's records that count.
@@ -276,10 +338,15 @@ class RunFolder:
                 self._disk.remove(path)
 
 
-def _require_digest(path: Path, identity: Identity, graph: StageGraph) -> None:
-    if digest(graph) != identity.digest:
-        raise RunFolderError(
-            f"{path} holds a run of another graph: {identity.graph!r} "
-            f"(digest {identity.digest[:12]}…), not {graph.name!r} (digest {digest(graph)[:12]}…); "
-            "resume with that graph, or choose another folder"
-        )
+def _numbered(name: str, number: str) -> str:
+    """``graph.json`` as ``graph-2.json``; with no number as it is."""
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}-{number}{dot}{suffix}" if number else name
+
+
+def _digest_of(path: Path) -> str | None:
+    """The digest of the graph in a file; ``None`` if that holds none."""
+    try:
+        return digest(load(path))
+    except DocumentError:
+        return None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from stagegraph.engine.core import Core
+from stagegraph.engine.editing import edit_saved, graph_of
 from stagegraph.engine.explain import Explanation
 from stagegraph.engine.metrics import as_number
 from stagegraph.engine.numbers import NumbersActor
@@ -20,11 +21,13 @@ from stagegraph.engine.ports import Actor, Reader, Record, Sink
 from stagegraph.engine.simulate import resolve_costs, runnable
 from stagegraph.engine.weakly import weakly
 from stagegraph.errors import MissingFact, RunFolderError, SnapshotError, StageGraphError
+from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.needs import needs
 from stagegraph.progress import Progress
 from stagegraph.runs.folder import RunFolder
 from stagegraph.schema.activities import Distill
+from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
 from stagegraph.session.hands import Hands
@@ -191,13 +194,17 @@ class Engine:
         had, weights, optimizer, schedulers, data position and random numbers are loaded. No entry
         action runs again. The journal says from where the run goes on, and what was passed over.
 
+        The graph may have been edited since: what is to come may change, what has happened and
+        what is held now may not. The journal says what was edited.
+
         Returns:
             Whether there was something to go on from.
 
         Raises:
-            RunFolderError: The folder's run is of another graph, of a newer version, in use, or
-                none of its checkpoints is whole.
-            SnapshotError: The checkpoint does not fit this model, optimizer or seed.
+            RunFolderError: The folder's run is of a newer version, in use, or none of its
+                checkpoints is whole.
+            SnapshotError: The checkpoint does not fit this model, optimizer or seed; or the graph
+                was edited where something has happened already.
         """
         self._refuse_if_closed()
         record = self._record
@@ -434,17 +441,32 @@ class Engine:
         """The engine as JSON data; model and optimizer save their own tensors."""
         return self._core.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Any], *, edited_from: StageGraph | None = None
+    ) -> None:
         """Go on from a saved state; no entry action runs again.
 
         The model is rebuilt to its grown shape first. Load the weights and the optimizer's state
         after this.
 
+        Args:
+            state: What :meth:`state_dict` gave.
+            edited_from: The graph that the state was saved under, if this engine's is an edit of
+                it. What is past must be as it was, and so must what is held now; the rest may
+                differ. Listeners are told in a record ``edit``.
+
         Raises:
-            SnapshotError: It belongs to another graph, version or model.
+            SnapshotError: It belongs to another graph, version or model; or the edit contradicts
+                what has happened. Nothing has changed then.
         """
         self._refuse_if_closed()
+        if edited_from is None or graph_of(state) == digest(self.graph):
+            self._core.load_state_dict(state)
+            return
+        before, after = compile_graph(edited_from)[0], self._core.graph
+        state, edit = edit_saved(state, before, after)
         self._core.load_state_dict(state)
+        self._core.write_edit(edit.to_json())
 
     def snapshots(self) -> dict[str, Any]:
         """The tensors of every snapshot and teacher in plain containers, to save with the model.

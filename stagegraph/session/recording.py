@@ -11,14 +11,18 @@ from itertools import takewhile
 from typing import Any
 
 from stagegraph.engine.core import Core
+from stagegraph.engine.editing import Edit, edit_saved, graph_of
 from stagegraph.engine.ports import Record
 from stagegraph.engine.replay import Outside, known_ids, outside
 from stagegraph.errors import RunFolderError, SnapshotError
-from stagegraph.runs.environment import differences, environment
+from stagegraph.graph.compile import compile_graph
+from stagegraph.runs.environment import differences as changes
+from stagegraph.runs.environment import environment
 from stagegraph.runs.folder import RunFolder
 from stagegraph.runs.journal import Journal, Mark
 from stagegraph.runs.lines import read_raw
 from stagegraph.runs.store import Generation, Passed
+from stagegraph.schema.differences import differences
 from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
@@ -36,6 +40,7 @@ class Found:
         engine: The engine's own state; ``None`` if the run died before its first checkpoint.
         files: The other files of the checkpoint.
         outside: What came from outside after it, to come again.
+        edit: What the journal says of the graph having been edited since; ``None`` if it was not.
         damage: Where the journal after it is damaged, in words.
     """
 
@@ -43,6 +48,7 @@ class Found:
     files: Mapping[str, bytes]
     outside: Outside
     damage: str | None
+    edit: Mapping[str, Any] | None = None
 
 
 class Recording:
@@ -127,11 +133,14 @@ class Recording:
     def find(self) -> Found:
         """Open the folder and read the newest whole checkpoint in it.
 
+        A checkpoint of another graph is taken as one of this graph before it was edited.
+
         Raises:
-            RunFolderError: It is of another graph or a newer version, all checkpoints in it are
-                damaged, or it cannot be read or written.
+            RunFolderError: It is of a newer version, all checkpoints in it are damaged, or it
+                cannot be read or written.
+            SnapshotError: The checkpoint cannot be read, or the edit contradicts what is past.
         """
-        journal = self.folder.open(self._graph)
+        journal = self.folder.open()
         try:
             return self._find(journal)
         except BaseException:
@@ -148,14 +157,32 @@ class Recording:
         if generation is None:
             self._refuse_if_lost(passed)
             self._mark = read_raw(self.folder.journal).mark(1)
-            return Found(None, {}, *_outside(self.folder, self._mark))
+            edit = self._edited_before_all()
+            return Found(None, {}, *_outside(self.folder, self._mark), edit)
         files = {name: generation.read(name) for name in generation.manifest.files}
         try:
             engine = json.loads(files.pop(ENGINE_FILE))
         except (KeyError, ValueError, RecursionError) as error:
             raise SnapshotError(f"{generation.path} cannot be read: {error!r}") from error
         self._mark = generation.journal
-        return Found(engine, files, *_outside(self.folder, self._mark))
+        engine, edit = self._under_this_graph(engine)
+        return Found(engine, files, *_outside(self.folder, self._mark), edit)
+
+    def _under_this_graph(self, engine: Any) -> tuple[Any, Mapping[str, Any] | None]:
+        """A saved engine as this graph goes on with it, and what was edited since."""
+        stamp = graph_of(engine)
+        if stamp is None or stamp == digest(self._graph):
+            return engine, None  # whatever else is wrong with it, loading it tells
+        before = compile_graph(self.folder.graph(stamp))[0]
+        engine, edit = edit_saved(engine, before, self._core.graph)
+        return engine, edit.to_json()
+
+    def _edited_before_all(self) -> Mapping[str, Any] | None:
+        """Nothing of the run is left, so that any edit is one of the future."""
+        before = self.folder.graph()
+        if digest(before) == digest(self._graph):
+            return None
+        return Edit(self._core.state, tuple(differences(before, self._graph))).to_json()
 
     def _refuse_if_lost(self, passed: tuple[Passed, ...]) -> None:
         where = self.folder.path
@@ -180,8 +207,10 @@ class Recording:
             RunFolderError: The journal cannot be written.
         """
         assert self.journal is not None and self.saving is not None
+        if found.edit is not None:
+            self.folder.keep_graph(self._graph)  # before anything says that the run is under it
         now, generation, state = environment(), self._generation, self._core.state
-        changed = differences(self.folder.environment(), now)
+        changed = changes(self.folder.environment(), now)
         passed = [str(one) for one in self._passed]
         self.journal.resume(
             self._mark,
@@ -194,6 +223,9 @@ class Recording:
                 "damage": found.damage,
                 "torn": self.journal.cut,
                 "stagegraph": __version__,
+                "graph": self._graph.name,
+                "digest": digest(self._graph),
+                "edited": found.edit,
                 "changed": changed,
                 "resumed": datetime.now(UTC).isoformat(timespec="seconds"),
             },

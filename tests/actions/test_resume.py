@@ -202,7 +202,7 @@ def test_what_the_user_froze_is_known_after_a_resume():
 def test_a_state_of_another_version_is_refused_and_a_broken_one_undone():
     model = Model()
     actor = TorchActor(model, SGD(model.parameters(), lr=0.1), probe=batch())
-    with pytest.raises(SnapshotError, match="has version 2, this stagegraph reads 1"):
+    with pytest.raises(SnapshotError, match="has version 2; this stagegraph reads 1: a newer one"):
         actor.load_state_dict({"version": 2})
     grown = Model()
     teacher = TorchActor(grown, SGD(grown.parameters(), lr=0.1), probe=batch())

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from stagegraph.cli.diff import differences
+from stagegraph import Engine
 from stagegraph.cli.main import main
+from stagegraph.schema.differences import differences
 from stagegraph.schema.load import load
 
 BASE = """\
@@ -76,3 +77,73 @@ def test_the_command(tmp_path, capsys):
     capsys.readouterr()
     assert main(["diff", "--format", "json", str(a), str(a)]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+# A run, and a graph that it may go on under
+
+TRAINING = """\
+stagegraph: 1
+name: short
+metrics: {loss: {goal: minimize}}
+initial: train
+stages:
+  train: {kind: train, duration: 5 steps, next: more}
+  more: {kind: train, duration: 5 steps, next: done}
+  done: {kind: final}
+"""
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    folder = tmp_path / "run"
+    with Engine(load(TRAINING), run=folder) as engine:
+        engine.start()
+        for _ in range(7):
+            engine.step()
+        engine.finish()
+    return folder
+
+
+def against(folder, old, new, *options):
+    assert old in TRAINING
+    graph = folder.parent / "graph.yaml"
+    graph.write_text(TRAINING.replace(old, new), "utf-8")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    status = main(["diff", *options, str(folder), str(graph)])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    return status
+
+
+def test_a_run_that_could_go_on(stopped, capsys):
+    assert (
+        against(stopped, "more: {kind: train, duration: 5", "more: {kind: train, duration: 9") == 0
+    )
+    assert capsys.readouterr().out == (
+        "~ /stages/more/duration: 5 steps -> 9 steps\n"
+        "1 difference in meaning\n"
+        f"the run in {stopped} can go on under it, from its checkpoint at step 7\n"
+    )
+
+
+def test_a_run_that_could_not(stopped, capsys):
+    assert against(stopped, "more: {kind: train", "more: {kind: consolidate") == 1
+    assert capsys.readouterr().out == (
+        "~ /stages/more/kind: train -> consolidate\n"
+        "1 difference in meaning\n"
+        f"the run in {stopped} cannot go on under it from its checkpoint at step 7:\n"
+        "  main:more (/stages/more/kind) was train, is consolidate: it has been entered once; give "
+        "what is to come a stage of another name\n"
+    )
+    assert (
+        against(stopped, "more: {kind: train", "more: {kind: consolidate", "--format", "json") == 1
+    )
+    told = json.loads(capsys.readouterr().out)
+    assert [refusal["place"] for refusal in told["refusals"]] == ["main:more"]
+    assert (told["step"], len(told["differences"])) == (7, 1)
+
+
+def test_a_folder_without_a_run_is_told(tmp_path, capsys):
+    graph = tmp_path / "graph.yaml"
+    graph.write_text(TRAINING, "utf-8")
+    assert main(["diff", str(tmp_path), str(graph)]) == 2
+    assert "holds no run" in capsys.readouterr().err

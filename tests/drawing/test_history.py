@@ -84,6 +84,18 @@ def test_counts_of_visits_steps_and_ways():
     assert history.taken()["main:initial", "initial"] == 1
 
 
+def test_ways_are_called_what_the_graph_calls_them_now():
+    first, second = "main:a.transitions[0]", "main:a.transitions[1]"
+    ran = [
+        move(0, None, "main:a", kind="initial", edge=None),
+        move(5, "main:a", "main:b", edge=first),
+        move(7, "main:b", "main:a", edge=second),
+    ]
+    resume = {"type": "resume", "step": 8, "edited": {"moved": {first: second, second: first}}}
+    history = read_history([*ran, resume, move(9, "main:a", "main:b", edge=second)])
+    assert [m.edge for m in history.moves] == [None, second, first, second]
+
+
 def test_the_running_fixture_is_open():
     history = read_history(journal("grow-on-plateau-running"))
     assert [stay.stage for stay in history.stays if stay.open] == ["main:settle"]

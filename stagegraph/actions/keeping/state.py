@@ -10,7 +10,7 @@ from torch import Tensor
 from stagegraph.actions.distilling.teachers import TEACHER, Teacher
 from stagegraph.actions.snapshots import Snapshot, restore, take
 from stagegraph.actions.standing import Standing
-from stagegraph.errors import SnapshotError
+from stagegraph.errors import SnapshotError, another_version
 
 __all__ = ["held_copies", "load_copies", "load_state", "state_of"]
 
@@ -54,9 +54,7 @@ def load_state(standing: Standing, state: Any) -> None:
     """
     version = state.get("version") if isinstance(state, Mapping) else None
     if version != VERSION:
-        raise SnapshotError(
-            f"this checkpoint has version {version!r}; this stagegraph reads {VERSION}"
-        )
+        raise SnapshotError(another_version("this checkpoint", version, newest=VERSION))
     try:
         now, resting = Snapshot.unpack(state["now"]), set(state["in_eval_mode"])
         copies, optimizers = state["copies"], list(state["optimizers"])
