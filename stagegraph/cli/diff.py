@@ -6,32 +6,15 @@ With a run's folder as A it also says whether the run could go on under B.
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from stagegraph.cli.output import paint, say, say_json
 from stagegraph.cli.reading import GRAPH_HELP, read_graph
 from stagegraph.drawing.clean import for_terminal
-from stagegraph.engine.editing import graph_of, judge
-from stagegraph.engine.refusal import Refusal
-from stagegraph.engine.state import State
-from stagegraph.errors import SnapshotError
-from stagegraph.graph.compile import compile_graph
-from stagegraph.runs.folder import RunFolder
 from stagegraph.schema.differences import Difference, differences
 from stagegraph.schema.stagegraph import StageGraph
-from stagegraph.session.saving import ENGINE_FILE
 
 __all__ = ["add_arguments", "run"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Standing:
-    """What a run could be resumed from: the graph of its newest checkpoint, and its state."""
-
-    graph: StageGraph
-    state: State
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,11 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _compare_run(path: Path, graph: StageGraph, arguments: argparse.Namespace) -> int:
-    standing = _standing(RunFolder(path))
-    found = list(differences(standing.graph, graph))
-    before, after = (compile_graph(one)[0] for one in (standing.graph, graph))
-    refused = judge(before, after, standing.state)
-    step = standing.state.clock.step
+    # The engine is only needed here, and comparing two graphs should be quick.
+    from stagegraph.cli.going_on import judged, say_refusals, standing
+    from stagegraph.runs.folder import RunFolder
+
+    now = standing(RunFolder(path))
+    found = list(differences(now.graph, graph))
+    refused, step = judged(now, graph), now.state.clock.step
     if arguments.format == "json":
         say_json(
             {
@@ -78,22 +63,8 @@ def _compare_run(path: Path, graph: StageGraph, arguments: argparse.Namespace) -
         )
     else:
         _say_differences(found)
-        _say_refusals(path, refused, step)
+        say_refusals(path, refused, step)
     return 1 if refused or (found and arguments.exit_code) else 0
-
-
-def _standing(folder: RunFolder) -> _Standing:
-    generation, _ = folder.checkpoints().newest()
-    if generation is None:
-        return _Standing(folder.graph(), State())
-    try:
-        saved = json.loads(generation.read(ENGINE_FILE))
-        stamp = graph_of(saved)
-    except (ValueError, RecursionError) as error:
-        raise SnapshotError(f"{generation.path} cannot be read: {error!r}") from error
-    if stamp is None:
-        raise SnapshotError(f"{generation.path} does not say of which graph it is")
-    return _Standing(folder.graph(stamp), State.from_json(saved["engine"], stamp))
 
 
 def _to_json(difference: Difference) -> dict[str, str | None]:
@@ -104,13 +75,3 @@ def _say_differences(found: list[Difference]) -> None:
     for difference in found:
         say(paint(for_terminal(str(difference)), difference.kind))
     say(f"{len(found)} difference{'' if len(found) == 1 else 's'} in meaning")
-
-
-def _say_refusals(path: Path, refused: list[Refusal], step: int) -> None:
-    where = f"the run in {for_terminal(str(path))}"
-    if not refused:
-        say(f"{where} can go on under it, from its checkpoint at step {step}")
-        return
-    say(f"{where} cannot go on under it from its checkpoint at step {step}:")
-    for refusal in refused:
-        say(paint(for_terminal(f"  {refusal}"), "removed"))

@@ -34,6 +34,7 @@ from stagegraph.engine.machine import Machines
 from stagegraph.engine.meter import Meter
 from stagegraph.engine.metrics import MetricNames, check_number
 from stagegraph.engine.moves import Step, work_out
+from stagegraph.engine.pausing import wait_while_paused
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Actor, Boundary, Outcome, Reader, Record, Sink
 from stagegraph.engine.records import (
@@ -53,11 +54,10 @@ from stagegraph.engine.records import (
 from stagegraph.engine.replay import Outside
 from stagegraph.engine.settling import settled
 from stagegraph.engine.state import DAMAGE, PendingEvent, State
-from stagegraph.engine.taking import Taken, Verdict, take, take_while_paused
+from stagegraph.engine.taking import Taken, Verdict, take
 from stagegraph.engine.weakly import weakly
 from stagegraph.errors import (
     ActionError,
-    CommandError,
     MetricError,
     MissingFact,
     ProgressError,
@@ -215,7 +215,7 @@ class Core:
     def start(self) -> None:
         """Decide boundary 0, once: enter the initial stages. A paused run stays paused."""
         if self.started:
-            self._pause()
+            wait_while_paused(self)
             return
         self._pending = 0
         self._arrivals.forget()
@@ -226,7 +226,7 @@ class Core:
         if held is not None:
             raise ActionError(held[0], f"the run cannot begin with it: {held[1]}")
         ends = why_it_ends(self.graph, self.state, moves, {})
-        self._carry_out(Decision(moves, {}, ends))
+        self.carry_out(Decision(moves, {}, ends))
 
     def step(  # noqa: C901, PLR0912 - every update comes through here, and each call costs
         self,
@@ -460,18 +460,18 @@ class Core:
         self._tell_clock()
         number, desk = self.state.spent.step, self.desk
         if not desk.waits(number):
-            self._carry_out(decide(self._plans, self.state))
-            self._pause()  # of a pause that Ctrl-C has broken off
+            self.carry_out(decide(self._plans, self.state))
+            wait_while_paused(self)  # of a pause that Ctrl-C has broken off
             return
         taken = take(self.graph, self.state, desk.take(number), desk.able)
         stop = taken.stop is not None
         decision = decide(self._plans, taken.state, forced=taken.forced, stop=stop)
-        if self._carry_out(decision, taken):
+        if self.carry_out(decision, taken):
             for message in taken.checkpoints:
-                self._settle(desk.keep(message))
-            self._pause()
+                self.settle(desk.keep(message))
+            wait_while_paused(self)
 
-    def _carry_out(self, decision: Decision, taken: Taken | None = None) -> bool:
+    def carry_out(self, decision: Decision, taken: Taken | None = None) -> bool:
         """Act on a decision; the state moves only if the boundary's transaction holds.
 
         Args:
@@ -600,65 +600,7 @@ class Core:
             state = replace(self.state, clock=self.progress)
             self._actor.tune(values(self.graph, state))
 
-    # What comes from outside
-
-    @property
-    def _paused(self) -> bool:
-        return self.state.commands.paused is not None and not self.done
-
-    def _pause(self) -> None:
-        """Stay at this boundary until somebody says 'continue' or 'stop'; nothing counts."""
-        idle = self.desk.idle
-        if idle is None or not self._paused:
-            return
-        since = self.meter.watch()
-        self._continue_again()
-        later: list[Message] = []
-        try:
-            while self._paused:
-                if not self.mail:
-                    idle()
-                    continue
-                message = self.desk.next_while_paused()
-                if message is not None and not self._take_while_paused(message):
-                    later.append(message)
-        finally:
-            self.mail.extendleft(reversed(later))
-            self.meter.leave_out(since)
-
-    def _continue_again(self) -> None:
-        """A pause that was over before the run was interrupted is over."""
-        number = self.state.spent.step
-        messages = self.desk.coming.take(number)
-        while messages and self._paused:
-            if not self._take_while_paused(messages[0]):
-                break
-            del messages[0]
-        self.desk.coming.put_back(number, messages)
-
-    def _take_while_paused(self, message: Message) -> bool:
-        """Take one message; whether it is one that a paused run takes."""
-        try:
-            command = take_while_paused(self.graph, message)
-        except CommandError as error:
-            self._settle(Verdict(message, "refused", str(error)))
-            return True
-        if command is None:
-            return False
-        if command.name == "checkpoint":
-            self._settle(self.desk.keep(message))
-            return True
-        taken = take(self.graph, self.state, (message,), self.desk.able)
-        if taken.stop is not None:
-            commands = replace(taken.state.commands, paused=None)
-            taken = replace(taken, state=replace(taken.state, commands=commands))
-            self._carry_out(Decision((), self.state.blocked, "stopped"), taken)
-            return True
-        self._settle(*taken.verdicts)
-        self.state = taken.state
-        return True
-
-    def _settle(self, *verdicts: Verdict) -> None:
+    def settle(self, *verdicts: Verdict) -> None:
         """Journal what became of commands, and answer."""
         self._write(tuple(command_record(self.state, verdict) for verdict in verdicts))
         self.desk.tell(verdicts)

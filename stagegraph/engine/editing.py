@@ -182,6 +182,7 @@ class _Carrying:
             blocked=self._by_edge(state.blocked),
             metrics={n: metric for n, metric in state.metrics.items() if n in self._metrics},
             wanted=self._wanted(state),
+            asked={name: asked for name, asked in state.asked.items() if self._is_evaluated(name)},
             snapshots=tuple(
                 replace(kept, state=self.state(kept.state)) for kept in state.snapshots
             ),
@@ -235,15 +236,19 @@ class _Carrying:
 
     def _wanted(self, state: State) -> dict[str, int]:
         """Evaluations asked for; of a metric with another ``every``, the next is a whole one on."""
-        before, now = self.before.graph.metrics, evaluations(self.after, state)
         kept = {}
-        for name, count in now.items():
-            same = name in before and before[name].every == self.after.graph.metrics[name].every
-            if not same:
+        for name, count in evaluations(self.after, state).items():
+            if not self._is_evaluated(name):
                 kept[name] = count
             elif name in state.wanted:
                 kept[name] = state.wanted[name]
         return kept
+
+    def _is_evaluated(self, name: str) -> bool:
+        """Whether a metric is evaluated, and as often as before."""
+        before, now = self.before.graph.metrics.get(name), self.after.graph.metrics.get(name)
+        every = None if now is None else now.every
+        return every is not None and before is not None and before.every == every
 
 
 def _configuration(state: State) -> tuple[str, ...]:

@@ -235,5 +235,5 @@ def test_explain_tells_what_was_commanded_and_by_whom(run, capsys):
     assert "data:easy -> data:hard  (forced by " in out
     assert "the end (stopped by " in out
     assert main(["report", run.folder]) == 0
-    page = (run._run.path / "report.html").read_text()
+    page = (run._record.folder.path / "report.html").read_text()
     assert "force data:hard" in page and "stopped" in page

@@ -94,7 +94,7 @@ def test_a_damaged_folder_is_refused_or_the_same(tmp_path, name):
         except (RunFolderError, DocumentError):
             pass
         try:
-            folder.open(GRAPH).close()
+            folder.open().close()
         except RunFolderError:
             assert name == "run.json"
         finally:

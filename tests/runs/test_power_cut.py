@@ -163,7 +163,7 @@ def test_a_folder_after_a_power_cut_goes_on_or_begins_anew(tmp_path):
 
 def _require_resumable(folder, acknowledged):
     assert folder.graph() == GRAPH
-    with folder.open(GRAPH) as journal:
+    with folder.open() as journal:
         generation, _ = folder.checkpoints(keep=2).newest()
         numbers = [one for one in acknowledged if isinstance(one, int)]
         assert numbers == [] or generation.number >= numbers[-1]

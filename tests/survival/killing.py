@@ -29,7 +29,7 @@ PHASES = {
     "step": Core.step.__code__,
     "growth": growing.grow.__code__,
     "checkpoint": CheckpointStore.save.__code__,
-    "boundary": Core._carry_out.__code__,
+    "boundary": Core.carry_out.__code__,
     "resume": Recording.find.__code__,
 }
 """A phase is the time in a function; ``warmup`` is every step in that stage, ``any`` all time."""
