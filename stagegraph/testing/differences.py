@@ -18,7 +18,9 @@ HINTS = 5
 
 _ORDER = {kind: place for place, kind in enumerate(Kind)}
 
-_RESULTS = frozenset({Kind.WEIGHT, Kind.STATE, Kind.BUFFER, Kind.DECISION, Kind.ENGINE})
+_TRAINED = frozenset({Kind.WEIGHT, Kind.STATE, Kind.BUFFER})
+
+_RESULTS = _TRAINED | {Kind.DECISION, Kind.ENGINE, Kind.EMA}
 """What differs as a consequence of almost anything."""
 
 NOT_RESUMED: Mapping[Kind, str] = {
@@ -32,6 +34,8 @@ NOT_RESUMED: Mapping[Kind, str] = {
     "or after engine.step(...); seed before job.engine(...)",
     Kind.COMPANION: "it is stepped after engine.step(...): what comes after that is not in this "
     "boundary's checkpoint; step it before",
+    Kind.EMA: "it is updated after engine.step(...): what comes after that is not in this "
+    "boundary's checkpoint; update it before",
     Kind.GROUP: "a scheduler that was not given to job.engine(..., scheduler=...), or that is "
     "stepped after engine.step(...), or a setting that the loop makes from a counter of its own",
     Kind.MODE: "the task calls train(), eval() or requires_grad_() after job.engine(...)",
@@ -140,11 +144,11 @@ def causes(
     if Kind.BATCHES in kinds and loader is not None and Kind.BATCHES not in table:
         remedy = f"; {loader.remedy}" if loader.remedy else ""
         told.append(f"the batches ({loader.label}): {loader.why}{remedy}")
-    if not told:
-        measured = any(one.kind is Kind.DECISION for one in differing)
-        trained = bool(kinds & {Kind.WEIGHT, Kind.STATE, Kind.BUFFER})
-        told += [table[Kind.WEIGHT]] if trained else []
-        told += [table[Kind.DECISION]] if measured or not trained else []
+    if not told and kinds & _TRAINED:
+        told.append(table[Kind.WEIGHT])
+    if not kinds & _TRAINED:
+        told += [table[kind] for kind in (Kind.DECISION, Kind.EMA) if kind in kinds & table.keys()]
+    told = told or [table[Kind.DECISION]]
     lines = [f"  - {text}" for text in dict.fromkeys(told)]
     if hints:
         named = "; ".join(str(one) for one in hints[:HINTS])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from stagegraph.actions.keeping.tensor_files import bytes_of
 
 __all__ = ["fingerprint"]
+
+_PLAIN = (bool, int, float, complex, str, bytes, bytearray, Fraction)
 
 LEGIBLE = 60
 """Values whose text is not longer stand for themselves."""
@@ -50,19 +52,24 @@ def _feed(digest: Any, value: Any) -> None:
             _feed(digest, key)
             _feed(digest, inner)
     elif isinstance(value, list | tuple):
-        digest.update(f"{kind.__name__}{len(value)}".encode())
-        for inner in value:
-            _feed(digest, inner)
+        _feed_sequence(digest, value)
     elif isinstance(value, set | frozenset):
         _feed(digest, sorted(value, key=repr))
-    elif isinstance(value, bytes | bytearray):
-        digest.update(f"bytes{len(value)}".encode() + value)
-    elif value is None or isinstance(value, bool | int | float | complex | str | Fraction):
+    elif value is None or isinstance(value, _PLAIN):
         digest.update(f"{kind.__name__}:{value!r};".encode("utf-8", "backslashreplace"))
     elif kind.__module__ == "numpy":
         digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
     else:
         digest.update(f"<{kind.__module__}.{kind.__qualname__}>".encode())
+
+
+def _feed_sequence(digest: Any, value: Sequence[Any]) -> None:
+    digest.update(f"{type(value).__name__}{len(value)}".encode())
+    if all(type(one) is int for one in value):
+        digest.update(repr(value).encode())  # the states of random numbers are long
+        return
+    for inner in value:
+        _feed(digest, inner)
 
 
 def _feed_tensor(digest: Any, tensor: Tensor) -> None:

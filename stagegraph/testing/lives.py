@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from io import FileIO
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, TypeVar
@@ -17,14 +18,17 @@ from stagegraph.actions.companions import Stateful
 from stagegraph.actions.data.exactness import Exactness, exactness
 from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.randomness import seed_all
-from stagegraph.engine.ports import Record
+from stagegraph.engine.ports import Actor, Record
 from stagegraph.errors import StageGraphError
+from stagegraph.runs.disk import Disk
+from stagegraph.runs.folder import RunFolder
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
 from stagegraph.session.engine import Engine
 from stagegraph.session.job import Job
 from stagegraph.session.passes import Epoch
 from stagegraph.session.preemption import Preempted
+from stagegraph.session.recording import Recording
 from stagegraph.testing.fingerprints import fingerprint
 from stagegraph.testing.parts import (
     Kind,
@@ -63,6 +67,7 @@ class Life:
         began: The update that it began or was resumed at.
         at_start: What the run was then.
         readings: What it was after each update; updates count on at a rollback.
+        clocks: The engine's own step after each update; it goes back at a rollback.
         kinds: The kinds of the stages after each update.
         structural: The updates whose boundary changed the model's structure.
         epochs: Passes over the data after each update.
@@ -73,6 +78,7 @@ class Life:
     began: int = -1
     at_start: Reading = field(default_factory=dict)
     readings: dict[int, Reading] = field(default_factory=dict)
+    clocks: dict[int, int] = field(default_factory=dict)
     kinds: dict[int, tuple[str, ...]] = field(default_factory=dict)
     structural: list[int] = field(default_factory=list)
     epochs: dict[int, Fraction] = field(default_factory=dict)
@@ -98,11 +104,15 @@ class Plan:
         how: ``die``: by an exception, once the update's boundary has been decided; ``preempt``: as
             a signal would, with a checkpoint.
         steps: After which update the run is not looked at any more.
+        checkpoints: When checkpoints are saved; ``None``: every so many steps as ``every`` says.
+        every: Steps; 0: only where one is saved in any case.
     """
 
     cut: int | None = None
     how: How = "die"
     steps: int | None = None
+    checkpoints: Checkpoints | None = None
+    every: int = 0
 
 
 class _Observer:
@@ -152,13 +162,16 @@ class _Observer:
         index = engine.updates
         if index in self.life.readings or index == self.life.began:
             return  # a metric that came late, or a call after the end
-        self.life.readings[index] = self._read(engine, state, frame)
+        # A life that is going to be ended has nothing to be compared.
+        doomed = self._plan.cut is not None
+        self.life.readings[index] = {} if doomed else self._read(engine, state, frame)
         self._note(index, engine)
         if index in (self._plan.cut, self._plan.steps):
             raise _Over
 
     def _note(self, index: int, engine: _Engine) -> None:
         self.life.kinds[index] = engine.kinds
+        self.life.clocks[index] = engine.progress.step
         self.life.epochs[index] = engine.progress.epoch
         if any(record["type"] in ("growth", "roll_back") for record in self._records):
             self.life.structural.append(index)
@@ -176,7 +189,8 @@ class _Observer:
             found = thing.state_dict() if isinstance(thing, Stateful) else thing()
             reading.update(read_state(Kind.WATCHED, name, found))
         reading.update(read_surroundings(frame, self._file, self._known()))
-        reading.update(read_random())
+        if self._given.get("model") is not None:
+            reading.update(read_random())  # a run on numbers keeps none
         return reading
 
     def _read_given(self) -> Iterator[tuple[Part, str]]:
@@ -188,7 +202,8 @@ class _Observer:
             things = _several(self._given.get(key))
             for number, thing in enumerate(things):
                 name = key if len(things) == 1 else f"{key} {number}"
-                yield from read_state(Kind.COMPANION, name, thing.state_dict())
+                kind = Kind.EMA if key == "ema" else Kind.COMPANION
+                yield from read_state(kind, name, thing.state_dict())
 
     def _known(self) -> set[int]:
         known: set[int] = set()
@@ -251,9 +266,23 @@ class _Engine(Engine):
         super().observe(**metrics)
         self._after()
 
+    def _open(self, run: RunFolder, options: Checkpoints, actor: Actor) -> Recording:
+        # The process does not die with a life: nothing needs to be forced to the disk.
+        return super()._open(RunFolder(run.path, disk=_Unsynced()), options, actor)
+
     def _after(self) -> None:
         if not self.wants_evaluation:
             self._observer.after(self, self.state_dict(), sys._getframe(2))
+
+
+class _Unsynced(Disk):
+    """The file system, without waiting for the disk."""
+
+    def sync(self, file: FileIO) -> None:
+        """Nothing."""
+
+    def sync_directory(self, path: Path) -> None:
+        """Nothing."""
 
 
 class _SeenEpoch(Epoch[T]):
@@ -280,17 +309,18 @@ class _Job(Job):
         *,
         resume: bool,
         observer: _Observer,
-        checkpoints: Checkpoints | None,
+        plan: Plan,
     ) -> None:
         super().__init__(graph, folder, resume=resume, out=io.StringIO())
         self._observer = observer
-        self._checkpoints = checkpoints
+        self._plan = plan
 
     def engine(self, **arguments: Any) -> Engine:
         """As the job's own."""
         given: Checkpoints = arguments.get("checkpoints", Checkpoints())
-        arguments["checkpoints"] = self._checkpoints or replace(
-            given, every="1 step", keep=2, background=False
+        every = f"{self._plan.every} steps" if self._plan.every else None
+        arguments["checkpoints"] = self._plan.checkpoints or replace(
+            given, every=every, keep=2, background=False
         )
         engine = super().engine(**arguments)
         assert isinstance(engine, _Engine)
@@ -313,7 +343,6 @@ def live(
     seed: int,
     resume: bool = False,
     plan: Plan = Plan(),
-    checkpoints: Checkpoints | None = None,
 ) -> Life:
     """One life of a run.
 
@@ -323,8 +352,7 @@ def live(
         folder: The run's folder.
         seed: What the global random numbers begin with, as they would in a new process.
         resume: Whether to go on with what the folder holds.
-        plan: When to end it.
-        checkpoints: When checkpoints are saved; ``None``: at every update.
+        plan: When to end it, and what to save.
 
     Raises:
         StageGraphError: The task made no engine with ``job.engine(...)``.
@@ -332,7 +360,7 @@ def live(
     seed_all(seed)
     life = Life()
     observer = _Observer(life, plan, _file_of(task))
-    job = _Job(graph, folder, resume=resume, observer=observer, checkpoints=checkpoints)
+    job = _Job(graph, folder, resume=resume, observer=observer, plan=plan)
     try:
         task(job)
         life.ended = True

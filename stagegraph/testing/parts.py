@@ -41,6 +41,7 @@ class Kind(StrEnum):
     BUFFER = "buffer"
     WEIGHT = "weight"
     STATE = "state"
+    EMA = "ema"
     HINT = "hint"
     """A number kept in Python: it may differ; where something else does, it may be why."""
 

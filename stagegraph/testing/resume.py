@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -93,7 +93,8 @@ def assert_resume_exact(
         seed: What the global random numbers begin with before the task is called; where it is
             called again, as by a new process, they begin with others.
         steps: Look at so many updates only; for a run that takes long, or never ends.
-        checkpoints: When checkpoints are saved; by default after every update.
+        checkpoints: When checkpoints are saved; by default, where one is in any case and after the
+            update that the run is ended at, so that it is resumed there.
 
     Returns:
         What was tried.
@@ -106,17 +107,21 @@ def assert_resume_exact(
     if not isinstance(graph, StageGraph):
         graph = load(graph)
     home = Path(folder)
-    again = partial(live, task, graph, checkpoints=checkpoints)
-    whole_plan = Plan(steps=steps)
+    again = partial(live, task, graph)
+    whole_plan = Plan(steps=steps, checkpoints=checkpoints)
     with preserved_randomness():
         whole = again(_fresh(home, "whole"), seed=seed, plan=whole_plan)
         other = again(_fresh(home, "again"), seed=seed + 1, plan=whole_plan)
         _require_deterministic(whole, other)
         chosen = choose_cuts(cuts, whole)
         compared = 0
+
+        def until(cut: int) -> Plan:
+            return replace(whole_plan, cut=cut, how=how, every=max(1, whole.clocks[cut]))
+
         for cut in chosen:
             place = _fresh(home, f"cut-{cut}")
-            again(place, seed=seed, plan=Plan(cut, how, steps))
+            again(place, seed=seed, plan=until(cut))
             resumed = again(place, seed=seed + 2, resume=True, plan=whole_plan)
             found = compare_lives(whole, resumed)
             if found is not None:
@@ -167,7 +172,7 @@ def compare_lives(whole: Life, other: Life, *, unless: Set[Kind] = frozenset()) 
             continue  # a boundary that nobody saw: an evaluation that was asked for never came
         if wanted is None or found is None:
             return Found(update, ())
-        every = differences(wanted, found, common=(Kind.HINT, Kind.FOUND))
+        every = differences(wanted, found, common=(Kind.HINT, Kind.FOUND, Kind.RANDOM))
         differing = [one for one in every if one.kind is not Kind.HINT]
         if any(one.kind not in unless for one in differing):
             return Found(update, differing, every[len(differing) :])
@@ -205,7 +210,7 @@ def _not_resumed(whole: Life, resumed: Life, cut: int, place: Path, found: Found
     if at_once:
         lines += ["Not brought back, before any update:", *tell(at_once)]
     lines += [
-        f"The first update that differs is {_place(whole, found.update)}:",
+        f"The first update that differs is {_made(whole, found.update)}:",
         *_tell(whole, resumed, found),
         "What usually causes it:",
         *causes([*at_once, *found.differing], found.hints, resumed.loader, NOT_RESUMED),
@@ -231,6 +236,15 @@ def _tell(whole: Life, other: Life, found: Found) -> list[str]:
     return [f"  one ends after update {shorter}, {which} after update {longer}"]
 
 
+def _made(life: Life, update: int) -> str:
+    """An update, and the kinds of the stages that it was made in."""
+    return _in(update, life.kinds.get(update - 1))
+
+
 def _place(life: Life, update: int) -> str:
-    kinds = life.kinds.get(update)
+    """An update, and the kinds of the stages after it."""
+    return _in(update, life.kinds.get(update))
+
+
+def _in(update: int, kinds: tuple[str, ...] | None) -> str:
     return f"update {update}" + (f" (in {', '.join(kinds)})" if kinds else "")

@@ -48,7 +48,7 @@ def read_surroundings(
             seen.add(id(value))
             state = _state_of(value)
             if state:
-                part = Part(Kind.FOUND, f"{name}, a {type(value).__name__}")
+                part = Part(Kind.FOUND, f"{name} ({type(value).__name__})")
                 yield part, fingerprint(state)
 
 
