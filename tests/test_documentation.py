@@ -30,6 +30,10 @@ def test_resume_shows_what_happens(desk):
     assert Reader(DOCS / "resume.md").read() > 4
 
 
+def test_testing_page_shows_what_happens(desk):
+    assert Reader(DOCS / "testing.md").read() == 10
+
+
 def test_readme_shows_what_happens(desk):
     reader = Reader(ROOT / "README.md", _what_the_reader_has())
     assert reader.read() > 10

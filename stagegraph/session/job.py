@@ -60,7 +60,7 @@ class Job:
                 f"{self.folder} holds an earlier run already; add --resume to go on with it, or "
                 "name another folder with --run"
             )
-        engine = Engine(self.graph, run=self.folder, **arguments)
+        engine = self._make_engine(**arguments)
         self._engine = self._stack.enter_context(engine)
         Terminal(engine, out=self._out)
         self._stack.enter_context(engine.preemptible())
@@ -70,6 +70,20 @@ class Job:
         elif self.resumes:
             self._out.write(f"{self.folder} held nothing to go on with: begun at step 0\n")
         return engine
+
+    def _make_engine(self, **arguments: Any) -> Engine:
+        return Engine(self.graph, run=self.folder, **arguments)
+
+    def watch(self, **things: Any) -> None:
+        """Name what else belongs to the run, to be compared by a test that resumes it.
+
+        A run itself does nothing with it; :func:`stagegraph.testing.assert_resume_exact` compares
+        it after each update.
+
+        Args:
+            things: What has a ``state_dict()``, or a function that returns tensors, numbers and
+                containers of them.
+        """
 
     def finish(self) -> None:
         """Training is over: save, and show what the run has come to.

@@ -664,6 +664,6 @@ def test_a_state_of_version_1_is_read():
     for region in old["regions"].values():
         del region["extended"]
     del data["replay"]
-    other = Run(CHAIN)
+    other = Run(CHAIN, params=1, costs={"x:g": 1, "y:g": 1, "main:g": 1})
     other.core.load_state_dict({**data, "engine": old})
     assert other.core.state == run.core.state

@@ -70,6 +70,8 @@ class _Packer:
     def _container(self, value: Any, path: str, depth: int) -> Any:
         kind = type(value)
         if kind is list:
+            if all(type(one) is int for one in value):
+                return list(value)  # the states of random numbers are long
             return [self.pack(one, f"{path}[{i}]", depth + 1) for i, one in enumerate(value)]
         if isinstance(value, Mapping) and kind in _MAPPINGS:
             return self._mapping(value, path, depth)
@@ -166,6 +168,8 @@ def _unpack(tree: Any, tensors: Mapping[str, Tensor], depth: int) -> Any:
     if depth > 2 * MAX_DEPTH:
         raise SnapshotError("it is nested too deep")
     if isinstance(tree, list):
+        if all(type(one) is int for one in tree):
+            return tree
         return [_unpack(one, tensors, depth + 1) for one in tree]
     if not isinstance(tree, dict):
         return tree

@@ -33,12 +33,18 @@ def state_of(standing: Standing) -> dict[str, Any]:
         for name, module in standing.model.named_modules()
         if not module.training
     ]
+    untrained = [
+        standing.lineage.stable(name)
+        for name, parameter in standing.model.named_parameters()
+        if not parameter.requires_grad
+    ]
     return {
         "version": VERSION,
         "now": now.pack(),
         "optimizers": [type(optimizer).__name__ for optimizer in standing.optimizers],
         "copies": held_copies(standing),
         "in_eval_mode": resting,
+        "not_trained": untrained,
     }
 
 
@@ -57,6 +63,7 @@ def load_state(standing: Standing, state: Any) -> None:
         raise SnapshotError(another_version("this checkpoint", version, newest=VERSION))
     try:
         now, resting = Snapshot.unpack(state["now"]), set(state["in_eval_mode"])
+        untrained = set(state["not_trained"])
         copies, optimizers = state["copies"], list(state["optimizers"])
     except (KeyError, TypeError) as error:
         raise SnapshotError(f"this checkpoint cannot be read: {error!r}") from error
@@ -72,6 +79,8 @@ def load_state(standing: Standing, state: Any) -> None:
     load_copies(standing, copies)
     for name, module in standing.model.named_modules():
         module.training = standing.lineage.stable(name) not in resting
+    for name, parameter in standing.model.named_parameters():
+        parameter.requires_grad_(standing.lineage.stable(name) not in untrained)
     restore(
         now,
         standing.model,

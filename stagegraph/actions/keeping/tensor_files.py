@@ -19,7 +19,7 @@ from torch import Tensor
 from stagegraph.actions.keeping.plain import DTYPES
 from stagegraph.errors import SnapshotError
 
-__all__ = ["read_tensors", "tensor_files"]
+__all__ = ["bytes_of", "read_tensors", "tensor_files"]
 
 FILE_BYTES = 2**30
 """When a file is this large, the next tensor begins another."""
@@ -91,7 +91,7 @@ def _write(tensors: Mapping[str, Tensor], out: BinaryIO) -> None:
     out.write(len(text).to_bytes(8, "little"))
     out.write(text)
     for name in names:
-        for chunk in _bytes_of(contents[name]):
+        for chunk in bytes_of(contents[name]):
             out.write(chunk)
 
 
@@ -101,8 +101,8 @@ def _writable(tensor: Tensor) -> Tensor:
     return whole if whole.dtype in _NAMES else whole.reshape(-1).view(torch.uint8)
 
 
-def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
-    """The tensor's memory, a piece at a time, uncopied."""
+def bytes_of(tensor: Tensor) -> Iterator[memoryview]:
+    """The memory of a tensor in one piece on the host, a part at a time, uncopied."""
     start, size = tensor.data_ptr(), tensor.nbytes
     for at in range(0, size, _CHUNK):
         length = min(_CHUNK, size - at)
