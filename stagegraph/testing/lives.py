@@ -380,11 +380,16 @@ def live(
 def _file_of(task: Task) -> str:
     """The file of the task's code; empty if it is not Python's."""
     inner: Any = task
-    while isinstance(inner, partial):
-        inner = inner.func
-    if isinstance(inner, MethodType):
-        inner = inner.__func__
-    if not isinstance(inner, FunctionType):
-        inner = type(inner).__call__
-    inner = inspect.unwrap(inner)
-    return inner.__code__.co_filename if isinstance(inner, FunctionType) else ""
+    while True:
+        if isinstance(inner, partial):
+            inner = inner.func
+        elif isinstance(inner, MethodType):
+            inner = inner.__func__
+        elif not isinstance(inner, FunctionType):
+            inner = type(inner).__call__
+            if not isinstance(inner, FunctionType):
+                return ""
+        elif inspect.unwrap(inner) is inner:
+            return inner.__code__.co_filename
+        else:
+            inner = inspect.unwrap(inner)
