@@ -390,6 +390,6 @@ def _file_of(task: Task) -> str:
             if not isinstance(inner, FunctionType):
                 return ""
         elif inspect.unwrap(inner) is inner:
-            return inner.__code__.co_filename
+            return str(inner.__code__.co_filename)
         else:
             inner = inspect.unwrap(inner)
