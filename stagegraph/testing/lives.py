@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from io import FileIO
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType, MethodType
 from typing import Any, Literal, TypeVar
 
 from torch import nn
@@ -376,7 +378,18 @@ def live(
 
 
 def _file_of(task: Task) -> str:
+    """The file of the task's code; empty if it is not Python's."""
     inner: Any = task
-    while not isinstance(getattr(inner, "__code__", None), type(_file_of.__code__)):
-        inner = getattr(inner, "func", None) or type(inner).__call__
-    return str(inner.__code__.co_filename)
+    while True:
+        if isinstance(inner, partial):
+            inner = inner.func
+        elif isinstance(inner, MethodType):
+            inner = inner.__func__
+        elif not isinstance(inner, FunctionType):
+            inner = type(inner).__call__
+            if not isinstance(inner, FunctionType):
+                return ""
+        elif inspect.unwrap(inner) is inner:
+            return str(inner.__code__.co_filename)
+        else:
+            inner = inspect.unwrap(inner)

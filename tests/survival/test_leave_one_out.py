@@ -226,13 +226,13 @@ PARTS = {
     "flags of what is frozen": of_actor("frozen", {}),
     "epochs' reading": lambda engine, _: engine.update(reading="0"),
 }
-DERIVED = {"alphas of the gates": of_actor("alphas", {})}
-"""What the rest says too: the engine's own state sets the gates."""
+DERIVED = {"alphas of the gates": of_actor("alphas", {}), "facts": of_engine("facts")}
+"""What the rest says too: the engine's own state sets the gates, the model tells its facts."""
 
 IDLE = {"errors", "events", "blocked", "ended", "teachers", "commands"}
 """Of the engine's state: what this run never uses."""
 
-ENGINE = sorted(State().to_json("").keys() - {"version", "graph"} - IDLE)
+ENGINE = sorted(State().to_json("").keys() - {"version", "graph", "facts"} - IDLE)
 
 
 def test_what_is_idle_is_never_used(runs):

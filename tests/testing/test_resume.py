@@ -1,5 +1,6 @@
 """A run that resumes exactly passes; one that does not is told where, what and why."""
 
+import functools
 import random
 import time
 from dataclasses import dataclass
@@ -216,6 +217,19 @@ def test_a_scheduler_that_the_engine_was_not_given(tmp_path):
     assert "Not brought back, before any update:\n  scheduler (CosineAnnealingLR)\n" in text
     assert "  lr of optimizer group 0: 0.0" in text
     assert "give it to job.engine(...) as optimizer=, scheduler=, scaler= or ema=" in text
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_is_forgotten_is_found_in_any_kind_of_callable(tmp_path, wrapped):
+    run = Run(forgets_scheduler=True)
+
+    @functools.wraps(run.__call__)
+    def inner(*arguments):
+        return run(*arguments)
+
+    task = functools.partial(inner) if wrapped else run.__call__
+    with pytest.raises(AssertionError, match=r"scheduler \(CosineAnnealingLR\)"):
+        assert_resume_exact(task, sg.load(PLAIN), folder=tmp_path, cuts=[2])
 
 
 def test_a_scheduler_that_is_stepped_after_the_boundary(tmp_path):
