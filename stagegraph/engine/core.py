@@ -52,6 +52,7 @@ from stagegraph.engine.records import (
     vitals_record,
 )
 from stagegraph.engine.replay import Outside
+from stagegraph.engine.saved import Saved
 from stagegraph.engine.settling import settled
 from stagegraph.engine.state import DAMAGE, PendingEvent, State
 from stagegraph.engine.taking import Taken, Verdict, take
@@ -67,7 +68,7 @@ from stagegraph.errors import (
 )
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.needs import needs
-from stagegraph.progress import Progress, Unit, read_fraction
+from stagegraph.progress import Progress, Unit
 from stagegraph.schema.dump import digest
 
 __all__ = ["Core"]
@@ -105,6 +106,8 @@ class Core:
         """Who keeps the records; records that nobody keeps are not made."""
         self.refuse: Callable[[], None] | None = None
         """Called with each update before it counts; raises if it must not."""
+        self.beginning: Callable[[], None] | None = None
+        """Called before boundary 0 is decided; raises if the run must not begin."""
         self.decided: Callable[[bool], None] | None = None
         """Called after each boundary that has been decided and has held; told whether the model's
         structure changed there."""
@@ -197,18 +200,9 @@ class Core:
         self._flush()
         self._write((vitals_record(self.state, alphas(self.graph, self.state), lr, loss),))
 
-    def write_data(self, loader: str, exactness: str, why: str) -> None:
-        """Record what the batches come from, and how exactly the run can go on over it."""
-        told = record("data", self.state, loader=loader, exactness=exactness, why=why)
-        self._write((told,))
-
-    def write_preempted(self, reason: str) -> None:
-        """Record that the process was told to go."""
-        self._write((record("preempted", self.state, reason=reason),))
-
-    def write_edit(self, edit: Mapping[str, Any]) -> None:
-        """Record that the run goes on under an edited graph."""
-        self._write((record("edit", self.state, **edit),))
+    def tell(self, kind: str, /, **values: Any) -> None:
+        """Record something that belongs here and decides nothing."""
+        self._write((record(kind, self.state, **values),))
 
     # What happens
 
@@ -217,6 +211,8 @@ class Core:
         if self.started:
             wait_while_paused(self)
             return
+        if self.beginning is not None:
+            self.beginning()
         self._pending = 0
         self._arrivals.forget()
         self.meter.restart()
@@ -385,35 +381,24 @@ class Core:
         Raises:
             SnapshotError: It belongs to another graph or version, or is damaged.
         """
-        try:
-            engine, actor = state["engine"], state["actor"]
-            undecided, reading = bool(state["undecided"]), read_fraction(state["reading"])
-            expected = Outside.from_json(state["replay"]) if "replay" in state else Outside()
-        except DAMAGE as error:
-            raise SnapshotError(f"this is no saved state of an engine: {error!r}") from error
-        seed = state.get("seed", self._seed)  # states of earlier versions do not tell
-        if seed != self._seed:
-            raise SnapshotError(
-                f"the run began with seed={seed}, and this engine has "
-                f"seed={self._seed}; give it the run's"
-            )
-        loaded = State.from_json(engine, self._digest)
+        saved = Saved.read(state, seed=self._seed)
+        loaded = State.from_json(saved.state, self._digest)
         check_fits(self._plans, loaded)
         before = self._actor.state_dict()
         try:
-            self._actor.load_state_dict(actor)
+            self._actor.load_state_dict(saved.actor)
             loaded = self._hold(loaded)
         except (StageGraphError, *DAMAGE) as error:
             self._actor.load_state_dict(before)
             raise SnapshotError(f"this state does not fit the model: {error}") from error
         self.state = loaded
-        self._undecided = self.wants_evaluation = undecided
+        self._undecided = self.wants_evaluation = saved.undecided
         self._pending = 0
         self._arrivals.forget()
-        self.meter.load(reading)
+        self.meter.load(saved.reading)
         self.meter.stand(loaded.clock)
-        self.meter.replay(expected.readings, loaded.spent.step)
-        self.desk.coming.expect(expected.mail)
+        self.meter.replay(saved.outside.readings, loaded.spent.step)
+        self.desk.coming.expect(saved.outside.mail)
         self._clocked = loaded.observations
         if loaded.regions:
             self._machines.set(loaded.stages)
