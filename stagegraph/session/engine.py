@@ -197,7 +197,8 @@ class Engine:
             RunFolderError: The folder's run is of a newer version, in use, or none of its
                 checkpoints is whole.
             SnapshotError: The checkpoint does not fit this model, optimizer or seed; or the graph
-                was edited where something has happened already.
+                was edited where something has happened already. The engine is closed then, and
+                what the folder holds is as it was.
         """
         self._refuse_if_closed()
         record = self._record
@@ -206,12 +207,16 @@ class Engine:
             return False
         if self._core.started:
             raise StageGraphError("this engine has begun already; call resume() before anything")
-        found = record.find()
-        if found.engine is not None:
-            self._core.load_state_dict(found.engine)
-            self._position.load(self._load(found.files))
-        self._core.replay(found.outside)
-        record.taken_up(found)
+        try:
+            found = record.find()
+            if found.engine is not None:
+                self._core.load_state_dict(found.engine)
+                self._position.load(self._load(found.files))
+            self._core.replay(found.outside)
+            record.taken_up(found)
+        except BaseException:
+            self.close()  # it may stand half at the checkpoint, and must not go on so
+            raise
         self._keep_journal(record)
         self.start()
         return found.engine is not None
