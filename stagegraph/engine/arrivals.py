@@ -88,7 +88,8 @@ class Arrivals:
         self._graph = graph
         self._reader: Reader = reader or read_one_by_one
         self._now = now
-        self._waiting: list[Waiting] = []
+        self.waiting: list[Waiting] = []
+        """What has come since the last look."""
         self._unread = False
         self._followed = 0
         self._watch: dict[str, list[tuple[list[float], Watch, _Tests]]] = {}
@@ -133,12 +134,12 @@ class Arrivals:
         urgent = needed = False
         for name, value in given:
             arrival = self.one(name, value, at)
-            self._waiting.append(arrival)
+            self.waiting.append(arrival)
             if arrival.trend:
                 urgent = True
             elif arrival.seen and not needed and name in self._watch:
                 needed = self._needs(name)
-        if urgent or len(self._waiting) >= MAX_PENDING:
+        if urgent or len(self.waiting) >= MAX_PENDING:
             return True
         return needed and self._follow(given)
 
@@ -175,7 +176,7 @@ class Arrivals:
     def _follow(self, given: Given) -> bool:
         """Let the frames follow the values that have come; whether a guard is true now."""
         self.read()
-        for arrival in self._waiting[self._followed :]:
+        for arrival in self.waiting[self._followed :]:
             if not arrival.seen:
                 continue
             finite = -math.inf < arrival.value < math.inf
@@ -184,7 +185,7 @@ class Arrivals:
                     frame[watch.index] = 0.0 if finite else frame[watch.index] + 1
                 else:
                     frame[watch.index] = arrival.value if finite else math.nan
-        self._followed = len(self._waiting)
+        self._followed = len(self.waiting)
         return any(
             test(frame)
             for name, _ in given
@@ -205,7 +206,7 @@ class Arrivals:
         """
         if not self._unread:
             return
-        unread = [(w, w.unread) for w in (*self._waiting, *others) if w.unread is not None]
+        unread = [(w, w.unread) for w in (*self.waiting, *others) if w.unread is not None]
         numbers = self._reader([value.value for _, value in unread]) if unread else ()
         refused: MetricError | None = None
         for (arrival, value), number in zip(unread, numbers, strict=True):
@@ -218,24 +219,18 @@ class Arrivals:
         if refused is not None:
             raise refused
 
-    def take_all(self) -> list[Waiting]:
-        """What has come since the last look; it waits no more."""
-        waiting = self._waiting
-        self.forget()
-        return waiting
-
     def forget(self) -> None:
         """Drop what waits."""
-        self._waiting, self._unread, self._followed = [], False, 0
+        self.waiting, self._unread, self._followed = [], False, 0
 
     def mark(self) -> tuple[Any, ...]:
         """What :meth:`add` changes, to go back to with :meth:`undo` if an update is refused."""
-        return len(self._waiting), dict(self._cells)
+        return len(self.waiting), dict(self._cells)
 
     def undo(self, mark: tuple[Any, ...]) -> None:
         """Be as if nothing had come since the mark."""
         count, self._cells = mark
-        del self._waiting[count:]
+        del self.waiting[count:]
         self._followed = min(self._followed, count)
 
     def refuse_nonfinite(self, arrivals: Iterable[Arrival], state: State) -> None:
