@@ -318,7 +318,7 @@ class Core:
             self.meter.late = False
         if late:
             self._look = 1
-        self._absorb(Progress(), arrivals, with_update=False, late=late)
+        self._absorb(Progress(), arrivals, late=late)
         if not late:
             self._decide()
 
@@ -468,7 +468,7 @@ class Core:
             Whether it has held.
         """
         taken = Taken(self.state) if taken is None else taken
-        before = taken.state
+        stood, before = self.state, taken.state
         try:
             step = work_out(self._plans, before, decision, seed=self._seed)
             verdicts = settled(taken, decision, step)
@@ -478,12 +478,15 @@ class Core:
                 self.state = step.state
                 self._tune()
             else:
-                self.state = self._transact(before, decision, step, step.boundary, mail, taken)
+                self._transact(before, decision, step, step.boundary, mail, taken)
         except ActionError as error:
             self._failed(decision, error, taken)
             return False
         except BaseException:
-            self.desk.put_back(before.spent.step, taken.messages)
+            if self.state is stood:
+                self.desk.put_back(before.spent.step, taken.messages)
+            else:  # an interrupt that came when all had happened
+                self._machines.set(self.state.stages)
             self._arm(soon=True)
             raise
         self.desk.tell(verdicts)
@@ -502,22 +505,24 @@ class Core:
         boundary: Boundary,
         mail: tuple[Record, ...],
         taken: Taken,
-    ) -> State:
+    ) -> None:
         author = None if taken.stop is None else taken.stop.author
 
         def confirm(outcome: Outcome) -> None:
             after = replace(step.state, facts=outcome.facts)
             records = mail + boundary_records(before, decision, step, outcome)
             self._write(records + ((end_record(after, author=author),) if after.ended else ()))
+            # The last thing of all, so that model and engine move at one instant: an interrupt
+            # from the keyboard comes before it and undoes everything, or after it and nothing.
+            self.state = after
 
-        outcome = self._actor.transact(boundary, confirm)
+        self._actor.transact(boundary, confirm)
+        after = self.state
         for move in decision.moves:
             self._machines.move(move)
-        after = replace(step.state, facts=outcome.facts)
         if boundary.restore is not None:
             self._machines.set(after.stages)
         assert after.ended == "stop" or self._machines.stages == after.stages
-        return after
 
     def _failed(self, decision: Decision, error: ActionError, taken: Taken) -> None:
         """Count the error; go on if the author said how, else hand it on.
@@ -632,22 +637,37 @@ class Core:
             return
         self.meter.require(self._pending)
         self._arrivals.read()
-        pending, arrivals = self._pending, self._arrivals.take_all()
-        added = self.meter.take_stock(pending)
-        self._pending = 0
-        self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
-        if pending or arrivals or added != Progress():
-            self._absorb(added, arrivals)
+        pending, waiting = self._pending, self._arrivals.waiting
+        now = self.meter.watch()
+        added = self.meter.added(pending, now)
+
+        def counted(state: State) -> None:
+            self.state, self._pending = state, 0
+            self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
+            self._arrivals.forget()
+            self.meter.take_stock(pending, now)
+
+        if pending or waiting or added != Progress():
+            self._absorb(added, waiting, counted)
+        else:
+            counted(self.state)
 
     def _absorb(
         self,
         added: Progress,
         waiting: Sequence[Waiting],
+        counted: Callable[[State], None] | None = None,
         *,
-        with_update: bool = True,
         late: bool = False,
     ) -> None:
         """Move the clocks and take the values in.
+
+        Args:
+            added: What was counted since the last look.
+            waiting: The values that have come.
+            counted: Takes the new state and begins to count anew, at once: an interrupt from the
+                keyboard before it loses nothing. ``None``: the values came with no update.
+            late: Whether they come after their boundary was decided.
 
         Raises:
             MetricError: A value is not finite, and its metric says ``nonfinite: error``; it has
@@ -655,8 +675,11 @@ class Core:
         """
         before = self.state
         arrivals = told_twice(before, added, (w.arrival(added.step) for w in waiting))
-        self.state = absorb(self._plans, before, Observation(added, tuple(arrivals)))
-        if with_update:
+        after = absorb(self._plans, before, Observation(added, tuple(arrivals)))
+        if counted is None:
+            self.state = after
+        else:
+            counted(after)
             self.meter.stand(self.state.clock)
         if self.sink is not None:
             jump = self.meter.jump(added)
@@ -665,7 +688,7 @@ class Core:
         if self.sink is not None and arrivals:
             records = [
                 metric_record(
-                    self.state, arrival, updates_ago=arrival.ago if with_update else None, late=late
+                    self.state, arrival, updates_ago=arrival.ago if counted else None, late=late
                 )
                 for arrival in arrivals
             ]

@@ -586,13 +586,17 @@ class Engine:
 
 
 class _FanOut:
-    """A sink that hands every record to all listeners; the first that fails fails all."""
+    """A sink that hands every record to all listeners; the first that fails fails all.
+
+    The journal is the first of the list and told last: it shall not tell of a boundary that did
+    not hold because some other listener failed.
+    """
 
     def __init__(self, listeners: list[Sink]) -> None:
         self._listeners = listeners
 
     def write(self, records: tuple[Record, ...]) -> None:
-        for listener in self._listeners:
+        for listener in reversed(self._listeners):
             listener.write(records)
 
 

@@ -134,11 +134,13 @@ class Saving:
         metrics = {self._best[0]: value} if self._best and improved and value is not None else {}
         mark, state = self._journal.mark, core.state
         writing = _Writing(None, why)
+        # The thread holds no engine: what fails keeps its frame alive, and all that is in it.
+        journal, store = self._journal, self._store
 
         def write() -> None:
             try:
-                self._journal.sync()
-                writing.generation = self._store.save(
+                journal.sync()
+                writing.generation = store.save(
                     files,
                     step=state.clock.step,
                     boundary=state.spent.step,

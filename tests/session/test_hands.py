@@ -130,6 +130,14 @@ def test_a_stopped_run_answers_what_comes_after_its_end(engine):
     assert presence(status).words == "the run has ended (stopped)"
 
 
+def test_a_stopped_run_that_is_gone_on_with_is_over(engine):
+    ask(engine, "stop")
+    engine.close()
+    with sg.Engine(sg.load(GRAPH), run=folder(engine)) as again:
+        assert again.resume()
+        assert again.done and again.ended == "stopped"
+
+
 def test_a_message_that_no_boundary_took_stays_for_the_run_that_goes_on(engine):
     own = post(folder(engine), command("hold"))
     engine.close()
