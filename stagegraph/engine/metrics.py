@@ -100,6 +100,7 @@ def check_number(name: str, value: Any) -> None:
         or not (_may_wait(value) or isinstance(value, SupportsFloat))
         or getattr(dtype, "is_complex", False) is True
         or getattr(value, "is_meta", False) is True
+        or type(value).__name__ == "MaskedConstant"  # numpy's "missing" would be read as zero
     ):
         raise MetricError(_no_number(name, value, shape))
 

@@ -334,6 +334,7 @@ def test_whatever_is_one_number_is_taken(value, number):
         ({0.5}, "set"),
         (1j, "complex"),
         (np.complex64(1), "complex64"),
+        (np.ma.masked, "MaskedConstant"),
         (np.array([1.0, 2.0]), r"ndarray of shape \(2,\)"),
         (np.array([]), r"ndarray of shape \(0,\)"),
         (np.array("x"), "ndarray"),
