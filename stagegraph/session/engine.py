@@ -243,7 +243,7 @@ class Engine:
         self._tell_exactness(loader)
         with self.preemptible():
             while not self.done:
-                index = int(self._core.progress.epoch)
+                index = self._position.coming(int(self._core.progress.epoch))
                 yield Epoch(index, loader, self._core, self._position)
             self.finish()
 
