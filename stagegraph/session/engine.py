@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger("stagegraph")
 
 POSITION_FILE = "position.json"
 """The file of a checkpoint without a model that says how many batches were used."""
@@ -155,6 +159,7 @@ class Engine:
             # One call less at every update; the method below says what it takes.
             self.step = self._core.step  # type: ignore[method-assign]
         self._position = self._make_position(data)
+        self._knows_data = data is not None
         self._closed = self._tell_vitals = False
         self._told: str | None = None
         self._core.desk.nudged = weakly(self._go)
@@ -214,14 +219,34 @@ class Engine:
         if self._core.started:
             raise StageGraphError("this engine has begun already; call resume() before anything")
         found = record.find()
+        trained = self._model is not None and self._model.training
         if found.engine is not None:
             self._core.load_state_dict(found.engine)
             self._position.load(self._load(found.files))
         self._core.replay(found.outside)
         record.taken_up(found)
         self._keep_journal(record)
+        self._warn_of_what_is_lost(trained=trained)
         self.start()
         return found.engine is not None
+
+    def _warn_of_what_is_lost(self, *, trained: bool) -> None:
+        """Say what a checkpoint could not know, and a script may have to see to itself."""
+        if self._model is None or not self._core.progress.step:
+            return
+        if not self._knows_data and not self._position.is_known:
+            # No warning: batches may be a function of the step, and then all is well.
+            _LOG.warning(
+                "the checkpoint does not know which batches were used: the loop did not go over "
+                "engine.epochs(loader), and Engine(data=...) was not given; the data begins where "
+                "this script begins it"
+            )
+        if trained and not self._model.training:
+            warnings.warn(
+                "the checkpoint was made while the model was in eval mode, and so it is again; if "
+                "the script calls model.train() after engine.observe(), let it do so before",
+                stacklevel=3,
+            )
 
     def _load(self, files: Mapping[str, bytes]) -> Any:
         if self._torch is not None:

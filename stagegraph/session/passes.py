@@ -23,6 +23,11 @@ class Position(Protocol):
     ended: bool
     """Whether the present pass is over, and its loop left."""
 
+    @property
+    def is_known(self) -> bool:
+        """Whether any pass was begun."""
+        ...
+
     def coming(self, counted: int) -> int:
         """Which pass comes: the one that is gone on with, or else the one that was counted."""
         ...
@@ -51,6 +56,11 @@ class Count:
         self._index = 0
         self._start = Fraction(0)
         self._resumed = 0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any pass was begun."""
+        return self.batches > 0
 
     def coming(self, counted: int) -> int:
         """Which pass comes."""

@@ -69,3 +69,39 @@ def test_what_follows_a_pass_is_done_once(tmp_path, best, again):
     with pytest.raises(Died):
         train(tmp_path / "cut", best=best, crash=10)
     assert train(tmp_path / "cut", best=best) == (again, weights)
+
+
+def by_hand(folder, *, until, evaluates=False):
+    """A loop that does not go over ``engine.epochs``."""
+    model = Net(dropout=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    with sg.Engine(GRAPH, model=model, optimizer=optimizer, run=folder) as engine:
+        engine.resume()
+        while engine.progress.step < until:
+            model(ITEMS[:4]).pow(2).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            engine.step()
+        model.train(not evaluates)
+        engine.finish()
+
+
+def test_a_position_that_nobody_told_is_missed_aloud(tmp_path, caplog):
+    by_hand(tmp_path, until=4)
+    assert not caplog.text
+    by_hand(tmp_path, until=5)
+    assert "does not know which batches were used: the loop did not go over" in caplog.text
+
+
+def test_a_model_that_comes_back_in_eval_mode_is_told(tmp_path):
+    by_hand(tmp_path, until=4, evaluates=True)
+    with pytest.warns(UserWarning, match="made while the model was in eval mode, and so it is aga"):
+        by_hand(tmp_path, until=5)
+
+
+def test_a_run_over_epochs_is_resumed_without_a_warning(tmp_path, recwarn, caplog):
+    with pytest.raises(Died):
+        train(tmp_path, crash=10)
+    train(tmp_path)
+    assert not recwarn
+    assert not caplog.text

@@ -53,6 +53,11 @@ class Position:
         self._generators: list[torch.Tensor] = []
         self._waiting: Mapping[str, Any] | None = None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether any pass was begun."""
+        return self._loader is not None or (self._waiting or {}).get("shape") is not None
+
     def coming(self, counted: int) -> int:
         """Which pass comes: the one that is gone on with, or else the one that was counted."""
         state = self._waiting
