@@ -45,7 +45,8 @@ format: $(ready) ## put the code in its form, and mend what lint can mend
 	@$(python) -m ruff check --fix-only --exit-zero .
 	@$(python) -m ruff format .
 
-slow: $(ready) ## the tests that take minutes
+slow: $(ready) ## the tests that take minutes, fuzzing by coverage among them
+	@$(pip) install --quiet --editable '.[fuzz]'
 	@$(tests) -m slow $(ARGS)
 
 bench: $(ready) ## the benchmarks

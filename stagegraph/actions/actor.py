@@ -195,15 +195,15 @@ class TorchActor:
         log, taps = UndoLog(), self._standing.teaching.taps
         try:
             evidence = self._carry_out(boundary, log)
+            if boundary.structural or self._standing.teaching.taps is not taps:
+                _forget_compiled()
+            self.has_updated()  # an update that was only tried is none
             outcome = Outcome(evidence, self.facts())
-            confirm(outcome)
+            confirm(outcome)  # the last thing: whatever interrupts after it comes too late
         except BaseException:
             log.undo()
+            self.has_updated()
             raise
-        finally:
-            self.has_updated()  # an update that was only tried is none
-        if boundary.structural or self._standing.teaching.taps is not taps:
-            _forget_compiled()
         return outcome
 
     def _carry_out(self, boundary: Boundary, log: UndoLog) -> dict[str, Mapping[str, Any]]:

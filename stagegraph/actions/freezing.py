@@ -58,6 +58,13 @@ class Freezing:
         held = self._originals.get(id(parameter))
         return parameter.requires_grad if held is None else held[1]
 
+    def be_originally(self, parameter: nn.Parameter, *, trained: bool) -> None:
+        """Say whether the parameter would be trained if nothing here were frozen."""
+        if id(parameter) in self._originals:
+            self._originals[id(parameter)] = (parameter, trained)
+        else:
+            parameter.requires_grad_(trained)
+
     def originals(self) -> list[tuple[nn.Parameter, bool]]:
         """The frozen parameters, each with ``requires_grad`` as it was before."""
         return list(self._originals.values())

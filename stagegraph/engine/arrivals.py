@@ -88,9 +88,10 @@ class Arrivals:
         self._graph = graph
         self._reader: Reader = reader or read_one_by_one
         self._now = now
-        self._waiting: list[Waiting] = []
+        self.waiting: list[Waiting] = []
+        """What has come since the last look."""
         self._unread = False
-        self._followed = 0
+        self._followed = self._read_to = 0
         self._watch: dict[str, list[tuple[list[float], Watch, _Tests]]] = {}
         self._remembered: frozenset[str] = frozenset()
         self._trends: dict[str, list[tuple[Memory | None, MemoryLeaf]]] = {}
@@ -133,19 +134,19 @@ class Arrivals:
         urgent = needed = False
         for name, value in given:
             arrival = self.one(name, value, at)
-            self._waiting.append(arrival)
+            self.waiting.append(arrival)
             if arrival.trend:
                 urgent = True
             elif arrival.seen and not needed and name in self._watch:
                 needed = self._needs(name)
-        if urgent or len(self._waiting) >= MAX_PENDING:
+        if urgent or len(self.waiting) >= MAX_PENDING:
             return True
         return needed and self._follow(given)
 
     def one(self, name: str, value: float | Unread, at: int) -> Waiting:
         """What becomes of a value that comes now."""
         cell, seen = None, True
-        every = self._sparse.get(name)
+        every = self._sparse.get(name) if self._sparse else None
         if every is not None:
             cell = math.floor(self._now(every.unit) / every.exact)
             before = self._cells.get(name)
@@ -154,9 +155,12 @@ class Arrivals:
                 self._cells[name] = cell
         trend = seen and (
             name in self._remembered
-            or any(
-                heeds(memory, leaf, float(self._now(leaf.unit)))
-                for memory, leaf in self._trends.get(name, ())
+            or (
+                name in self._trends
+                and any(
+                    heeds(memory, leaf, float(self._now(leaf.unit)))
+                    for memory, leaf in self._trends[name]
+                )
             )
         )
         if isinstance(value, Unread):
@@ -175,7 +179,7 @@ class Arrivals:
     def _follow(self, given: Given) -> bool:
         """Let the frames follow the values that have come; whether a guard is true now."""
         self.read()
-        for arrival in self._waiting[self._followed :]:
+        for arrival in self.waiting[self._followed :]:
             if not arrival.seen:
                 continue
             finite = -math.inf < arrival.value < math.inf
@@ -184,7 +188,7 @@ class Arrivals:
                     frame[watch.index] = 0.0 if finite else frame[watch.index] + 1
                 else:
                     frame[watch.index] = arrival.value if finite else math.nan
-        self._followed = len(self._waiting)
+        self._followed = len(self.waiting)
         return any(
             test(frame)
             for name, _ in given
@@ -205,38 +209,46 @@ class Arrivals:
         """
         if not self._unread:
             return
-        unread = [(w, w.unread) for w in (*self._waiting, *others) if w.unread is not None]
-        numbers = self._reader([value.value for _, value in unread]) if unread else ()
+        new = (*self.waiting[self._read_to :], *others)
+        unread = [(w, w.unread) for w in new if w.unread is not None]
+        numbers = self._fetch([value for _, value in unread])
         refused: MetricError | None = None
         for (arrival, value), number in zip(unread, numbers, strict=True):
             try:
+                if isinstance(number, MetricError):
+                    raise number
                 arrival.value = as_number(value.source, number)
             except MetricError as error:
                 arrival.seen, refused = False, error
             arrival.unread = None
-        self._unread = False
+        self._unread, self._read_to = False, len(self.waiting)
         if refused is not None:
             raise refused
 
-    def take_all(self) -> list[Waiting]:
-        """What has come since the last look; it waits no more."""
-        waiting = self._waiting
-        self.forget()
-        return waiting
+    def _fetch(self, unread: Sequence[Unread]) -> Sequence[object]:
+        """The numbers of values; in place of one that cannot be read, the error that says so."""
+        if not unread:
+            return ()
+        try:
+            return self._reader([one.value for one in unread])
+        except Exception:  # noqa: BLE001 - which it was is found out below, and raised by name
+            return [_alone(one) for one in unread]
 
     def forget(self) -> None:
         """Drop what waits."""
-        self._waiting, self._unread, self._followed = [], False, 0
+        self.waiting, self._unread = [], False
+        self._followed = self._read_to = 0
 
     def mark(self) -> tuple[Any, ...]:
         """What :meth:`add` changes, to go back to with :meth:`undo` if an update is refused."""
-        return len(self._waiting), dict(self._cells)
+        return len(self.waiting), dict(self._cells)
 
     def undo(self, mark: tuple[Any, ...]) -> None:
         """Be as if nothing had come since the mark."""
         count, self._cells = mark
-        del self._waiting[count:]
+        del self.waiting[count:]
         self._followed = min(self._followed, count)
+        self._read_to = min(self._read_to, count)
 
     def refuse_nonfinite(self, arrivals: Iterable[Arrival], state: State) -> None:
         """Say what a metric with ``nonfinite: error`` has come to.
@@ -251,3 +263,14 @@ class Arrivals:
                     f"{state.clock.step - arrival.ago}, and the graph says 'nonfinite: error' of "
                     "it; the value is recorded, and the next call goes on"
                 )
+
+
+def _alone(unread: Unread) -> object:
+    try:
+        return unread.value.item()
+    except Exception as error:  # noqa: BLE001 - whatever a device or a layout has against it
+        refused = MetricError(
+            f"metric {unread.source!r} cannot be read: {type(error).__name__}: {error}"
+        )
+        refused.__cause__ = error
+        return refused

@@ -52,6 +52,7 @@ from stagegraph.engine.records import (
     vitals_record,
 )
 from stagegraph.engine.replay import Outside
+from stagegraph.engine.saved import Saved
 from stagegraph.engine.settling import settled
 from stagegraph.engine.state import DAMAGE, PendingEvent, State
 from stagegraph.engine.taking import Taken, Verdict, take
@@ -67,7 +68,7 @@ from stagegraph.errors import (
 )
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.needs import needs
-from stagegraph.progress import Progress, Unit, read_fraction
+from stagegraph.progress import Progress, Unit
 from stagegraph.schema.dump import digest
 
 __all__ = ["Core"]
@@ -105,6 +106,8 @@ class Core:
         """Who keeps the records; records that nobody keeps are not made."""
         self.refuse: Callable[[], None] | None = None
         """Called with each update before it counts; raises if it must not."""
+        self.beginning: Callable[[], None] | None = None
+        """Called before boundary 0 is decided; raises if the run must not begin."""
         self.decided: Callable[[bool], None] | None = None
         """Called after each boundary that has been decided and has held; told whether the model's
         structure changed there."""
@@ -197,18 +200,9 @@ class Core:
         self._flush()
         self._write((vitals_record(self.state, alphas(self.graph, self.state), lr, loss),))
 
-    def write_data(self, loader: str, exactness: str, why: str) -> None:
-        """Record what the batches come from, and how exactly the run can go on over it."""
-        told = record("data", self.state, loader=loader, exactness=exactness, why=why)
-        self._write((told,))
-
-    def write_preempted(self, reason: str) -> None:
-        """Record that the process was told to go."""
-        self._write((record("preempted", self.state, reason=reason),))
-
-    def write_edit(self, edit: Mapping[str, Any]) -> None:
-        """Record that the run goes on under an edited graph."""
-        self._write((record("edit", self.state, **edit),))
+    def tell(self, kind: str, /, **values: Any) -> None:
+        """Record something that belongs here and decides nothing."""
+        self._write((record(kind, self.state, **values),))
 
     # What happens
 
@@ -217,6 +211,8 @@ class Core:
         if self.started:
             wait_while_paused(self)
             return
+        if self.beginning is not None:
+            self.beginning()
         self._pending = 0
         self._arrivals.forget()
         self.meter.restart()
@@ -322,7 +318,7 @@ class Core:
             self.meter.late = False
         if late:
             self._look = 1
-        self._absorb(Progress(), arrivals, with_update=False, late=late)
+        self._absorb(Progress(), arrivals, late=late)
         if not late:
             self._decide()
 
@@ -385,35 +381,24 @@ class Core:
         Raises:
             SnapshotError: It belongs to another graph or version, or is damaged.
         """
-        try:
-            engine, actor = state["engine"], state["actor"]
-            undecided, reading = bool(state["undecided"]), read_fraction(state["reading"])
-            expected = Outside.from_json(state["replay"]) if "replay" in state else Outside()
-        except DAMAGE as error:
-            raise SnapshotError(f"this is no saved state of an engine: {error!r}") from error
-        seed = state.get("seed", self._seed)  # states of earlier versions do not tell
-        if seed != self._seed:
-            raise SnapshotError(
-                f"the run began with seed={seed}, and this engine has "
-                f"seed={self._seed}; give it the run's"
-            )
-        loaded = State.from_json(engine, self._digest)
+        saved = Saved.read(state, seed=self._seed)
+        loaded = State.from_json(saved.state, self._digest)
         check_fits(self._plans, loaded)
         before = self._actor.state_dict()
         try:
-            self._actor.load_state_dict(actor)
+            self._actor.load_state_dict(saved.actor)
             loaded = self._hold(loaded)
         except (StageGraphError, *DAMAGE) as error:
             self._actor.load_state_dict(before)
             raise SnapshotError(f"this state does not fit the model: {error}") from error
         self.state = loaded
-        self._undecided = self.wants_evaluation = undecided
+        self._undecided = self.wants_evaluation = saved.undecided
         self._pending = 0
         self._arrivals.forget()
-        self.meter.load(reading)
+        self.meter.load(saved.reading)
         self.meter.stand(loaded.clock)
-        self.meter.replay(expected.readings, loaded.spent.step)
-        self.desk.coming.expect(expected.mail)
+        self.meter.replay(saved.outside.readings, loaded.spent.step)
+        self.desk.coming.expect(saved.outside.mail)
         self._clocked = loaded.observations
         if loaded.regions:
             self._machines.set(loaded.stages)
@@ -483,7 +468,7 @@ class Core:
             Whether it has held.
         """
         taken = Taken(self.state) if taken is None else taken
-        before = taken.state
+        stood, before = self.state, taken.state
         try:
             step = work_out(self._plans, before, decision, seed=self._seed)
             verdicts = settled(taken, decision, step)
@@ -493,12 +478,15 @@ class Core:
                 self.state = step.state
                 self._tune()
             else:
-                self.state = self._transact(before, decision, step, step.boundary, mail, taken)
+                self._transact(before, decision, step, step.boundary, mail, taken)
         except ActionError as error:
             self._failed(decision, error, taken)
             return False
         except BaseException:
-            self.desk.put_back(before.spent.step, taken.messages)
+            if self.state is stood:
+                self.desk.put_back(before.spent.step, taken.messages)
+            else:  # an interrupt that came when all had happened
+                self._machines.set(self.state.stages)
             self._arm(soon=True)
             raise
         self.desk.tell(verdicts)
@@ -517,22 +505,24 @@ class Core:
         boundary: Boundary,
         mail: tuple[Record, ...],
         taken: Taken,
-    ) -> State:
+    ) -> None:
         author = None if taken.stop is None else taken.stop.author
 
         def confirm(outcome: Outcome) -> None:
             after = replace(step.state, facts=outcome.facts)
             records = mail + boundary_records(before, decision, step, outcome)
             self._write(records + ((end_record(after, author=author),) if after.ended else ()))
+            # The last thing of all, so that model and engine move at one instant: an interrupt
+            # from the keyboard comes before it and undoes everything, or after it and nothing.
+            self.state = after
 
-        outcome = self._actor.transact(boundary, confirm)
+        self._actor.transact(boundary, confirm)
+        after = self.state
         for move in decision.moves:
             self._machines.move(move)
-        after = replace(step.state, facts=outcome.facts)
         if boundary.restore is not None:
             self._machines.set(after.stages)
         assert after.ended == "stop" or self._machines.stages == after.stages
-        return after
 
     def _failed(self, decision: Decision, error: ActionError, taken: Taken) -> None:
         """Count the error; go on if the author said how, else hand it on.
@@ -647,22 +637,37 @@ class Core:
             return
         self.meter.require(self._pending)
         self._arrivals.read()
-        pending, arrivals = self._pending, self._arrivals.take_all()
-        added = self.meter.take_stock(pending)
-        self._pending = 0
-        self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
-        if pending or arrivals or added != Progress():
-            self._absorb(added, arrivals)
+        pending, waiting = self._pending, self._arrivals.waiting
+        now = self.meter.watch()
+        added = self.meter.added(pending, now)
+
+        def counted(state: State) -> None:
+            self.state, self._pending = state, 0
+            self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
+            self._arrivals.forget()
+            self.meter.take_stock(pending, now)
+
+        if pending or waiting or added != Progress():
+            self._absorb(added, waiting, counted)
+        else:
+            counted(self.state)
 
     def _absorb(
         self,
         added: Progress,
         waiting: Sequence[Waiting],
+        counted: Callable[[State], None] | None = None,
         *,
-        with_update: bool = True,
         late: bool = False,
     ) -> None:
         """Move the clocks and take the values in.
+
+        Args:
+            added: What was counted since the last look.
+            waiting: The values that have come.
+            counted: Takes the new state and begins to count anew, at once: an interrupt from the
+                keyboard before it loses nothing. ``None``: the values came with no update.
+            late: Whether they come after their boundary was decided.
 
         Raises:
             MetricError: A value is not finite, and its metric says ``nonfinite: error``; it has
@@ -670,8 +675,11 @@ class Core:
         """
         before = self.state
         arrivals = told_twice(before, added, (w.arrival(added.step) for w in waiting))
-        self.state = absorb(self._plans, before, Observation(added, tuple(arrivals)))
-        if with_update:
+        after = absorb(self._plans, before, Observation(added, tuple(arrivals)))
+        if counted is None:
+            self.state = after
+        else:
+            counted(after)
             self.meter.stand(self.state.clock)
         if self.sink is not None:
             jump = self.meter.jump(added)
@@ -680,7 +688,7 @@ class Core:
         if self.sink is not None and arrivals:
             records = [
                 metric_record(
-                    self.state, arrival, updates_ago=arrival.ago if with_update else None, late=late
+                    self.state, arrival, updates_ago=arrival.ago if counted else None, late=late
                 )
                 for arrival in arrivals
             ]

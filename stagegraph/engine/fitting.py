@@ -44,7 +44,7 @@ def check_fits(plans: Plans, state: State) -> None:
     _known("stage", state.visits, graph.stages)
     _known("edge", (*state.fired, *state.errors, *state.blocked), graph.edges)
     _known("growth", state.alphas, state.cohorts)
-    if state.ended not in (None, "final", "stop", "budget"):
+    if state.ended not in (None, "final", "stop", "budget", "stopped"):
         raise SnapshotError(f"this state has ended by {state.ended!r}, which is no end of a run")
     for snapshot in state.snapshots:
         check_fits(plans, snapshot.state)

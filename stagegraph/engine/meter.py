@@ -169,21 +169,19 @@ class Meter:
         Args:
             updates: How many updates.
         """
-        return self._added(updates, self._now())
+        return self.added(updates, self._now())
 
-    def take_stock(self, updates: int) -> Progress:
-        """What was added since the last look; counting begins anew.
+    def take_stock(self, updates: int, now: float) -> None:
+        """Count anew, from a look on.
 
         Args:
-            updates: How many updates.
+            updates: How many updates there were since the last look.
+            now: The wall clock at this one, as :meth:`watch` gave it.
         """
-        now = self._now()
-        added = self._added(updates, now)
         self._boundary += updates
         while self._replay and self._replay[0][:2] <= (self._boundary, self.late):
             self._replay.popleft()
         self._reset(now)
-        return added
 
     def jump(self, added: Progress) -> Jump | None:
         """Whether time has made a leap, such as over a night in which the machine slept.
@@ -205,7 +203,8 @@ class Meter:
             return None
         return Jump(added.seconds, added.step, usual * added.step)
 
-    def _added(self, updates: int, now: float) -> Progress:
+    def added(self, updates: int, now: float) -> Progress:
+        """What was added since the last look, by a reading of the wall clock."""
         passed, seconds = self.reading - self._counted_to, self._elapsed(now, updates)
         return Progress(updates, passed, self._samples, self._tokens, seconds, self._flops)
 
@@ -290,7 +289,7 @@ class Meter:
     # Wall time that does not count, and wall time that has been before
 
     def watch(self) -> float:
-        """The wall clock, for :meth:`leave_out`."""
+        """The wall clock, for :meth:`leave_out` and :meth:`take_stock`."""
         return self._now()
 
     def leave_out(self, since: float) -> None:

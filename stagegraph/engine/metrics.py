@@ -16,7 +16,10 @@ from stagegraph.schema.stagegraph import Metric
 __all__ = ["MetricNames", "Unread", "as_number", "check_number", "read_one_by_one", "taken"]
 
 
-@dataclass(frozen=True, slots=True)
+_PLAIN = frozenset((float, int, bool))
+
+
+@dataclass(slots=True)
 class Unread:
     """A value that is still where it was computed.
 
@@ -87,12 +90,14 @@ def check_number(name: str, value: Any) -> None:
     Raises:
         MetricError: It is no number; the message names the metric, type and shape.
     """
+    if type(value) in _PLAIN:
+        return
     shape = _shape(value)
     dtype = getattr(value, "dtype", None)
     if (
-        any(size != 1 for size in shape)
+        (shape and any(size != 1 for size in shape))
         or isinstance(value, str | bytes | complex)
-        or not (isinstance(value, SupportsFloat) or _may_wait(value))
+        or not (_may_wait(value) or isinstance(value, SupportsFloat))
         or getattr(dtype, "is_complex", False) is True
         or getattr(value, "is_meta", False) is True
     ):
@@ -105,11 +110,13 @@ def as_number(name: str, value: Any) -> float:
     Raises:
         MetricError: It is something else; the message names the metric, type and shape.
     """
+    if type(value) is float:
+        return value
     check_number(name, value)
     item = getattr(value, "item", None)
     try:
         return float(value if item is None else item())
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except Exception as error:  # whatever a host's object does when it is asked for its number
         raise MetricError(_no_number(name, value, _shape(value))) from error
 
 
@@ -119,10 +126,15 @@ def read_one_by_one(values: Sequence[Any]) -> list[object]:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    shape = getattr(value, "shape", ())
+    try:
+        shape = getattr(value, "shape", ())
+    except RuntimeError:  # of a nested tensor, which has none
+        return (0,)
+    if isinstance(shape, tuple):
+        return shape
     return tuple(shape) if isinstance(shape, Sequence) else ()
 
 
 def _no_number(name: str, value: Any, shape: tuple[int, ...]) -> str:
-    what = type(value).__name__ + (f" of shape {shape}" if shape else "")
+    what = type(value).__name__ + (f" of shape {tuple(shape)}" if shape else "")
     return f"metric {name!r} must be one number, got {what}; reduce it first, or convert it"

@@ -32,9 +32,7 @@ from stagegraph.schema.activities import Distill
 from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
-from stagegraph.session.hands import Hands
 from stagegraph.session.passes import Count, Epoch, Position
-from stagegraph.session.preemption import Preempted, watch_signals
 from stagegraph.session.recording import Recording
 from stagegraph.session.saving import Files
 
@@ -148,7 +146,6 @@ class Engine:
                 parts=parts or {},
             )
         self._listeners: list[Sink] = []
-        self._hands: Hands | None = None
         self._seed = seed
         self._core = Core(compiled, actor, clock=time.monotonic, seed=seed, reader=reader)
         self._core.decided = weakly(self._decided)
@@ -161,8 +158,6 @@ class Engine:
         self._position = self._make_position(data)
         self._knows_data = data is not None
         self._closed = self._tell_vitals = False
-        self._told: str | None = None
-        self._core.desk.nudged = weakly(self._go)
         self._watch: list[RemovableHandle] = []
         self._record: Recording | None = None
         if run is not None:
@@ -187,8 +182,6 @@ class Engine:
         """
         self._refuse_if_closed()
         if not self._core.started:
-            if self._record is not None:
-                self._record.require_taken_up()
             self._tell_vitals = True
             self._core.start()
 
@@ -209,7 +202,8 @@ class Engine:
             RunFolderError: The folder's run is of a newer version, in use, or none of its
                 checkpoints is whole.
             SnapshotError: The checkpoint does not fit this model, optimizer or seed; or the graph
-                was edited where something has happened already.
+                was edited where something has happened already. The engine is closed then, and
+                what the folder holds is as it was.
         """
         self._refuse_if_closed()
         record = self._record
@@ -218,13 +212,17 @@ class Engine:
             return False
         if self._core.started:
             raise StageGraphError("this engine has begun already; call resume() before anything")
-        found = record.find()
         trained = self._model is not None and self._model.training
-        if found.engine is not None:
-            self._core.load_state_dict(found.engine)
-            self._position.load(self._load(found.files))
-        self._core.replay(found.outside)
-        record.taken_up(found)
+        try:
+            found = record.find()
+            if found.engine is not None:
+                self._core.load_state_dict(found.engine)
+                self._position.load(self._load(found.files))
+            self._core.replay(found.outside)
+            record.taken_up(found)
+        except BaseException:
+            self.close()  # it may stand half at the checkpoint, and must not go on so
+            raise
         self._keep_journal(record)
         self._warn_of_what_is_lost(trained=trained)
         self.start()
@@ -280,15 +278,11 @@ class Engine:
         :class:`Preempted`, with status 75, out of :meth:`step` or :meth:`observe`. Without a run's
         folder there is nothing to save, and signals do what they always do.
         """
-        if self._record is None or self._told is not None:
+        if self._record is None:
             yield
             return
-        self._told = ""
-        try:
-            with watch_signals(self._be_told):
-                yield
-        finally:
-            self._told = None
+        with self._record.preemptible():
+            yield
 
     def loss(self, loss: Tensor, *, outputs: Any = None, inputs: Any = None) -> Tensor:
         """The loss to call ``backward`` on, with what active stages add to it.
@@ -491,7 +485,7 @@ class Engine:
         before, after = compile_graph(edited_from)[0], self._core.graph
         state, edit = edit_saved(state, before, after)
         self._core.load_state_dict(state)
-        self._core.write_edit(edit.to_json())
+        self._core.tell("edit", **edit.to_json())
 
     def snapshots(self) -> dict[str, Any]:
         """The tensors of every snapshot and teacher in plain containers, to save with the model.
@@ -525,8 +519,6 @@ class Engine:
             hook.remove()
         if self._torch is not None:
             self._torch.close()
-        if self._hands is not None:
-            self._hands.close()
         if self._record is not None:
             self._record.close()
 
@@ -549,7 +541,6 @@ class Engine:
 
     def _open(self, run: RunFolder, options: Checkpoints, actor: Actor) -> Recording:
         record = Recording(run, self.graph, self._core, options, weakly(self._copies), self._seed)
-        self._core.desk.checkpoint = weakly(record.save_now)
         if record.journal is not None:
             record.journal.write((record.run_record(actor.facts().params),))
             self._keep_journal(record)
@@ -560,10 +551,9 @@ class Engine:
         weakref.finalize(self, record.folder.close)
         weakref.finalize(self, record.journal.close)
         self._listeners.insert(0, record.journal)
-        self._hands = Hands(record.folder.path, self._core, known=record.known)
-        weakref.finalize(self, self._hands.stop)
-        self.listen(self._hands)
-        self._hands.start()
+        hands = record.reach_out()
+        weakref.finalize(self, hands.stop)
+        self.listen(hands)
 
     def _copies(self) -> Files:
         """What a checkpoint holds beside the engine's own state."""
@@ -587,36 +577,14 @@ class Engine:
         from stagegraph.actions.data.exactness import exactness
 
         found = exactness(loader)
-        self._core.write_data(type(loader).__name__, found.label, found.why)
-
-    def _be_told(self, signal: str) -> None:
-        """Go at the next boundary."""
-        self._told = signal
-        self._core.desk.nudge()
+        name = type(loader).__name__
+        self._core.tell("data", loader=name, exactness=found.label, why=found.why)
 
     def _decided(self, structural: bool) -> None:  # noqa: FBT001 - what the core calls
         """A boundary has been decided and has held."""
         self._vitals()
-        if self._record is None or self._record.saving is None:
-            return
-        saving = self._record.saving
-        if self.done:
-            saving.at_boundary("end", wait=True)
-        elif self._told:
-            self._go()
-        elif structural:
-            saving.at_boundary("structure")
-        else:
-            saving.at_boundary(None if self._core.state.spent.step else "start")
-
-    def _go(self) -> None:
-        """Save and leave, if somebody has said so."""
-        if not self._told or self._record is None or self._record.saving is None:
-            return
-        reason, self._told = self._told, ""
-        self._core.write_preempted(reason)
-        self._record.saving.save("preempted", wait=True)
-        raise Preempted(reason)
+        if self._record is not None:
+            self._record.at_boundary(structural=structural)
 
     def _first_optimizer_step(self) -> None:
         """The optimizer steps and nobody has begun: begin, if it is not too late."""
@@ -643,13 +611,17 @@ class Engine:
 
 
 class _FanOut:
-    """A sink that hands every record to all listeners; the first that fails fails all."""
+    """A sink that hands every record to all listeners; the first that fails fails all.
+
+    The journal is the first of the list and told last: it shall not tell of a boundary that did
+    not hold because some other listener failed.
+    """
 
     def __init__(self, listeners: list[Sink]) -> None:
         self._listeners = listeners
 
     def write(self, records: tuple[Record, ...]) -> None:
-        for listener in self._listeners:
+        for listener in reversed(self._listeners):
             listener.write(records)
 
 

@@ -37,7 +37,8 @@ class Preempted(SystemExit):
 def watch_signals(tell: Callable[[str], None]) -> Iterator[None]:
     """Pass SIGTERM and Ctrl-C on, for a while; a second Ctrl-C interrupts at once.
 
-    Only the main thread gets signals; elsewhere nothing is watched.
+    Only the main thread gets signals; elsewhere nothing is watched. A signal that the process
+    ignores, as one in the background ignores Ctrl-C, stays ignored.
 
     Args:
         tell: Called with the signal's name, between any two instructions of the main thread.
@@ -55,7 +56,8 @@ def watch_signals(tell: Callable[[str], None]) -> Iterator[None]:
         tell(name)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, told)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, told)
     try:
         yield
     finally:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -14,6 +15,7 @@ from stagegraph.engine.core import Core
 from stagegraph.engine.editing import Edit, edit_saved, graph_of
 from stagegraph.engine.ports import Record
 from stagegraph.engine.replay import Outside, known_ids, outside
+from stagegraph.engine.weakly import weakly
 from stagegraph.errors import RunFolderError, SnapshotError
 from stagegraph.graph.compile import compile_graph
 from stagegraph.runs.environment import differences as changes
@@ -26,6 +28,8 @@ from stagegraph.schema.differences import differences
 from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
+from stagegraph.session.hands import Hands
+from stagegraph.session.preemption import Preempted, watch_signals
 from stagegraph.session.saving import ENGINE_FILE, Files, Saving
 from stagegraph.version import __version__
 
@@ -85,8 +89,12 @@ class Recording:
         self.saving: Saving | None = None
         self.holds_earlier = folder.is_used
         """Whether the folder holds a run that has not been taken up yet."""
-        self.known: frozenset[str] = frozenset()
-        """Ids of all messages that the journal tells of."""
+        self.hands: Hands | None = None
+        self._known: frozenset[str] = frozenset()
+        self._told: str | None = None
+        core.beginning = weakly(self.require_taken_up)
+        core.desk.checkpoint = weakly(self.save_now)
+        core.desk.nudged = weakly(self._go)
         if not self.holds_earlier:
             self._begin(folder.create(graph))
 
@@ -128,6 +136,62 @@ class Recording:
                 "anything else to go on with it, or choose another folder"
             )
 
+    def reach_out(self) -> Hands:
+        """Let the run be reached from outside; to be called once it has been taken up."""
+        self.hands = Hands(self.folder.path, self._core, known=self._known)
+        self.hands.start()
+        return self.hands
+
+    # At boundaries
+
+    def at_boundary(self, *, structural: bool) -> None:
+        """A boundary has been decided and has held: save if it is time, and go if told to.
+
+        Args:
+            structural: Whether the model's structure has changed.
+
+        Raises:
+            Preempted: The process was told to go; all is saved.
+            RunFolderError: Several checkpoints in a row could not be written.
+            UnsupportedError: Something cannot be kept in a checkpoint.
+        """
+        if self.saving is None:
+            return
+        if self._core.done:
+            self.saving.at_boundary("end", wait=True)
+            return
+        self._go()
+        begun = self._core.state.spent.step > 0
+        why = "structure" if structural else None if begun else "start"
+        self.saving.at_boundary(why)
+
+    @contextmanager
+    def preemptible(self) -> Iterator[None]:
+        """Inside, SIGTERM and Ctrl-C are wishes to go at the next boundary."""
+        if self._told is not None:
+            yield
+            return
+        self._told = ""
+        try:
+            with watch_signals(self.be_told):
+                yield
+        finally:
+            self._told = None
+
+    def be_told(self, signal: str) -> None:
+        """Go at the next boundary."""
+        self._told = signal
+        self._core.desk.nudge()
+
+    def _go(self) -> None:
+        """Save and leave, if somebody has said so."""
+        if not self._told or self.saving is None:
+            return
+        reason, self._told = self._told, ""
+        self._core.tell("preempted", reason=reason)
+        self.saving.save("preempted", wait=True)
+        raise Preempted(reason)
+
     # Going on
 
     def find(self) -> Found:
@@ -151,7 +215,7 @@ class Recording:
     def _find(self, journal: Journal) -> Found:
         self._begin(journal)
         assert self.saving is not None
-        self.known = known_ids([line.record for line in read_raw(self.folder.journal).lines])
+        self._known = known_ids([line.record for line in read_raw(self.folder.journal).lines])
         generation, passed = self.saving.store.newest()
         self._passed, self._generation = passed, generation
         if generation is None:
@@ -264,6 +328,8 @@ class Recording:
             RunFolderError: What was being written could not be.
         """
         try:
+            if self.hands is not None:
+                self.hands.close()
             if self.saving is not None and self.journal is not None:
                 self.saving.settle()
         finally:

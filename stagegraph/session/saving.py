@@ -37,6 +37,7 @@ class _Writing:
     thread: Thread | None
     why: str
     generation: Generation | None = None
+    unremoved: tuple[str, ...] = ()
     error: Exception | None = None
 
 
@@ -133,11 +134,13 @@ class Saving:
         metrics = {self._best[0]: value} if self._best and improved and value is not None else {}
         mark, state = self._journal.mark, core.state
         writing = _Writing(None, why)
+        # The thread holds no engine: what fails keeps its frame alive, and all that is in it.
+        journal, store = self._journal, self._store
 
         def write() -> None:
             try:
-                self._journal.sync()
-                writing.generation = self._store.save(
+                journal.sync()
+                writing.generation = store.save(
                     files,
                     step=state.clock.step,
                     boundary=state.spent.step,
@@ -146,6 +149,7 @@ class Saving:
                     journal=mark,
                     about={"stages": state.stages, "progress": state.clock.to_json()},
                 )
+                writing.unremoved = self._store.unremoved
             except Exception as error:  # noqa: BLE001 - told by the thread that trains
                 writing.error = error
 
@@ -181,9 +185,15 @@ class Saving:
             self._failures = 0
             self.last = writing.generation.number
             number, at = writing.generation.number, writing.generation.step
+            left = {"unremoved": list(writing.unremoved)} if writing.unremoved else {}
             state = self._core.state
-            told = record("checkpoint", state, number=number, of_step=at, why=writing.why)
+            told = record("checkpoint", state, number=number, of_step=at, why=writing.why, **left)
             self._write((told,))
+            if left:
+                warnings.warn(
+                    f"older checkpoints could not be removed: {'; '.join(writing.unremoved)}",
+                    stacklevel=2,
+                )
 
     def _failed(self, why: str, error: Exception) -> None:
         self._failures += 1

@@ -259,7 +259,8 @@ class _Engine(Engine):
     def step(self, **arguments: Any) -> None:
         """As the engine's own; then the run is looked at."""
         if not self.done and self._observer.wants_to_go(self.updates + 1):
-            self._be_told("SIGTERM")
+            assert self._record is not None
+            self._record.be_told("SIGTERM")
         super().step(**arguments)
         self._after()
 

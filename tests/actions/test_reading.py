@@ -96,7 +96,7 @@ def test_the_graph_of_a_loss_is_not_kept():
     engine.step()
     loss = nn.Linear(3, 1)(torch.ones(3)).sum()
     engine.step(loss=loss)
-    waiting = engine._core._arrivals._waiting
+    waiting = engine._core._arrivals.waiting
     assert [arrival.unread.value.requires_grad for arrival in waiting] == [False]
     with torch.no_grad():
         loss.fill_(99.0)

@@ -169,3 +169,26 @@ def test_value_that_turns_out_to_be_no_number_is_named_and_dropped():
     assert run.step().moves == [(3, "main:a.transitions[0]")]
     assert run.core.state.metrics["acc"].value == 0.5
     assert run.core.state.metrics["loss"].value is None
+
+
+CANNOT_BE_READ = """
+metrics: {m: {goal: minimize}}
+initial: a
+stages: {a: {kind: train, transitions: [{target: b, when: 'WHEN'}]}, b: {kind: final}}
+"""
+
+
+@pytest.mark.parametrize("when", ["m < 1", "step > 3 and m < 1"])
+def test_value_that_cannot_be_read_is_named_and_dropped_and_the_run_goes_on(when):
+    class Lost(OnDevice):
+        def clone(self):
+            return self
+
+        def item(self):
+            raise RuntimeError("the device is gone")
+
+    run = Run(CANNOT_BE_READ.replace("WHEN", when))
+    with pytest.raises(MetricError, match="metric 'm' cannot be read: RuntimeError: the device is"):
+        run.step(4, m=Lost(0.5))
+    run.step(3, m=OnDevice(2.0)).step(m=OnDevice(0.5))
+    assert run.stage == "b"

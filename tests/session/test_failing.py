@@ -6,6 +6,9 @@ from torch import nn
 
 import stagegraph as sg
 from stagegraph.actions import growing
+from stagegraph.engine import core
+from stagegraph.engine.machine import Machines
+from stagegraph.runs.journal import read_journal
 from tests.session.training import Net, Training
 
 GROW = """
@@ -199,6 +202,59 @@ def test_a_listener_that_fails_at_a_growth_leaves_the_old_model():
         training.engine.step()
     assert everything(training) == before
     assert training.stage == "train"
+
+
+def test_what_a_failing_listener_undid_is_not_in_the_journal(tmp_path):
+    training = Training(PLAIN, run=tmp_path / "a")
+    training.engine.resume()
+    training.go(3)
+    training.update()
+
+    class Full:
+        def write(self, records):
+            if any(record["type"] == "growth" for record in records):
+                raise sg.RunFolderError("no space left")
+
+    training.engine.listen(Full())
+    with pytest.raises(sg.RunFolderError, match="no space left"):
+        training.engine.step()
+    training.engine.close()
+    records = read_journal(tmp_path / "a" / "journal.jsonl")
+    assert not [r for r in records if r["type"] in ("move", "growth") and r["step"]]
+
+
+def test_an_interrupt_after_all_has_been_done_undoes_nothing(monkeypatch):
+    training = Training(PLAIN).go(3)
+    training.update()
+
+    def interrupted(self, move):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Machines, "move", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            training.engine.step()
+    assert (training.stage, len(training.model.blocks)) == ("consolidate", 3)
+    training.go()
+    assert training.engine.done and len(training.model.blocks) == 3
+
+
+def test_an_interrupt_while_an_update_is_counted_loses_none(monkeypatch):
+    training = Training(PLAIN).go(3)
+    training.update()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(core, "absorb", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            training.engine.step()
+    assert training.engine.progress.step == 4
+    training.engine.finish()
+    training.update()
+    training.engine.step()
+    assert training.engine.progress.step == 5
 
 
 def test_an_initial_action_that_fails_is_raised_and_can_be_tried_again(monkeypatch):

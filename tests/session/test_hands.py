@@ -130,6 +130,14 @@ def test_a_stopped_run_answers_what_comes_after_its_end(engine):
     assert presence(status).words == "the run has ended (stopped)"
 
 
+def test_a_stopped_run_that_is_gone_on_with_is_over(engine):
+    ask(engine, "stop")
+    engine.close()
+    with sg.Engine(sg.load(GRAPH), run=folder(engine)) as again:
+        assert again.resume()
+        assert again.done and again.ended == "stopped"
+
+
 def test_a_message_that_no_boundary_took_stays_for_the_run_that_goes_on(engine):
     own = post(folder(engine), command("hold"))
     engine.close()
@@ -158,21 +166,21 @@ def test_values_that_json_does_not_know_are_told_in_words(engine):
 
 
 def test_the_thread_ends_with_the_engine(engine):
-    thread = engine._hands._thread
-    assert engine._hands.alive and thread.daemon
+    thread = engine._record.hands._thread
+    assert engine._record.hands.alive and thread.daemon
     engine.close()
-    assert not thread.is_alive() and not engine._hands.alive
+    assert not thread.is_alive() and not engine._record.hands.alive
 
 
 def test_the_thread_ends_with_the_run(engine):
     ask(engine, "stop")
-    until(lambda: not engine._hands._thread.is_alive())
+    until(lambda: not engine._record.hands._thread.is_alive())
 
 
 def test_an_engine_that_nobody_holds_is_not_kept_alive(tmp_path):
     engine = sg.Engine(sg.load(GRAPH), run=tmp_path / "a")
     engine.start()
-    core, thread = weakref.ref(engine._core), engine._hands._thread
+    core, thread = weakref.ref(engine._core), engine._record.hands._thread
     del engine
     until(lambda: core() is None)
     until(lambda: not thread.is_alive())
@@ -182,7 +190,7 @@ def test_an_engine_without_a_folder_has_no_thread():
     before = threading.active_count()
     engine = sg.Engine(sg.load(GRAPH))
     engine.start()
-    assert threading.active_count() == before and engine._hands is None
+    assert threading.active_count() == before and engine._record is None
 
 
 def test_trouble_ends_neither_the_run_nor_the_hands(engine, monkeypatch):
@@ -190,7 +198,7 @@ def test_trouble_ends_neither_the_run_nor_the_hands(engine, monkeypatch):
         raise ValueError("unexpected")
 
     monkeypatch.setattr(module, "status_of", fail)
-    until(lambda: engine._hands.trouble == "ValueError: unexpected")
+    until(lambda: engine._record.hands.trouble == "ValueError: unexpected")
     monkeypatch.undo()
     assert ask(engine, "hold").status == "taken"
     until(lambda: read_status(folder(engine))["trouble"] == "ValueError: unexpected")
@@ -200,7 +208,7 @@ def test_trouble_ends_neither_the_run_nor_the_hands(engine, monkeypatch):
 def test_a_folder_that_is_gone_ends_nothing(engine, tmp_path):
     engine._record.saving.settle()
     (tmp_path / "a").rename(tmp_path / "b")
-    until(lambda: engine._hands.trouble is not None)
+    until(lambda: engine._record.hands.trouble is not None)
     assert not (tmp_path / "a").exists(), "it is not made again"
     (tmp_path / "b").rename(tmp_path / "a")
     assert ask(engine, "hold").status == "taken"
@@ -216,10 +224,10 @@ def test_a_damaged_message_does_not_stop_the_run(engine):
 def test_messages_that_the_journal_knows_are_not_taken(tmp_path):
     engine = sg.Engine(sg.load(GRAPH), run=tmp_path / "a")
     own = post(tmp_path / "a", command("stop"))
-    engine._hands.know([own])
+    engine._record.hands.know([own])
     for _ in range(3):
         engine.step(loss=1.0)
-    engine._hands._once(engine._core)
+    engine._record.hands._once(engine._core)
     engine.step(loss=1.0)
     if "journal tells" in (read_answer(tmp_path / "a", own) or ask(engine, "stop")).text:
         assert not engine.done
@@ -230,7 +238,7 @@ def test_messages_that_the_journal_knows_are_not_taken(tmp_path):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_process_leaves_the_inbox_to_its_parent(engine):
     own = post(folder(engine), command("hold"))
-    hands = engine._hands
+    hands = engine._record.hands
     read, write = os.pipe()
     child = os.fork()
     if child == 0:

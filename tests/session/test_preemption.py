@@ -24,6 +24,14 @@ def running(folder, **more):
     return run
 
 
+@pytest.fixture(autouse=True)
+def in_the_foreground():
+    """As a process of its own would have them; one in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     run = running(tmp_path_factory.mktemp("whole") / "a").go()
@@ -101,6 +109,15 @@ def test_without_a_folder_signals_do_what_they_always_do():
     before = signal.getsignal(signal.SIGTERM)
     with Training(EVERY_STAGE).engine.preemptible():
         assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    run = running(tmp_path / "a")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with run.engine.preemptible():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    run.engine.close()
 
 
 def test_in_another_thread_nothing_is_watched(tmp_path):

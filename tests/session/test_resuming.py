@@ -466,3 +466,28 @@ def test_epochs_of_an_engine_without_a_model_go_on(tmp_path):
     assert list(seen(18)) == [(1, b) for b in range(3, 8)] + [(2, 0), (2, 1)]
     assert list(seen(24)) == [(2, b) for b in range(2, 8)]
     assert list(seen(25)) == [(3, 0)]
+
+
+def test_an_engine_without_a_model_does_not_begin_in_a_used_folder_either(tmp_path):
+    drive(on_numbers(tmp_path / "a"), 12).close()
+    before = (tmp_path / "a" / "journal.jsonl").read_bytes()
+    engine = on_numbers(tmp_path / "a")
+    for act in (engine.step, engine.observe, engine.start):
+        with pytest.raises(sg.RunFolderError, match=r"call engine.resume\(\) before anything else"):
+            act()
+    assert (tmp_path / "a" / "journal.jsonl").read_bytes() == before
+    engine.close()
+
+
+def test_checkpoints_that_cannot_be_removed_are_told_of(tmp_path, monkeypatch):
+    retain = CheckpointStore._retain
+
+    def fail(store):
+        retain(store)
+        store.unremoved = ("gen-1 is held open",)
+
+    monkeypatch.setattr(CheckpointStore, "_retain", fail)
+    with pytest.warns(UserWarning, match="older checkpoints could not be removed: gen-1 is held"):
+        training(tmp_path / "a").go(8).engine.close()
+    records = [r for r in RunFolder(tmp_path / "a").records() if r["type"] == "checkpoint"]
+    assert [r["unremoved"] for r in records] == [["gen-1 is held open"]] * 2

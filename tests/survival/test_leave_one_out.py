@@ -223,11 +223,15 @@ PARTS = {
     "weights that are not trained": of_tensors(lambda model, now, b: model.update(not_trained=[])),
     "lineage": of_actor("lineage", []),
     "lasting learning-rate factor": of_actor("lasting_lr_factor", 1.0),
-    "flags of what is frozen": of_actor("frozen", {}),
     "epochs' reading": lambda engine, _: engine.update(reading="0"),
 }
-DERIVED = {"alphas of the gates": of_actor("alphas", {}), "facts": of_engine("facts")}
-"""What the rest says too: the engine's own state sets the gates, the model tells its facts."""
+DERIVED = {
+    "alphas of the gates": of_actor("alphas", {}),
+    "flags of what is frozen": of_actor("frozen", {}),
+    "facts": of_engine("facts"),
+}
+"""What the rest says too: the engine's own state sets the gates, the checkpoint has the flags of
+all weights, the model tells its facts."""
 
 IDLE = {"errors", "events", "blocked", "ended", "teachers", "commands"}
 """Of the engine's state: what this run never uses."""

@@ -36,7 +36,7 @@ def state_of(standing: Standing) -> dict[str, Any]:
     untrained = [
         standing.lineage.stable(name)
         for name, parameter in standing.model.named_parameters()
-        if not parameter.requires_grad
+        if not standing.freezing.original(parameter)
     ]
     return {
         "version": VERSION,
@@ -80,7 +80,8 @@ def load_state(standing: Standing, state: Any) -> None:
     for name, module in standing.model.named_modules():
         module.training = standing.lineage.stable(name) not in resting
     for name, parameter in standing.model.named_parameters():
-        parameter.requires_grad_(standing.lineage.stable(name) not in untrained)
+        trained = standing.lineage.stable(name) not in untrained
+        standing.freezing.be_originally(parameter, trained=trained)
     restore(
         now,
         standing.model,
