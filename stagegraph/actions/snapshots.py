@@ -17,6 +17,14 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.module_state import (
+    buffers_of,
+    extra_states,
+    lasting,
+    passing_buffers,
+    put_buffers,
+    put_extra_states,
+)
 from stagegraph.actions.optimizing.optimizers import foreign_parameters
 from stagegraph.actions.randomness import RandomState
 from stagegraph.errors import SnapshotError
@@ -38,6 +46,9 @@ class Snapshot:
         alphas: Alpha per block that had a gate.
         random: The random numbers.
         attributes: What attributes that were held said, by path.
+        passing: The ids of buffers that modules do not keep in their state dict.
+        extra: What modules keep by ``get_extra_state``, by stable id.
+        beside: Per optimizer: what its state dict has beside state and groups.
     """
 
     lineage: Lineage
@@ -49,6 +60,9 @@ class Snapshot:
     alphas: Mapping[str, float]
     random: RandomState
     attributes: Mapping[str, str | None] = field(default_factory=dict)
+    passing: Sequence[str] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    beside: Sequence[Mapping[str, Any]] = ()
 
     def pack(self) -> dict[str, Any]:
         """The same in plain containers and tensors, for ``torch.save``."""
@@ -62,6 +76,9 @@ class Snapshot:
             "alphas": dict(self.alphas),
             "random": self.random.pack(),
             "attributes": dict(self.attributes),
+            "passing": list(self.passing),
+            "extra": dict(self.extra),
+            "beside": [dict(one) for one in self.beside],
         }
 
     @classmethod
@@ -82,6 +99,9 @@ class Snapshot:
                 alphas=packed["alphas"],
                 random=RandomState.unpack(packed["random"]),
                 attributes=packed["attributes"],
+                passing=tuple(packed["passing"]),
+                extra=packed["extra"],
+                beside=packed["beside"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"this snapshot cannot be read: {error!r}") from error
@@ -96,10 +116,6 @@ def stable_parameters(
         for index, parameter in enumerate(foreign_parameters(model, optimizer)):
             named[f"optimizer{place}:{index}"] = parameter
     return named
-
-
-def _buffers(model: nn.Module, lineage: Lineage) -> dict[str, Tensor]:
-    return {lineage.stable(name): buffer for name, buffer in model.named_buffers()}
 
 
 def _cloned(value: Any) -> Any:
@@ -133,7 +149,7 @@ def take(
     return Snapshot(
         lineage=Lineage(lineage.changes),
         parameters={key: copied(parameter.detach()) for key, parameter in parameters.items()},
-        buffers={key: copied(b.detach()) for key, b in _buffers(model, lineage).items()},
+        buffers={key: copied(b.detach()) for key, b in buffers_of(model, lineage).items()},
         groups=[list(_groups(optimizer, ids, copied)) for optimizer in optimizers],
         state=[
             {ids[id(p)]: {k: copied(v) for k, v in entry.items()} for p, entry in o.state.items()}
@@ -143,7 +159,18 @@ def take(
         alphas=dict(alphas),
         random=RandomState.capture(),
         attributes=dict(attributes),
+        passing=passing_buffers(model, lineage),
+        extra=extra_states(model, lineage, copied=copied),
+        beside=[_beside(optimizer, copied) for optimizer in optimizers],
     )
+
+
+def _beside(optimizer: Optimizer, copied: Callable[[Any], Any]) -> dict[str, Any]:
+    """What an optimizer of one's own keeps in its state dict beside what all optimizers do."""
+    if type(optimizer).state_dict is Optimizer.state_dict:
+        return {}
+    whole = optimizer.state_dict()
+    return {key: copied(one) for key, one in whole.items() if key not in ("state", "param_groups")}
 
 
 def _groups(
@@ -175,15 +202,17 @@ def restore(
         SnapshotError: Model or optimizers hold other parameters than then.
     """
     parameters = stable_parameters(model, optimizers, snapshot.lineage)
-    buffers = _buffers(model, snapshot.lineage)
     _check_same("parameter", snapshot.parameters, parameters)
-    _check_same("buffer", snapshot.buffers, buffers)
+    _check_same("buffer", *lasting(snapshot.buffers, snapshot.passing, model, snapshot.lineage))
     with torch.no_grad():
         for key, content in snapshot.parameters.items():
             parameters[key].copy_(content)
             parameters[key].grad = None
-        for key, content in snapshot.buffers.items():
-            buffers[key].copy_(content)
+    put_buffers(snapshot.buffers, snapshot.passing, model, snapshot.lineage)
+    put_extra_states(snapshot.extra, model, snapshot.lineage)
+    for optimizer, beside in zip(optimizers, snapshot.beside, strict=True):
+        if beside:  # state and groups, which this may round or make anew, come after
+            optimizer.load_state_dict({**optimizer.state_dict(), **copy.deepcopy(dict(beside))})
     for optimizer, groups, state in zip(optimizers, snapshot.groups, snapshot.state, strict=True):
         _restore_groups(optimizer, groups, parameters)
         optimizer.state.clear()
@@ -195,10 +224,16 @@ def restore(
 
 
 def _moved(value: Any, like: Tensor) -> Any:
-    """A copy; a snapshot that was read from disk comes back to its parameter's device."""
-    if isinstance(value, Tensor) and value.dim() and value.device != like.device:
-        return value.detach().to(like.device)
-    return _cloned(value)
+    """A copy on its parameter's device, and with its layout in memory.
+
+    A file keeps no layout, and fused optimizers take elements as they lie: moments that lie in
+    another order than their parameter's would belong to other elements.
+    """
+    if not isinstance(value, Tensor) or not value.dim():
+        return _cloned(value)
+    if type(value) is Tensor and type(like.data) is Tensor and value.shape == like.shape:
+        return torch.empty_like(like.data, dtype=value.dtype).copy_(value.detach())
+    return value.detach().to(like.device, copy=True)
 
 
 def _check_same(what: str, kept: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
@@ -215,6 +250,11 @@ def _check_same(what: str, kept: Mapping[str, Tensor], now: Mapping[str, Tensor]
             raise SnapshotError(
                 f"{what} {key!r} had shape {tuple(tensor.shape)} in the snapshot and has "
                 f"{tuple(now[key].shape)} now"
+            )
+        if tensor.dtype != now[key].dtype:
+            raise SnapshotError(
+                f"{what} {key!r} was of {tensor.dtype} in the snapshot and is of {now[key].dtype} "
+                "now, where it would be rounded; give the model the type it had"
             )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger("stagegraph")
 
 POSITION_FILE = "position.json"
 """The file of a checkpoint without a model that says how many batches were used."""
@@ -152,6 +156,7 @@ class Engine:
             # One call less at every update; the method below says what it takes.
             self.step = self._core.step  # type: ignore[method-assign]
         self._position = self._make_position(data)
+        self._knows_data = data is not None
         self._closed = self._tell_vitals = False
         self._watch: list[RemovableHandle] = []
         self._record: Recording | None = None
@@ -207,6 +212,7 @@ class Engine:
             return False
         if self._core.started:
             raise StageGraphError("this engine has begun already; call resume() before anything")
+        trained = self._model is not None and self._model.training
         try:
             found = record.find()
             if found.engine is not None:
@@ -218,8 +224,27 @@ class Engine:
             self.close()  # it may stand half at the checkpoint, and must not go on so
             raise
         self._keep_journal(record)
+        self._warn_of_what_is_lost(trained=trained)
         self.start()
         return found.engine is not None
+
+    def _warn_of_what_is_lost(self, *, trained: bool) -> None:
+        """Say what a checkpoint could not know, and a script may have to see to itself."""
+        if self._model is None or not self._core.progress.step:
+            return
+        if not self._knows_data and not self._position.is_known:
+            # No warning: batches may be a function of the step, and then all is well.
+            _LOG.warning(
+                "the checkpoint does not know which batches were used: the loop did not go over "
+                "engine.epochs(loader), and Engine(data=...) was not given; the data begins where "
+                "this script begins it"
+            )
+        if trained and not self._model.training:
+            warnings.warn(
+                "the checkpoint was made while the model was in eval mode, and so it is again; if "
+                "the script calls model.train() after engine.observe(), let it do so before",
+                stacklevel=3,
+            )
 
     def _load(self, files: Mapping[str, bytes]) -> Any:
         if self._torch is not None:
@@ -241,7 +266,7 @@ class Engine:
         self._tell_exactness(loader)
         with self.preemptible():
             while not self.done:
-                index = int(self._core.progress.epoch)
+                index = self._position.coming(int(self._core.progress.epoch))
                 yield Epoch(index, loader, self._core, self._position)
             self.finish()
 

@@ -20,6 +20,17 @@ class Position(Protocol):
 
     batches: int
     """How many batches of the present pass were handed out."""
+    ended: bool
+    """Whether the present pass is over, and its loop left."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any pass was begun."""
+        ...
+
+    def coming(self, counted: int) -> int:
+        """Which pass comes: the one that is gone on with, or else the one that was counted."""
+        ...
 
     def state(self) -> Any:
         """The position, for a checkpoint."""
@@ -41,30 +52,49 @@ class Count:
 
     def __init__(self) -> None:
         self.batches = 0
+        self.ended = False
+        self._index = 0
         self._start = Fraction(0)
         self._resumed = 0
 
+    @property
+    def is_known(self) -> bool:
+        """Whether any pass was begun."""
+        return self.batches > 0
+
+    def coming(self, counted: int) -> int:
+        """Which pass comes."""
+        return self._index if self._resumed else counted
+
     def state(self) -> Any:
         """The position as JSON data."""
-        return {"batches": self.batches, "start": str(self._start)}
+        return {
+            "index": self._index,
+            "batches": self.batches,
+            "start": str(self._start),
+            "ended": self.ended,
+        }
 
     def load(self, state: Any) -> None:
         """The inverse of :meth:`state`."""
         try:
-            self._resumed, self._start = int(state["batches"]), Fraction(state["start"])
+            self.batches, self._start = int(state["batches"]), Fraction(state["start"])
+            self._index, self.ended = int(state["index"]), bool(state["ended"])
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise SnapshotError("the checkpoint's position in the data cannot be read") from error
-        self.batches = self._resumed
+        self._resumed = 0 if self.ended else self.batches
 
     def enter(
         self, index: int, loader: Any, start: Fraction
     ) -> tuple[Iterator[Any], int, Fraction]:
         """Begin a pass, or go on with the one that was resumed."""
         used, self._resumed = self._resumed, 0
-        size = _length(loader)
-        if not used or used == size:
-            self.batches, self._start = 0, start
+        self.ended = False
+        if not used:
+            self._index, self.batches, self._start = index, 0, start
             return iter(loader), 0, start
+        if used == _length(loader):
+            return iter(()), used, self._start
         return itertools.islice(iter(loader), used, None), used, self._start
 
 
@@ -107,6 +137,7 @@ class Epoch(Generic[T]):
             if size:
                 core.meter.coming = start + Fraction(min(number, size), size)
             yield batch
+        position.ended = True
         if not number:
             raise ProgressError(
                 f"pass {self.index} over the loader gave no batch; if it is an iterator that can "

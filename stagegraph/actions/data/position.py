@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,11 @@ __all__ = ["Position"]
 
 _LOG = logging.getLogger("stagegraph")
 
+_KEYS = {
+    *("index", "start", "batches", "ended", "warm"),
+    *("began", "generators", "drawn", "shape", "loader"),
+}
+
 SIGN_AFTER = 2.0
 """Seconds of fetching after which somebody should be told."""
 
@@ -32,6 +38,7 @@ class Position:
 
     Attributes:
         batches: How many batches of the present pass were handed out.
+        ended: Whether the present pass is over, and its loop left.
     """
 
     def __init__(self, kept: object = None) -> None:
@@ -39,10 +46,22 @@ class Position:
         self._index = 0
         self._start = Fraction(0)
         self.batches = 0
+        self.ended = False
+        self._warm = False
         self._loader: Any = None
         self._began: RandomState | None = None
         self._generators: list[torch.Tensor] = []
         self._waiting: Mapping[str, Any] | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any pass was begun."""
+        return self._loader is not None or (self._waiting or {}).get("shape") is not None
+
+    def coming(self, counted: int) -> int:
+        """Which pass comes: the one that is gone on with, or else the one that was counted."""
+        state = self._waiting
+        return counted if state is None or not _goes_on(state) else int(state["index"])
 
     def state(self) -> dict[str, Any]:
         """The position in containers and tensors; they may change when training goes on."""
@@ -54,6 +73,8 @@ class Position:
             "index": self._index,
             "start": self._start,
             "batches": self.batches,
+            "ended": self.ended,
+            "warm": self._warm,
             "began": None if self._began is None else self._began.pack(),
             "generators": list(self._generators),
             "drawn": [one.get_state() for one in _generators(loader)],
@@ -67,8 +88,7 @@ class Position:
         Raises:
             SnapshotError: It is no position.
         """
-        keys = {"index", "start", "batches", "began", "generators", "drawn", "shape", "loader"}
-        if not isinstance(state, Mapping) or set(state) != keys:
+        if not isinstance(state, Mapping) or set(state) != _KEYS:
             raise SnapshotError("the checkpoint's position in the data cannot be read")
         self._waiting = state
 
@@ -99,43 +119,41 @@ class Position:
             )
         if state is not None and isinstance(loader, Stateful) and state["loader"] is not None:
             loader.load_state_dict(state["loader"])
-        self._loader = loader
-        if state is not None and state["batches"] and not self._is_over(state, loader):
+        self._loader, self.ended = loader, False
+        if state is not None and _goes_on(state):
             return self._go_on(state, loader, sampler)
         if state is not None:
+            if state["ended"]:
+                _start_workers(loader)
             _set(_generators(loader), state["drawn"])
         if isinstance(sampler, SeededSampler):
             sampler.set_epoch(index)
         self._index, self._start, self.batches = index, start, 0
-        self._began = RandomState.capture()
+        self._began, self._warm = RandomState.capture(), _has_workers(loader)
         self._generators = [one.get_state() for one in _generators(loader)]
         return iter(loader), 0, start
-
-    def _is_over(self, state: Mapping[str, Any], loader: Any) -> bool:
-        """Whether the last batch of the pass had been used."""
-        if state["batches"] != _shape(loader)["batches"]:
-            return False
-        if _keeps_position(loader):
-            with preserved_randomness():
-                for _ in loader:  # it takes the end of its pass once more
-                    raise SnapshotError(
-                        f"the {type(loader).__name__} goes on with a pass that was over"
-                    )
-        return True
 
     def _go_on(
         self, state: Mapping[str, Any], loader: Any, sampler: Any
     ) -> tuple[Iterator[Any], int, Fraction]:
-        self._index, self._start = state["index"], state["start"]
+        """The rest of a pass; nothing if all was used, so that what follows a pass still does."""
+        self._index, self._start, self._warm = state["index"], state["start"], state["warm"]
         used = self.batches = state["batches"]
+        whole = used == _shape(loader)["batches"]
         self._began = None if state["began"] is None else RandomState.unpack(state["began"])
         self._generators = list(state["generators"])
         now = RandomState.capture()
         try:
+            if self._warm or whole:
+                _start_workers(loader)
             if self._began is not None:
                 self._began.restore()
             if _keeps_position(loader):
-                batches: Iterator[Any] = iter(loader)
+                batches: Iterator[Any] = _nothing(loader) if whole else iter(loader)
+            elif whole:
+                batches = iter(())
+                _set(_generators(loader), self._generators)
+                self._draw_to_the_end(used, loader)
             else:
                 _set(_generators(loader), self._generators)
                 batches = self._past(used, loader, sampler)
@@ -143,6 +161,17 @@ class Position:
         finally:
             now.restore()
         return batches, used, self._start
+
+    def _draw_to_the_end(self, used: int, loader: Any) -> None:
+        """Draw what a pass draws from generators of the loader's own, its end included."""
+        if not _generators(loader):
+            return
+        if not self._warm:
+            # A loader's iterator draws its workers' seed before anything else.
+            torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+        order = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        for _ in itertools.islice(order, used + 1):
+            pass
 
     def _past(self, used: int, loader: Any, sampler: Any) -> Iterator[Any]:
         """The batches after those that were used."""
@@ -163,6 +192,34 @@ class Position:
                 told = time.monotonic()
                 _LOG.warning("going to batch %d of the pass: %d fetched again", used, number + 1)
         return batches
+
+
+def _goes_on(state: Mapping[str, Any]) -> bool:
+    """Whether a pass had been begun, and its loop not left."""
+    return bool(state["batches"]) and not state["ended"]
+
+
+def _nothing(loader: Any) -> Iterator[Any]:
+    """Nothing, after the loader has taken the end of its pass once more."""
+    for _ in loader:
+        raise SnapshotError(f"the {type(loader).__name__} goes on with a pass that was over")
+    return iter(())
+
+
+def _has_workers(loader: Any) -> bool:
+    """Whether workers of an earlier pass are there to be used again."""
+    return bool(getattr(loader, "persistent_workers", False)) and loader._iterator is not None  # noqa: SLF001 - torch says it nowhere else
+
+
+def _start_workers(loader: Any) -> None:
+    """Start workers that stay, as they had been, so that this pass draws no seed for them."""
+    if not isinstance(loader, DataLoader) or isinstance(loader, Stateful):
+        return
+    if loader.persistent_workers and not _has_workers(loader):
+        before = [one.get_state() for one in _generators(loader)]
+        with preserved_randomness():
+            iter(loader)
+        _set(_generators(loader), before)
 
 
 def _generators(loader: Any) -> list[torch.Generator]:

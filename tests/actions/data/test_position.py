@@ -23,6 +23,7 @@ from stagegraph.actions.keeping.checkpoint import read_checkpoint, take_checkpoi
 from tests.actions.keeping.test_checkpoint import contents
 
 ITEMS = TensorDataset(torch.arange(23))
+EVEN = TensorDataset(torch.arange(24))
 
 
 class Noisy(Dataset):
@@ -47,6 +48,27 @@ LOADERS = {
     "shuffled, with a generator": lambda: DataLoader(
         ITEMS, 4, shuffle=True, generator=torch.Generator().manual_seed(5)
     ),
+    "shuffled, with a generator, all batches whole": lambda: DataLoader(
+        EVEN, 4, shuffle=True, generator=torch.Generator().manual_seed(5)
+    ),
+    "shuffled, workers that stay": lambda: DataLoader(
+        ITEMS, 4, shuffle=True, num_workers=2, persistent_workers=True
+    ),
+    "workers that stay, with a generator": lambda: DataLoader(
+        EVEN,
+        4,
+        shuffle=True,
+        num_workers=2,
+        persistent_workers=True,
+        generator=torch.Generator().manual_seed(5),
+    ),
+    "seeded, workers that stay": lambda: DataLoader(
+        ITEMS,
+        4,
+        sampler=sg.SeededSampler(ITEMS, seed=1),
+        num_workers=2,
+        persistent_workers=True,
+    ),
     "with replacement": lambda: DataLoader(ITEMS, 4, sampler=RandomSampler(ITEMS, True, 70)),
     "weighted": lambda: DataLoader(ITEMS, 4, sampler=WeightedRandomSampler(range(1, 24), 23)),
     "batches of a sampler": lambda: DataLoader(
@@ -70,6 +92,7 @@ def passes(loader, position, count):
         for batch in batches:
             used = position.batches = used + 1
             yield index, numbers(batch)
+        position.ended = True
 
 
 def keep(position):
@@ -90,14 +113,13 @@ def go_on(files, loader, count):
     torch.manual_seed(99)
     random.seed(99)
     RandomState.unpack(state["random"]).restore()
-    index = state["position"]["index"]
-    used, size = state["position"]["batches"], len(loader)
-    index += used == size
+    index = position.coming(77)
     for number in range(index, count):
         batches, used, _ = position.enter(number, loader, number)
         for batch in batches:
             used = position.batches = used + 1
             yield number, numbers(batch)
+        position.ended = True
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -111,7 +133,7 @@ def test_it_goes_on_where_it_was(name):
         seen.append(one)
         kept.append(keep(position))
     assert len({index for index, _ in seen}) == 3
-    cuts = range(len(kept)) if "workers" not in name else (0, 4, len(kept) // 2)
+    cuts = range(len(kept)) if "workers" not in name else (0, 4, 5, 8, 11)
     for cut in cuts:
         again = list(go_on(kept[cut], LOADERS[name](), 3))
         assert again == seen[cut + 1 :], f"cut after {cut + 1} batches"
