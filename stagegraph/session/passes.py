@@ -29,7 +29,7 @@ class Position(Protocol):
         ...
 
     def coming(self, counted: int) -> int:
-        """Which pass comes: the one that is gone on with, or else the one that was counted."""
+        """Which pass comes: the one that is gone on with, or else the next."""
         ...
 
     def state(self) -> Any:
@@ -63,8 +63,10 @@ class Count:
         return self.batches > 0
 
     def coming(self, counted: int) -> int:
-        """Which pass comes."""
-        return self._index if self._resumed else counted
+        """Which pass comes; one that was left before its end is over too."""
+        if self._resumed:
+            return self._index
+        return max(counted, self._index + 1) if self.batches else counted
 
     def state(self) -> Any:
         """The position as JSON data."""

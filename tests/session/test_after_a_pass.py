@@ -105,3 +105,33 @@ def test_a_run_over_epochs_is_resumed_without_a_warning(tmp_path, recwarn, caplo
     train(tmp_path)
     assert not recwarn
     assert not caplog.text
+
+
+def test_a_pass_that_is_left_early_is_followed_by_the_next_one():
+    items = list(range(20))
+    sampler = sg.SeededSampler(items, seed=2)
+    orders = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler)[:4])
+    model = torch.nn.Linear(1, 1)
+    graph = {
+        "stagegraph": 1,
+        "name": "short passes",
+        "initial": "a",
+        "stages": {
+            "a": {"kind": "train", "duration": "6 steps", "next": "b"},
+            "b": {"kind": "final"},
+        },
+    }
+    engine = sg.Engine(sg.load(graph), model=model)
+    loader = torch.utils.data.DataLoader(items, 2, sampler=sampler)
+    seen = {}
+    for epoch in engine.epochs(loader):
+        for number, batch in enumerate(epoch):
+            seen.setdefault(epoch.index, []).extend(batch.tolist())
+            engine.step()
+            if number == 1:
+                break
+    engine.close()
+    assert seen == dict(enumerate(orders))

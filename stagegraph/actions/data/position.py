@@ -59,9 +59,17 @@ class Position:
         return self._loader is not None or (self._waiting or {}).get("shape") is not None
 
     def coming(self, counted: int) -> int:
-        """Which pass comes: the one that is gone on with, or else the one that was counted."""
+        """Which pass comes: the one that is gone on with, or else the next.
+
+        A pass that was left before its end is over too, though the count of passes lags behind.
+        """
         state = self._waiting
-        return counted if state is None or not _goes_on(state) else int(state["index"])
+        if state is not None and _goes_on(state):
+            return int(state["index"])
+        if self._loader is not None:
+            return max(counted, self._index + 1)
+        known = state is not None and state["shape"] is not None
+        return max(counted, int(state["index"]) + 1) if known and state is not None else counted
 
     def state(self) -> dict[str, Any]:
         """The position in containers and tensors; they may change when training goes on."""
