@@ -149,7 +149,7 @@ class Saving:
                     journal=mark,
                     about={"stages": state.stages, "progress": state.clock.to_json()},
                 )
-                writing.unremoved = self._store.unremoved
+                writing.unremoved = store.unremoved
             except Exception as error:  # noqa: BLE001 - told by the thread that trains
                 writing.error = error
 
