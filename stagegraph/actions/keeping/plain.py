@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stagegraph.engine.state import DAMAGE
 from stagegraph.errors import SnapshotError, UnsupportedError
+from stagegraph.progress import read_fraction
 
 __all__ = ["DTYPES", "pack", "unpack"]
 
@@ -160,7 +162,7 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor], what: str = "the state") ->
         return _unpack(tree, tensors, 0)
     except SnapshotError as error:
         raise SnapshotError(f"{what} cannot be read: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except (*DAMAGE, RuntimeError) as error:  # the last is torch's word for no such device
         raise SnapshotError(f"{what} cannot be read: {error!r}") from error
 
 
@@ -211,6 +213,13 @@ def _dtype(name: Any) -> torch.dtype:
     return DTYPES[name]
 
 
+def _fraction(text: Any) -> Fraction:
+    """A fraction of either sign, without an exponent, which could take all memory."""
+    if isinstance(text, str) and text.startswith("-"):
+        return -read_fraction(text[1:])
+    return read_fraction(text)
+
+
 def _float(text: Any) -> float:
     if text not in ("nan", "inf", "-inf"):
         raise SnapshotError(f"{text!r} is no number that is not finite")
@@ -221,7 +230,7 @@ _READ_VALUES: dict[str, Callable[[Any], Any]] = {
     "float": _float,
     "bytes": lambda text: b64decode(text, validate=True),
     "complex": lambda parts: complex(*parts),
-    "fraction": Fraction,
+    "fraction": _fraction,
     "dtype": _dtype,
     "device": torch.device,
 }
