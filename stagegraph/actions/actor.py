@@ -91,7 +91,7 @@ class TorchActor:
     Args:
         model: The model; it stays the user's, and the same object.
         optimizers: Its optimizer, or several.
-        growths: Per stage that grows (``"region:stage"``), its growths, for the costs.
+        growths: For the costs: growths per stage (``"region:stage"``), or per option of it.
         scheduler: LR scheduler, or several; for snapshots.
         scaler: Gradient scaler; for snapshots.
         ema: Averaged weights; for snapshots, and grown along if an ``AveragedModel``.

@@ -60,7 +60,7 @@ def torch_actor(
     refused = [f"{misfit.place}: {misfit.message}" for misfit in misfits if misfit.refused]
     if refused:
         raise UnsupportedError("\n".join(refused))
-    growths = {key: stage.growths for key, stage in graph.stages.items() if stage.growths}
+    growths = {place: g for s in graph.stages.values() for place, g in s.priced.items()}
     if growths:
         _try_probe(model, companions["probe"])
     actor = TorchActor(model, optimizer, growths, spaces=graph.graph.spaces, **companions)
@@ -97,6 +97,8 @@ def all_actions(graph: CompiledGraph) -> Iterator[PlacedAction]:
     """Every action of a graph, once."""
     for stage in graph.stages.values():
         yield from stage.actions
+        for option in stage.options:
+            yield from option.actions
     for edge in graph.edges.values():
         yield from edge.actions
 
@@ -178,9 +180,11 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
         companions=companions,
         probe=probe,
     )
-    grows = any(stage.growths for stage in graph.stages.values())
+    fixed += _of_trials(graph, companions)
+    grows = any(stage.possible_growths for stage in graph.stages.values())
     pointers = {placed.place: placed.pointer for placed in all_actions(graph)}
     pointers |= {h.place: h.pointer for stage in graph.stages.values() for h in stage.during}
+    pointers |= {key: stage.pointer for key, stage in graph.stages.items()}
     found = [_misfit(problem, pointers, may_come=False) for problem in dict.fromkeys(fixed)]
     found += [_misfit(p, pointers, may_come=p.partition(": ")[0] in later) for p in planned]
     patterns = inspect(model, activities=activities)
@@ -189,16 +193,34 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
     return found + [replace(_misfit(note, pointers, may_come=False), remark=True) for note in noted]
 
 
+def _of_trials(graph: CompiledGraph, companions: Companions) -> list[str]:
+    if companions.data is not None:
+        return []
+    return [
+        f"{key}: a trial returns the data too, so that every option sees the same batches; give "
+        "data=... (something with state_dict and load_state_dict)"
+        for key, stage in graph.stages.items()
+        if stage.kind == "trial"
+    ]
+
+
 def _later_growths(graph: CompiledGraph) -> set[str]:
     """The places of growths that another may come before, and so may bring what they need."""
-    growing = [stage for stage in graph.stages.values() if stage.growths]
+    growing = [stage for stage in graph.stages.values() if stage.possible_growths]
     later: set[str] = set()
     for stage in growing:
-        places = [a.place for a in stage.actions if isinstance(a.action, GrowthAction)]
         first = _reached_ungrown(graph, stage)
         alone = all(other.region == stage.region for other in growing)
-        later |= set(places[1:] if first and alone else places)
+        for number, actions in enumerate(_alternatives(stage)):
+            places = [a.place for a in actions if isinstance(a.action, GrowthAction)]
+            tried_at_once = number == 0 or stage.kind == "trial"
+            later |= set(places[1:] if first and alone and tried_at_once else places)
     return later
+
+
+def _alternatives(stage: CompiledStage) -> list[tuple[PlacedAction, ...]]:
+    """What an entry into a stage may do: its actions with each of its options."""
+    return [(*stage.actions, *option.actions) for option in stage.options] or [stage.actions]
 
 
 def _reached_ungrown(graph: CompiledGraph, wanted: CompiledStage) -> bool:
@@ -213,7 +235,7 @@ def _reached_ungrown(graph: CompiledGraph, wanted: CompiledStage) -> bool:
         seen.add(key)
         if key == wanted.key:
             reached = True
-        elif not stage.growths:
+        elif not stage.possible_growths:
             waiting += [edge.target for edge in stage.ways]
     return reached
 

@@ -248,7 +248,7 @@ class _Draft:
     def _link(self, edge: Edge, source: str, target: str) -> Link:
         region = self.region.name
         if edge.kind == "next":
-            guard = whole = self._when_next(self.region.stages[source])
+            guard = whole = self._when_next(self.region.stages[source], edge)
         else:
             guard, whole = guard_words(edge.guard, region), whole_guard(edge.guard, region)
             guard = f"when {guard}" if edge.guard is not None else guard
@@ -275,11 +275,11 @@ class _Draft:
             self.taken[edge.id, edge.kind],
         )
 
-    def _when_next(self, stage: CompiledStage) -> str:
+    def _when_next(self, stage: CompiledStage, edge: Edge) -> str:
         if stage.instant:
             return "at once"
         if isinstance(stage.spec, Trial):
-            return "with the best option"
+            return "with the best option" if edge == stage.next else "without growth"
         if stage.kind == "warmup":
             return "when its ramps end"
         return f"after {duration_words(stage.duration)}" if stage.duration else "when completed"

@@ -30,7 +30,7 @@ class Outcome:
         moves: Moves, the first entries not among them.
         growths: Growths that hold.
         undone: Growths that were rolled back.
-        returns: Roll-backs.
+        returns: Roll-backs, those between the options of a trial not among them.
         errors: Failed actions.
         stages: Where every region is.
     """
@@ -83,7 +83,7 @@ def outcome_of(history: History) -> Outcome:
         moves=sum(move.kind != "initial" for move in history.moves),
         growths=len(history.growths) - undone,
         undone=undone,
-        returns=len(history.returns),
+        returns=sum("trial" not in back.record for back in history.returns),
         errors=sum(record.get("type") == "error" for record in history.records),
         stages=", ".join(shown(key) for key in (stages or history.current).values()),
     )

@@ -13,23 +13,19 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from stagegraph.engine import trials
 from stagegraph.engine.absorb import Observation, absorb, told_twice
 from stagegraph.engine.arrivals import Arrivals, Waiting
 from stagegraph.engine.asking import answered
 from stagegraph.engine.commands import Message
-from stagegraph.engine.decide import (
-    Decision,
-    begins_before_forward,
-    decide,
-    held_at_start,
-    initial_moves,
-    why_it_ends,
-)
+from stagegraph.engine.decide import begins_before_forward, decide, initial_moves, why_it_ends
+from stagegraph.engine.decision import Decision
 from stagegraph.engine.desk import Desk
 from stagegraph.engine.due import due, evaluations
 from stagegraph.engine.explain import Explanation, explain, waiting_for
 from stagegraph.engine.fitting import check_fits
 from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
+from stagegraph.engine.locks import held_at_start
 from stagegraph.engine.machine import Machines
 from stagegraph.engine.meter import Meter
 from stagegraph.engine.metrics import MetricNames, check_number
@@ -217,7 +213,7 @@ class Core:
         self._arrivals.forget()
         self.meter.restart()
         self.state = replace(self.state, facts=self._actor.facts())
-        moves = initial_moves(self.graph)
+        moves = initial_moves(self.graph, self.state)
         held = held_at_start(self.graph, self.state, moves)
         if held is not None:
             raise ActionError(held[0], f"the run cannot begin with it: {held[1]}")
@@ -429,7 +425,8 @@ class Core:
             self._undecided, self._look = True, 0
             raise
         counts = evaluations(self.graph, self.state)
-        if any(count > self.state.wanted.get(name, 0) for name, count in counts.items()):
+        due = any(count > self.state.wanted.get(name, 0) for name, count in counts.items())
+        if due or trials.wants_evaluation(self.graph, self.state):
             self._undecided = self.wants_evaluation = True
             self._look = 0
             self._tune()
@@ -494,7 +491,8 @@ class Core:
             if self.decided is not None:
                 self.decided(step.boundary is not None and step.boundary.structural)
         finally:
-            self._arm(soon=bool(decision.moves))
+            # A guard that was true of an event is false at the next boundary, without a move too.
+            self._arm(soon=bool(decision.moves or before.events))
         return True
 
     def _transact(
@@ -533,6 +531,13 @@ class Core:
         edge = move.edge if move is not None else None
         forced = move.force.message if move is not None and move.force is not None else None
         waiting = [message for message in taken.messages if message is not forced]
+        failed = trials.without_failed(self.state, decision.turn, error)
+        if failed is not None:
+            self.desk.put_back(self.state.spent.step, taken.messages)
+            self.state = failed
+            self._write((error_record(self.state, None, error, 1),))
+            self._decide()
+            return
         self.desk.put_back(self.state.spent.step, waiting)
         if forced is not None:
             self._arm(soon=True)

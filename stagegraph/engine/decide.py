@@ -7,13 +7,16 @@ evidence for each; what they lead to is worked out by :mod:`stagegraph.engine.mo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from stagegraph.engine import trials
+from stagegraph.engine.decision import Decision, Move, Turn
+from stagegraph.engine.locks import held_back, is_structural
+from stagegraph.engine.options import choose
 from stagegraph.engine.plans import Plans, StagePlan
-from stagegraph.engine.slots import Slot, costs_of, left, read, spent, stage_completed
+from stagegraph.engine.slots import Slot, read, spent
 from stagegraph.engine.standing import lengthened, waited
-from stagegraph.engine.state import RegionState, State
+from stagegraph.engine.state import RegionState, State, TrialState
 from stagegraph.engine.taking import Force
 from stagegraph.engine.trace import Trace, memory_evidence, trace
 from stagegraph.graph.compiled import (
@@ -31,13 +34,10 @@ from stagegraph.schema.activities import Ramp
 from stagegraph.schema.guards import EventSeen
 
 __all__ = [
-    "Decision",
-    "Move",
     "begins_before_forward",
     "decide",
     "explain_edge",
     "has_stayed",
-    "held_at_start",
     "initial_moves",
     "is_asked",
     "listens",
@@ -50,93 +50,22 @@ AMOUNTS = ("steps", "epochs", "samples", "tokens", "flops", "seconds")
 """The budgets that end the run when they are spent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """One region's move.
-
-    Attributes:
-        region: Who moves.
-        edge: The edge taken; ``None`` for the entry into the initial stage.
-        source: Key of the stage left; ``None`` at the beginning.
-        via: Keys of the stages passed through.
-        target: Key of the stage entered, or ``stop``.
-        actions: What to do, in order: the edge's actions, then those of the stages entered.
-        fallback: Whether this is the way out after failed actions.
-        back: Whether it returns to what an interrupt left.
-        evidence: The guard with the values it saw.
-        force: The command that it follows, instead of an edge.
-    """
-
-    region: str
-    edge: Edge | None
-    source: str | None
-    via: tuple[str, ...]
-    target: str
-    actions: tuple[PlacedAction, ...]
-    fallback: bool = False
-    back: bool = False
-    evidence: Trace = field(default_factory=dict)
-    force: Force | None = None
-
-    @property
-    def roll_back(self) -> PlacedAction | None:
-        """Its return to a snapshot, if it has one."""
-        return next((a for a in self.actions if isinstance(a.action, RollBack)), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What a boundary brings.
-
-    Attributes:
-        moves: The moves, in the order of acting.
-        blocked: Edges whose guard is true but that a lock or a command holds back, with the reason.
-        ends: Why the run ends after these moves, or ``None``.
-        unforced: Regions that a command wanted elsewhere and that may not go, with the reason.
-    """
-
-    moves: tuple[Move, ...]
-    blocked: Mapping[str, str]
-    ends: str | None = None
-    unforced: Mapping[str, str] = field(default_factory=dict)
-
-    def blamed(self, action: str) -> Move | None:
-        """The move whose action failed; if none can be told, the first of its region, or of all."""
-        by_action = (m for m in self.moves if any(a.place == action for a in m.actions))
-        by_region = (m for m in self.moves if action.startswith(f"{m.region}:"))
-        return next(iter((*by_action, *by_region, *self.moves)), None)
-
-
-def initial_moves(graph: CompiledGraph) -> tuple[Move, ...]:
+def initial_moves(graph: CompiledGraph, state: State) -> tuple[Move, ...]:
     """Boundary 0: every region enters its initial stage."""
     moves = []
     for region in graph.regions:
-        via, target = _path(graph, region.initial)
-        actions = tuple(a for key in (*via, target) for a in graph.stages[key].actions)
-        moves.append(Move(region.name, None, None, via, target, actions))
+        via, target = path(graph, region.initial)
+        actions, picked = entered(graph, state, (*via, target))
+        moves.append(Move(region.name, None, None, via, target, actions, picked=picked))
     return tuple(moves)
 
 
 def begins_before_forward(graph: CompiledGraph) -> bool:
     """Whether boundary 0 changes what the first forward computes or trains."""
-    moves = initial_moves(graph)
+    moves = initial_moves(graph, State())
     held = (h.activity for move in moves for h in graph.stages[move.target].during)
-    return any(m.actions for m in moves) or any(activity.writes != "lr" for activity in held)
-
-
-def held_at_start(
-    graph: CompiledGraph, state: State, moves: Sequence[Move]
-) -> tuple[str, str] | None:
-    """The first initial stage that a lock or the budget keeps from being entered, and why."""
-    structural: str | None = None
-    for move in moves:
-        first = (*move.via, move.target)[0]
-        reason = _held_back(graph, state, graph.stages[first], move, structural)
-        if reason is not None:
-            return first, reason
-        if structural is None and _is_structural(graph, move):
-            structural = move.region
-    return None
+    acts = any(move.actions or move.via for move in moves)
+    return acts or any(activity.writes != "lr" for activity in held)
 
 
 def decide(
@@ -155,6 +84,8 @@ def decide(
         stop: Whether a command ends the run here.
     """
     graph = plans.graph
+    if state.trial is not None:
+        return _in_trial(graph, state, state.trial, forced, stop=stop)
     blocked: dict[str, str] = {}
     unforced: dict[str, str] = {}
     moves: list[Move] = []
@@ -168,7 +99,7 @@ def decide(
         if move is None:
             continue
         moves.append(move)
-        if structural is None and _is_structural(graph, move):
+        if structural is None and is_structural(graph, move):
             structural = region.name
     stages = state.stages
     rolling = next((move for move in moves if move.roll_back is not None), None)
@@ -176,8 +107,52 @@ def decide(
         reason = f"region {rolling.region!r} returns everything to a snapshot at this boundary"
         unforced |= {move.region: reason for move in moves if move.force is not None}
         stages, moves = _returning(graph, state, rolling)
+    beginning = next((move for move in moves if move.turn is not None), None)
+    if beginning is not None:
+        reason = f"region {beginning.region!r} begins to try growths at this boundary"
+        others = (move for move in moves if move is not beginning and move.force is not None)
+        unforced |= {move.region: reason for move in others}
+        moves = [beginning]
     ends = why_it_ends(graph, state, moves, stages) or ("stopped" if stop else None)
     return Decision(tuple(moves), blocked, ends, unforced)
+
+
+def _in_trial(
+    graph: CompiledGraph,
+    state: State,
+    trial: TrialState,
+    forced: Mapping[str, Force],
+    *,
+    stop: bool,
+) -> Decision:
+    """What a boundary brings while growths are tried: nothing else moves."""
+    reason = f"{trial.stage} is trying growths; nothing else moves until it is over"
+    unforced = dict.fromkeys(forced, reason)
+    ends = why_it_ends(graph, state, (), state.stages) or ("stopped" if stop else None)
+    if ends is not None:
+        return Decision((), {}, ends, unforced, trials.given_up(trial))
+    turn = trials.turn(graph, state, trial)
+    if turn is None:
+        return Decision((), dict(state.blocked), None, unforced)
+    move = _turned(graph, state, turn)
+    base = trials.start_of(state, trial)
+    ends = None if turn.failure else why_it_ends(graph, state, (move,), base.stages)
+    return Decision((move,), {}, ends, unforced)
+
+
+def _turned(graph: CompiledGraph, state: State, turn: Turn) -> Move:
+    """The move of a trial from one option to the next, or out of it."""
+    stage = graph.stages[turn.stage]
+    growing = () if turn.option is None else turn.option.actions
+    if not turn.ends or turn.failure is not None:
+        return Move(stage.region, None, stage.key, (), stage.key, growing, turn=turn)
+    edge = stage.otherwise if turn.option is None else stage.next
+    assert edge is not None
+    via, target = path(graph, edge.target)
+    done, picked = entered(graph, state, (*via, target))
+    return Move(
+        stage.region, edge, stage.key, via, target, (*growing, *done), picked=picked, turn=turn
+    )
 
 
 def _returning(
@@ -194,7 +169,7 @@ def _returning(
     stages = state.stages if snapshot is None else snapshot.state.stages
     if stages:
         return stages, [rolling]
-    begun = (move for move in initial_moves(graph) if move.region != rolling.region)
+    begun = (move for move in initial_moves(graph, state) if move.region != rolling.region)
     order = [region.name for region in graph.regions]
     return stages, sorted((rolling, *begun), key=lambda move: order.index(move.region))
 
@@ -220,7 +195,7 @@ def _first(
         if not condition.test(frame):
             continue
         move = _move(plans, state, stage, edge)
-        reason = _held_back(plans.graph, state, stage, move, structural)
+        reason = held_back(plans.graph, state, stage, move, structural)
         if holder is not None:
             reason = f"held by {holder}"
         if reason is None:
@@ -257,11 +232,12 @@ def _forced(
         if reason is None and slot is None:
             reason = "there is nothing to go back to: no interrupt has left this region's stage"
     else:
-        via, target = _path(graph, force.target)
-        entered = tuple(a for key in (*via, target) for a in graph.stages[key].actions)
-        move = Move(region.name, None, here.stage, via, target, entered, force=force)
+        via, target = path(graph, force.target)
+        actions, picked = entered(graph, state, (*via, target))
+        move = Move(region.name, None, here.stage, via, target, actions, force=force, picked=picked)
+        move = trials.begun(graph, state, move)
     if reason is None:
-        reason = _held_back(graph, state, stage, move, structural)
+        reason = held_back(graph, state, stage, move, structural)
     if reason is None:
         return move
     unforced[region.name] = reason
@@ -288,56 +264,20 @@ def _move(plans: Plans, state: State, stage: CompiledStage, edge: Edge) -> Move:
         slot = state.regions[stage.region].back
         target = slot.stage if slot is not None else ""
         return Move(stage.region, edge, stage.key, (), target, own, failed, True, evidence)
-    via, target = _path(graph, wanted)
-    entered = tuple(a for key in (*via, target) for a in graph.stages[key].actions)
-    return Move(
-        stage.region, edge, stage.key, via, target, (*own, *entered), failed, False, evidence
+    via, target = path(graph, wanted)
+    done, picked = entered(graph, state, (*via, target))
+    move = Move(
+        stage.region,
+        edge,
+        stage.key,
+        via,
+        target,
+        (*own, *done),
+        failed,
+        evidence=evidence,
+        picked=picked,
     )
-
-
-def _path(graph: CompiledGraph, key: str) -> tuple[tuple[str, ...], str]:
-    """The stages passed through, and the one that takes time."""
-    via: list[str] = []
-    while graph.stages[key].instant and key not in via:
-        via.append(key)
-        following = graph.stages[key].next
-        assert following is not None, "the checks refuse a grow stage without next"
-        key = following.target
-    return tuple(via), key
-
-
-# Locks
-
-
-def _is_structural(graph: CompiledGraph, move: Move) -> bool:
-    entered = (*move.via, *((move.target,) if move.target in graph.stages else ()))
-    return not move.back and any(graph.stages[key].structural for key in entered)
-
-
-def _held_back(
-    graph: CompiledGraph, state: State, stage: CompiledStage, move: Move, structural: str | None
-) -> str | None:
-    """Why a move must wait, or ``None`` (rule S11)."""
-    if not _is_structural(graph, move):
-        return None
-    if structural is not None:
-        return f"region {structural!r} changes the model at this boundary"
-    others = [name for name, region in state.regions.items() if region.open and name != move.region]
-    limit = graph.graph.max_overlap
-    if len(others) >= limit:
-        names = ", ".join(repr(name) for name in sorted(others))
-        return f"{names} not consolidated yet, and max_overlap is {limit}"
-    if stage.kind == "consolidate" and not stage_completed(stage, state):
-        return f"its own consolidation {stage.name!r} is not completed"
-    if graph.graph.budget.params is None:
-        return None
-    cost = costs_of(move.via[0] if move.via else move.target, graph, state)
-    room = left("params", graph.graph.budget, state)
-    if cost is None:
-        return "what this growth would cost is not known, and 'params' has a budget"
-    if cost > room:
-        return f"it would add {cost:,} parameters, and {room:,.0f} are left of the budget"
-    return None
+    return trials.begun(graph, state, move)
 
 
 # Ends
@@ -423,3 +363,30 @@ def listens(edge: Edge, name: str) -> bool:
         inner = getattr(guard, "of", None)
         stack.extend(inner if isinstance(inner, tuple) else [inner] if inner is not None else [])
     return False
+
+
+def path(graph: CompiledGraph, key: str) -> tuple[tuple[str, ...], str]:
+    """The stages passed through, and the one that takes time."""
+    via: list[str] = []
+    while graph.stages[key].instant and key not in via:
+        via.append(key)
+        following = graph.stages[key].next
+        assert following is not None, "the checks refuse a grow stage without next"
+        key = following.target
+    return tuple(via), key
+
+
+def entered(
+    graph: CompiledGraph, state: State, keys: Sequence[str]
+) -> tuple[tuple[PlacedAction, ...], dict[str, str]]:
+    """What is done at the entry of stages, and which of its options each takes."""
+    actions: list[PlacedAction] = []
+    picked: dict[str, str] = {}
+    for key in keys:
+        stage = graph.stages[key]
+        actions += stage.actions
+        option = choose(graph, state, stage).option if stage.options and stage.instant else None
+        if option is not None:
+            actions += option.actions
+            picked[key] = option.name
+    return tuple(actions), picked

@@ -46,8 +46,27 @@ def check_fits(plans: Plans, state: State) -> None:
     _known("growth", state.alphas, state.cohorts)
     if state.ended not in (None, "final", "stop", "budget", "stopped"):
         raise SnapshotError(f"this state has ended by {state.ended!r}, which is no end of a run")
+    _options(plans, state)
     for snapshot in state.snapshots:
         check_fits(plans, snapshot.state)
+
+
+def _options(plans: Plans, state: State) -> None:
+    stages = plans.graph.stages
+    trial = state.trial
+    _known("stage with options", state.options, (k for k, s in stages.items() if s.options))
+    for key, known in state.options.items():
+        names = (*known.taken, *known.excluded, *known.failed)
+        _known(f"option of {key}", names, (option.name for option in stages[key].options))
+    if trial is None:
+        return
+    _known("trial", [trial.stage], (key for key, s in stages.items() if s.kind == "trial"))
+    told = (trial.option, *(one.option for one in trial.tried))
+    options = [option.name for option in stages[trial.stage].options]
+    _known(f"option of {trial.stage}", (name for name in told if name is not None), options)
+    _known("snapshot", [trial.snapshot], (kept.id for kept in state.snapshots))
+    if state.stages.get(stages[trial.stage].region) != trial.stage:
+        raise SnapshotError(f"this state is trying growths in {trial.stage}, and is not there")
 
 
 def _region(plans: Plans, state: State, name: str, region: RegionState) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from transitions import Machine
 
-from stagegraph.engine.decide import Move
+from stagegraph.engine.decision import Move
 from stagegraph.graph.compiled import BACK, STOP, CompiledGraph, CompiledRegion
 
 __all__ = ["Machines"]

@@ -7,16 +7,26 @@ activities. The state returned here counts only once the boundary's transaction 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 from stagegraph.engine.absorb import active_memories
-from stagegraph.engine.decide import Decision, Move, listens
+from stagegraph.engine.decide import listens
+from stagegraph.engine.decision import Decision, Move, Turn
 from stagegraph.engine.holding import all_alphas, alphas, bending, effects, held_after
 from stagegraph.engine.memories import Memory, is_trend
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Boundary, Deed, Restore
-from stagegraph.engine.state import BackSlot, PendingEvent, RegionState, SnapshotState, State
+from stagegraph.engine.state import (
+    BackSlot,
+    Options,
+    PendingEvent,
+    RegionState,
+    SnapshotState,
+    State,
+    TrialState,
+)
+from stagegraph.engine.trials import name_of
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import STOP, CompiledGraph, PlacedAction
 from stagegraph.schema.actions import GrowthAction, RollBack, Send, SnapshotAction, TeacherAction
@@ -55,54 +65,97 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
         seed: The run's seed; every action gets one of its own from it.
 
     Raises:
-        ActionError: A rollback has no snapshot to return to, or a selection nothing to select.
+        ActionError: A rollback has no snapshot to return to, a selection nothing to select, or a
+            trial nothing to keep.
     """
-    graph = plans.graph
+    graph, turn = plans.graph, decision.turn
+    if turn is not None and turn.failure is not None:
+        raise ActionError(turn.stage, turn.failure)
     restored, restore, forget = _restore(graph, state, decision)
-    after = restored
-    deeds: list[Deed] = []
-    cohorts: dict[str, str] = {}
-    sent: list[PendingEvent] = []
+    work = _Work(graph, state, restored, seed, decision, restored)
     for move in decision.moves:
-        if move.force is not None and move.force.lifts:
-            after = _let_go(after, move.region)
-        after = _leave(graph, after, move, keep_time=restore is None)
-        after = _enter(graph, after, state, move, fresh=restore is not None)
-        visits = after.visits
-        grown: list[str] = []
-        for placed in move.actions:
-            match placed.action:
-                case RollBack():
-                    continue
-                case Send():
-                    sent.append(PendingEvent(placed.action.event))
-                    continue
-            cohort = _cohort(placed, visits, (*after.cohorts, *cohorts.values()))
-            deed = _deed(placed, cohort, state, seed, len(deeds))
-            deeds.append(deed)
-            if deed.cohort is not None:
-                cohorts[deed.place] = deed.cohort
-                grown.append(deed.cohort)
-            after = _kept(after, deed, restored)
-        if grown:
-            after = _grew(after, move.region, tuple(grown))
-    after = replace(after, ended=decision.ends, blocked=dict(decision.blocked))
-    heard, ignored, kept_events = _events(graph, state, decision)
-    after = replace(after, events=(*kept_events, *sent))
+        work.move(move, returning=restore is not None)
+    after, cohorts = work.after, work.cohorts
+    after = replace(
+        after, ended=decision.ends, blocked=dict(decision.blocked), trial=_trial(state.trial, turn)
+    )
+    if state.trial is None:
+        heard, ignored, kept_events = _events(graph, state, decision)
+    else:  # nobody is asked, so that events wait until the trial is over
+        heard, ignored, kept_events = (), (), state.events
+    after = replace(after, events=(*kept_events, *work.sent))
     structural = bool(cohorts) or restore is not None
     disturbed = structural or bending(graph, state) != bending(graph, after)
     if disturbed:
         after = _disturb(after)
     after = replace(after, memories=_memories(plans, after, decision, disturbed=disturbed))
     held = effects(graph, after)
-    changed = decision.moves or decision.ends
     boundary = None
-    if changed:
-        alpha = all_alphas(graph, after)
-        number = state.spent.step
+    if decision.moves or decision.ends:
         forget = (*forget, *sorted(state.all_teachers() - after.all_teachers()))
-        boundary = Boundary(state.clock.step, restore, tuple(deeds), held, alpha, forget, number)
+        alpha, deeds = all_alphas(graph, after), tuple(work.deeds)
+        number = state.spent.step
+        boundary = Boundary(state.clock.step, restore, deeds, held, alpha, forget, number)
     return Step(after, boundary, cohorts, heard, ignored, disturbed)
+
+
+@dataclass(slots=True)
+class _Work:
+    """Moves carried out one after the other.
+
+    Attributes:
+        graph: The graph.
+        before: The state that was decided on.
+        start: The state that everything starts from: ``before``, or what is returned to.
+        seed: The run's seed.
+        decision: All that is decided.
+        after: The state so far.
+        deeds: What is to be done, in order.
+        cohorts: Per place of a growth, the cohort it adds.
+        sent: The events that actions send.
+    """
+
+    graph: CompiledGraph
+    before: State
+    start: State
+    seed: int
+    decision: Decision
+    after: State
+    deeds: list[Deed] = field(default_factory=list)
+    cohorts: dict[str, str] = field(default_factory=dict)
+    sent: list[PendingEvent] = field(default_factory=list)
+
+    def move(self, move: Move, *, returning: bool) -> None:
+        """One region leaves its stage, acts, and enters another."""
+        if move.force is not None and move.force.lifts:
+            self.after = _let_go(self.after, move.region)
+        after = _leave(self.graph, self.after, move, keep_time=not returning)
+        self.after = _enter(self.graph, after, self.before, move, fresh=returning)
+        grown = [cohort for placed in move.actions if (cohort := self.act(placed)) is not None]
+        if grown:
+            self.after = _grew(self.after, move.region, tuple(grown))
+        if move.turn is not None and not move.turn.snapshot:
+            self.deeds.append(_start_of_trial(move.turn))
+            self.after = _kept(self.after, self.deeds[-1], self.start)
+
+    def act(self, placed: PlacedAction) -> str | None:
+        """Plan an action; gives the cohort that it adds."""
+        match placed.action:
+            case RollBack():
+                return None
+            case Send():
+                self.sent.append(PendingEvent(placed.action.event))
+                return None
+        after, turn = self.after, self.decision.turn
+        cohort = _cohort(placed, after.visits, (*after.cohorts, *self.cohorts.values()))
+        # An option that is kept begins as it was tried: with the same seed.
+        number = self.before.spent.step if turn is None else turn.started
+        deed = _deed(placed, cohort, self.before, (self.seed, number), len(self.deeds))
+        self.deeds.append(deed)
+        if cohort is not None:
+            self.cohorts[deed.place] = cohort
+        self.after = _kept(after, deed, self.start)
+        return cohort
 
 
 # Ways back
@@ -115,6 +168,9 @@ def _restore(
 
     The snapshot itself stays, to be returned to again; those taken after it go.
     """
+    turn = decision.turn
+    if turn is not None and turn.snapshot:
+        return _restart(state, turn)
     for move in decision.moves:
         placed = move.roll_back
         if placed is None:
@@ -124,21 +180,11 @@ def _restore(
         snapshot = state.snapshot(action.to)
         if snapshot is None:
             raise ActionError(placed.place, f"there is no snapshot {action.to!r} to return to")
-        at = next(n for n, kept in enumerate(state.snapshots) if kept.id == snapshot.id)
-        earlier, dropped = state.snapshots[: at + 1], state.snapshots[at + 1 :]
+        restored, dropped = _returned(state, snapshot)
         restored = replace(
-            snapshot.state,
-            snapshots=earlier,
-            spent=state.spent,
-            visits=state.visits,
-            fired=state.fired,
-            errors=state.errors,
-            events=state.events,
-            observations=state.observations,
-            commands=state.commands,
-            regions={
-                name: replace(region, back=None) for name, region in snapshot.state.regions.items()
-            },
+            restored,
+            regions={name: replace(r, back=None) for name, r in restored.regions.items()},
+            options=_excluding(state, placed),
         )
         attempt = 1 + _rollbacks(graph, state)
         restore = Restore(
@@ -148,8 +194,79 @@ def _restore(
             action.lr_factor,
             attempt if action.rng == "fork" else None,
         )
-        return restored, restore, tuple(kept.id for kept in dropped)
+        return restored, restore, dropped
     return state, None, ()
+
+
+def _returned(state: State, snapshot: SnapshotState) -> tuple[State, tuple[str, ...]]:
+    """A snapshot's state with what does not come back, and the ids of later snapshots."""
+    at = next(n for n, kept in enumerate(state.snapshots) if kept.id == snapshot.id)
+    restored = replace(
+        snapshot.state,
+        snapshots=state.snapshots[: at + 1],
+        spent=state.spent,
+        visits=state.visits,
+        fired=state.fired,
+        errors=state.errors,
+        events=state.events,
+        observations=state.observations,
+        commands=state.commands,
+        options=state.options,
+    )
+    return restored, tuple(kept.id for kept in state.snapshots[at + 1 :])
+
+
+def _excluding(state: State, placed: PlacedAction) -> Mapping[str, Options]:
+    """What is known of options after a rollback that excludes the one that was taken last.
+
+    Raises:
+        ActionError: None was taken.
+    """
+    action = placed.action
+    assert isinstance(action, RollBack)
+    if action.exclude is None:
+        return state.options
+    known = state.options.get(action.exclude, Options())
+    if not known.taken:
+        reason = f"{action.exclude} has taken no option yet, so that there is none to exclude"
+        raise ActionError(placed.place, reason)
+    excluded = tuple(dict.fromkeys((*known.excluded, known.taken[-1])))
+    return {**state.options, action.exclude: replace(known, excluded=excluded)}
+
+
+# Trials
+
+
+def _restart(state: State, turn: Turn) -> tuple[State, Restore, tuple[str, ...]]:
+    """The state that every option starts from; when the trial is over its snapshot goes too."""
+    snapshot = next(kept for kept in state.snapshots if kept.id == turn.snapshot)
+    restored, forget = _returned(state, snapshot)
+    if turn.ends:
+        restored = replace(restored, snapshots=restored.snapshots[:-1])
+        forget = (turn.snapshot, *forget)
+    restore = Restore(turn.stage, turn.snapshot, rewind_data=True, lr_factor=None, fork=None)
+    return restored, restore, forget
+
+
+def _trial(before: TrialState | None, turn: Turn | None) -> TrialState | None:
+    """The trial that goes on after a boundary."""
+    if turn is None:
+        return before
+    if turn.ends:
+        return None
+    option = None if turn.option is None else turn.option.name
+    snapshot = turn.snapshot or _snapshot_of(turn)
+    return TrialState(turn.stage, snapshot, turn.started, option, turn.tried)
+
+
+def _snapshot_of(turn: Turn) -> str:
+    return f"{name_of(turn.stage)}@{turn.started}"
+
+
+def _start_of_trial(turn: Turn) -> Deed:
+    """The snapshot from which every option starts."""
+    action = SnapshotAction.model_construct(type="snapshot", name=name_of(turn.stage))
+    return Deed(f"{turn.stage}.start", action, None, _snapshot_of(turn), 0)
 
 
 def _rollbacks(graph: CompiledGraph, state: State) -> int:
@@ -195,7 +312,7 @@ def _enter(graph: CompiledGraph, after: State, before: State, move: Move, *, fre
     if edge is not None:
         fired[edge.id] = fired.get(edge.id, 0) + 1
         errors.pop(edge.id, None)
-    after = replace(after, fired=fired, errors=errors)
+    after = replace(after, fired=fired, errors=errors, options=_taking(after, move))
     if move.target == STOP:
         return after
     old = after.regions.get(move.region)
@@ -207,10 +324,12 @@ def _enter(graph: CompiledGraph, after: State, before: State, move: Move, *, fre
         return _enter_back(after, move.region, old, old.back)
     visits = dict(after.visits)
     for key in (*move.via, move.target):
-        visits[key] = visits.get(key, 0) + 1
+        visits[key] = visits.get(key, 0) + (key != move.source or move.turn is None)
     stage = graph.stages[move.target]
     held_before = {} if old is None or fresh else old.held
-    is_open = bool(old and old.open) or any(graph.stages[key].structural for key in move.via)
+    grows = move.turn is not None and move.turn.option is not None
+    passed = any(graph.stages[key].structural for key in move.via)
+    is_open = bool(old and old.open) or passed or grows
     region = RegionState(
         stage=move.target,
         entered=after.clock,
@@ -222,6 +341,19 @@ def _enter(graph: CompiledGraph, after: State, before: State, move: Move, *, fre
         back=old.back if old else None,
     )
     return replace(after, visits=visits, regions={**after.regions, move.region: region})
+
+
+def _taking(after: State, move: Move) -> Mapping[str, Options]:
+    """What is known of options once a move has taken some."""
+    picked = dict(move.picked)
+    turn = move.turn
+    if turn is not None and turn.ends and turn.option is not None:
+        picked[turn.stage] = turn.option.name
+    options = dict(after.options)
+    for key, name in picked.items():
+        known = options.get(key, Options())
+        options[key] = replace(known, taken=(*known.taken, name))
+    return options
 
 
 def _enter_back(after: State, name: str, old: RegionState, slot: BackSlot) -> State:
@@ -260,14 +392,17 @@ def _grew(after: State, name: str, grown: tuple[str, ...]) -> State:
 # Actions
 
 
-def _deed(placed: PlacedAction, cohort: str | None, state: State, seed: int, index: int) -> Deed:
+def _deed(
+    placed: PlacedAction, cohort: str | None, state: State, seed: tuple[int, int], index: int
+) -> Deed:
     action = placed.action
     snapshot = teacher = None
     if isinstance(action, SnapshotAction):
         snapshot = f"{action.name}@{state.spent.step}.{index}"
     elif isinstance(action, TeacherAction):
         teacher = f"teacher:{action.name}@{state.spent.step}.{index}"
-    own = crc32(f"{seed}|{state.spent.step}|{placed.place}".encode())
+    run, number = seed
+    own = crc32(f"{run}|{number}|{placed.place}".encode())
     return Deed(placed.place, action, cohort, snapshot, own, teacher)
 
 
@@ -291,7 +426,8 @@ def _cohort(placed: PlacedAction, visits: Mapping[str, int], taken: Collection[s
     if not isinstance(placed.action, GrowthAction):
         return None
     stage = placed.place.partition(".actions")[0]
-    base = placed.action.name or f"{stage}#{visits.get(stage, 0)}"
+    visit = visits.get(stage) or visits.get(stage.rpartition(".")[0], 0)
+    base = placed.action.name or f"{stage}#{visit}"
     number, cohort = 1, base
     while cohort in taken:
         number += 1

@@ -17,7 +17,8 @@ class NumbersActor:
 
     Args:
         params: How many parameters the model has, if known.
-        costs: Per stage that grows (``"region:stage"``), how many parameters it adds.
+        costs: Per stage that grows (``"region:stage"``) or its option (``"region:stage.option"``),
+            how many parameters it adds.
     """
 
     def __init__(self, params: int | None = None, costs: Mapping[str, int] | None = None) -> None:
@@ -51,6 +52,8 @@ class NumbersActor:
                 continue
             grown.add(stage)
             cost = self._costs.get(stage)
+            if cost is None and any(place.startswith(f"{stage}.") for place in self._costs):
+                cost = 0  # what comes before an option is counted with the option
             after = None if params is None or cost is None else params + cost
             evidence[deed.place] = {"params_before": params, "params_after": after}
             params = after

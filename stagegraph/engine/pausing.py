@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from stagegraph.engine.commands import Message
-from stagegraph.engine.decide import Decision
+from stagegraph.engine.decision import Decision
 from stagegraph.engine.desk import Desk
 from stagegraph.engine.meter import Meter
 from stagegraph.engine.state import State

@@ -37,7 +37,8 @@ class Facts:
 
     Attributes:
         params: How many parameters it has; ``None`` if nobody knows.
-        costs: Per stage that grows (``"region:stage"``), how many parameters entering it would add.
+        costs: Per stage that grows (``"region:stage"``), how many parameters entering it would add;
+            per option of it, if it has some (``"region:stage.option"``).
     """
 
     params: int | None = None

@@ -12,7 +12,7 @@ from typing import Any
 
 from stagegraph.engine.absorb import Arrival
 from stagegraph.engine.commands import Message
-from stagegraph.engine.decide import Decision, Move
+from stagegraph.engine.decision import Decision, Move, Turn
 from stagegraph.engine.memories import Memory, RegressedMemory
 from stagegraph.engine.meter import Jump
 from stagegraph.engine.moves import Step
@@ -137,22 +137,17 @@ def boundary_records(
     """What a boundary that has held leaves in the journal, in the order it happened."""
     records: list[Record] = list(_block_records(before, step.state))
     records += [record("event", before, name=name, status="heard") for name in step.heard]
+    if decision.turn is not None:
+        given_up = decision.abandoned is not None
+        records.append(_trial_record(before, decision.turn, given_up=given_up))
+    restore = None if step.boundary is None else step.boundary.restore
+    growths: list[Record] = []
     for move in decision.moves:
         records.append(_move_record(before, step, move, outcome))
-        for placed in move.actions:
-            if placed.place in step.cohorts:
-                records.append(
-                    record(
-                        "growth",
-                        before,
-                        place=placed.place,
-                        region=move.region,
-                        cohort=step.cohorts[placed.place],
-                        certificate=dict(outcome.evidence.get(placed.place, {})),
-                    )
-                )
-    if step.boundary is not None and step.boundary.restore is not None:
-        restore = step.boundary.restore
+        grown = _growth_records(before if restore is None else step.state, step, move, outcome)
+        (records if restore is None else growths).extend(grown)
+    if restore is not None:
+        turn = decision.turn
         records.append(
             record(
                 "roll_back",
@@ -162,12 +157,43 @@ def boundary_records(
                 rewind_data=restore.rewind_data,
                 lr_factor=restore.lr_factor,
                 fork=restore.fork,
+                **({} if turn is None else {"trial": turn.stage}),
             )
         )
+        records += growths
     if outcome.facts != before.facts or not before.regions:
         records.append(facts_record(before, outcome.facts))
     records += quiet_records(before, step, blocks=False)
     return tuple(records)
+
+
+def _growth_records(at: State, step: Step, move: Move, outcome: Outcome) -> Iterator[Record]:
+    for placed in move.actions:
+        if placed.place in step.cohorts:
+            yield record(
+                "growth",
+                at,
+                place=placed.place,
+                region=move.region,
+                cohort=step.cohorts[placed.place],
+                certificate=dict(outcome.evidence.get(placed.place, {})),
+            )
+
+
+def _trial_record(before: State, turn: Turn, *, given_up: bool) -> Record:
+    """A trial that begins, goes on with another option, or ends."""
+    status = "goes on" if turn.snapshot else "begun"
+    if turn.ends:
+        status = "given up" if given_up else "none kept" if turn.option is None else "kept"
+    return record(
+        "trial",
+        before,
+        stage=turn.stage,
+        status=status,
+        option=None if turn.option is None else turn.option.name,
+        tried=[[one.option, one.value] for one in turn.tried],
+        passed_over=dict(turn.passed_over),
+    )
 
 
 def facts_record(state: State, facts: Facts) -> Record:
@@ -185,6 +211,8 @@ def quiet_records(before: State, step: Step, *, blocks: bool = True) -> list[Rec
 def _move_record(before: State, step: Step, move: Move, outcome: Outcome) -> Record:
     edge = move.edge
     kind: str = "initial" if edge is None else "fallback" if move.fallback else edge.kind
+    if edge is None and move.turn is not None and move.turn.snapshot:
+        kind = "trial"
     author: dict[str, Any] = {}
     if move.force is not None:
         kind, author = "force", {"author": move.force.message.author}
@@ -203,6 +231,7 @@ def _move_record(before: State, step: Step, move: Move, outcome: Outcome) -> Rec
         actions={
             placed.place: dict(outcome.evidence.get(placed.place, {})) for placed in move.actions
         },
+        **({"options": dict(move.picked)} if move.picked else {}),
         **author,
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from stagegraph.engine.commands import Message
-from stagegraph.engine.decide import Decision, Move, listens
+from stagegraph.engine.decide import listens
+from stagegraph.engine.decision import Decision, Move
 from stagegraph.engine.moves import Step
 from stagegraph.engine.taking import Taken, Verdict
 

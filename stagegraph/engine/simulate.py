@@ -13,7 +13,7 @@ from stagegraph.engine.metric_source import Formula, MetricSource, open_source
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.ports import Boundary, Facts, Outcome, Record
 from stagegraph.engine.replay import outside
-from stagegraph.errors import GraphError, MissingFact, UnsupportedError, did_you_mean
+from stagegraph.errors import GraphError, MissingFact, did_you_mean
 from stagegraph.graph.check import check
 from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.compiled import CompiledGraph
@@ -137,7 +137,8 @@ def simulate(  # noqa: PLR0913 - one keyword per fact, as the graph names them
         seconds_per_step: Wall time per update.
         flops_per_step: Floating-point operations per update.
         params: Parameters of the model at the start.
-        costs: Per stage that grows (``"grow"`` or ``"arch:grow"``), how many parameters it adds.
+        costs: Per stage that grows (``"grow"`` or ``"arch:grow"``), how many parameters it adds;
+            per option of it, if it has some (``"grow.deep"``).
         max_steps: Where to stop if the graph does not come to an end before.
 
     Returns:
@@ -145,7 +146,6 @@ def simulate(  # noqa: PLR0913 - one keyword per fact, as the graph names them
 
     Raises:
         GraphError: The graph has errors.
-        UnsupportedError: The graph has trial stages, which this version cannot run.
         MissingFact: The graph reads a fact that is not given; the message names the argument.
         DocumentError: The metrics cannot be read.
     """
@@ -184,17 +184,11 @@ def runnable(graph: StageGraph) -> CompiledGraph:
 
     Raises:
         GraphError: With every finding of severity ``error``.
-        UnsupportedError: It has stages that this version cannot run.
     """
     errors = [finding for finding in check(graph) if finding.severity == "error"]
     if errors:
         raise GraphError(errors)
     compiled, _ = compile_graph(graph)
-    trials = [key for key, stage in compiled.stages.items() if stage.kind == "trial"]
-    if trials:
-        raise UnsupportedError(
-            f"{', '.join(trials)}: this version checks and draws trial stages, and cannot run them"
-        )
     return compiled
 
 
@@ -214,18 +208,18 @@ def resolve_costs(
     """Costs by stage key.
 
     Raises:
-        MissingFact: A stage that grows has no cost, or a cost belongs to no such stage.
+        MissingFact: A growth has no cost, or a cost belongs to no growth.
     """
-    growing = [key for key, stage in graph.stages.items() if stage.growths]
-    short = {graph.stages[key].name: key for key in growing}
+    growing = [place for stage in graph.stages.values() for place in stage.priced]
+    short = {place.partition(":")[2]: place for place in growing}
     found: dict[str, int] = {}
     for name, cost in costs.items():
         key = name if name in growing else short.get(name)
         if key is None:
             known = did_you_mean(name, [*short, *growing])
-            raise MissingFact(f"costs= names {name!r}, which is no stage that grows{known}")
+            raise MissingFact(f"costs= names {name!r}, which is no growth of the graph{known}")
         found[key] = cost
-    missing = [graph.stages[key].name for key in required.costs if key not in found]
+    missing = [place.partition(":")[2] for place in required.costs if place not in found]
     if missing:
         example = ", ".join(f"{name!r}: 400_000" for name in missing)
         raise MissingFact(

@@ -6,12 +6,12 @@ is 1, false is 0; so an unknown number fails every interval test, in both polari
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from stagegraph.engine import memories
+from stagegraph.engine.options import fits
 from stagegraph.engine.standing import lengthened
 from stagegraph.engine.state import State
 from stagegraph.graph.compiled import CompiledGraph, CompiledStage
@@ -19,7 +19,7 @@ from stagegraph.progress import Duration, Progress, Unit
 from stagegraph.schema.activities import Ramp
 from stagegraph.schema.stagegraph import Budget
 
-__all__ = ["UNIT_OF", "Slot", "TimeSlot", "costs_of", "left", "read", "stage_completed"]
+__all__ = ["UNIT_OF", "Slot", "TimeSlot", "left", "read", "stage_completed"]
 
 NAN = float("nan")
 
@@ -152,9 +152,15 @@ def _completed(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledSt
 
 
 def _affordable(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledStage) -> float:
-    cost = costs_of(slot.name, graph, state)
-    room = left("params", graph.graph.budget, state)
-    return NAN if cost is None or math.isnan(room) else float(cost <= room)
+    if graph.graph.budget.params is None:
+        return NAN
+    answer = fits(graph, state, slot.name)
+    return NAN if answer is None else float(answer)
+
+
+def _exhausted(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledStage) -> float:
+    answer = fits(graph, state, slot.name)
+    return NAN if answer is None else float(not answer)
 
 
 _READERS: Mapping[str, Reader] = {
@@ -173,6 +179,7 @@ _READERS: Mapping[str, Reader] = {
     "elapsed": _elapsed,
     "completed": _completed,
     "affordable": _affordable,
+    "exhausted": _exhausted,
 }
 
 
@@ -192,25 +199,6 @@ def stage_completed(stage: CompiledStage, state: State) -> bool:
     if stage.duration is None:
         return False
     return state.clock.reached(lengthened(stage.duration, region.extended), region.entered)
-
-
-def costs_of(key: str, graph: CompiledGraph, state: State) -> int | None:
-    """The parameters that entering a stage would add, those it leads through included."""
-    total = 0
-    seen: set[str] = set()
-    while key in graph.stages and key not in seen:
-        seen.add(key)
-        stage = graph.stages[key]
-        if stage.growths:
-            cost = state.facts.costs.get(key)
-            if cost is None:
-                return None
-            total += cost
-        following = stage.next
-        if not stage.instant or following is None:
-            break
-        key = following.target
-    return total
 
 
 def time_slot(slot: Slot, graph: CompiledGraph, state: State) -> TimeSlot | None:

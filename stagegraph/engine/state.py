@@ -23,10 +23,13 @@ __all__ = [
     "Asked",
     "BackSlot",
     "MetricState",
+    "Options",
     "PendingEvent",
     "RegionState",
     "SnapshotState",
     "State",
+    "TrialState",
+    "Tried",
 ]
 
 DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -151,6 +154,53 @@ class SnapshotState:
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """What became of the options of a stage, in the whole run.
+
+    Attributes:
+        taken: Those that were taken, in order.
+        excluded: Those that a rollback has excluded.
+        failed: Those that a trial could not carry out, and why.
+    """
+
+    taken: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What one option of a trial came to.
+
+    Attributes:
+        option: Its name; ``None``: training went on without growth.
+        value: The metric at its end, or ``None`` if that was not finite or did not come.
+    """
+
+    option: str | None
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialState:
+    """A trial that goes on.
+
+    Attributes:
+        stage: Key of its stage.
+        snapshot: Id of the snapshot from which every option starts.
+        started: Updates ever made when it began.
+        option: The option that is trained now; ``None``: none, without growth.
+        tried: What those before came to.
+    """
+
+    stage: str
+    snapshot: str
+    started: int
+    option: str | None = None
+    tried: tuple[Tried, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """The engine, whole.
 
@@ -176,6 +226,8 @@ class State:
         ended: Why the run ended, or ``None``.
         teachers: Per name of a teacher, the id of the newest on the present branch.
         commands: What was commanded from outside and is in force.
+        options: Per stage with options, what became of them.
+        trial: The trial that goes on, or ``None``.
     """
 
     clock: Progress = Progress()
@@ -199,6 +251,8 @@ class State:
     ended: str | None = None
     teachers: Mapping[str, str] = field(default_factory=dict)
     commands: Commands = field(default_factory=Commands)
+    options: Mapping[str, Options] = field(default_factory=dict)
+    trial: TrialState | None = None
 
     @property
     def stages(self) -> dict[str, str]:
@@ -271,7 +325,29 @@ def _state_to_json(state: State) -> dict[str, Any]:
         "ended": state.ended,
         "teachers": dict(state.teachers),
         "commands": state.commands.to_json(),
+        "options": {
+            key: [list(known.taken), list(known.excluded), dict(known.failed)]
+            for key, known in state.options.items()
+        },
+        "trial": None if state.trial is None else _trial_to_json(state.trial),
     }
+
+
+def _trial_to_json(trial: TrialState) -> dict[str, Any]:
+    return {
+        "stage": trial.stage,
+        "snapshot": trial.snapshot,
+        "started": trial.started,
+        "option": trial.option,
+        "tried": [list(astuple(tried)) for tried in trial.tried],
+    }
+
+
+def _trial_from_json(data: Mapping[str, Any] | None) -> TrialState | None:
+    if data is None:
+        return None
+    tried = tuple(Tried(*values) for values in data["tried"])
+    return TrialState(**{**data, "tried": tried})
 
 
 def _state_from_json(data: Mapping[str, Any]) -> State:
@@ -300,6 +376,11 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         ended=data["ended"],
         teachers=dict(data.get("teachers", {})),  # states of earlier versions have none
         commands=Commands.from_json(data["commands"]),
+        options={
+            key: Options(tuple(taken), tuple(excluded), dict(failed))
+            for key, (taken, excluded, failed) in data.get("options", {}).items()
+        },
+        trial=_trial_from_json(data.get("trial")),
     )
 
 

@@ -172,6 +172,7 @@ def _continued(taken: Taken, message: Message, command: Command) -> Taken:
 def _held(graph: CompiledGraph, taken: Taken, message: Message, command: Command) -> Taken:
     state = taken.state
     stages = state.stages
+    _refuse_in_trial(state, "hold")
     wanted = [command.region] if command.region is not None else list(stages)
     going = [region for region in wanted if not graph.stages[stages[region]].final]
     if not going:
@@ -188,9 +189,18 @@ def _held(graph: CompiledGraph, taken: Taken, message: Message, command: Command
     return _said(taken, message, f"held in {where}, until 'continue' or a 'force'")
 
 
+def _refuse_in_trial(state: State, command: str) -> None:
+    """While growths are tried nothing else moves, and each is tried for as long as the others."""
+    if state.trial is not None:
+        raise CommandError(
+            f"{state.trial.stage} is trying growths; {command} when it is over, or stop the run"
+        )
+
+
 def _extended(graph: CompiledGraph, taken: Taken, message: Message, command: Command) -> Taken:
     assert command.region is not None and command.amount is not None
     state = taken.state
+    _refuse_in_trial(state, "extend")
     region = state.regions[command.region]
     author = message.author or "somebody"
     extension, text = extend(graph.stages[region.stage], state, command.amount, author)

@@ -15,6 +15,7 @@ from stagegraph.graph.compiled import (
     Edge,
     Fallback,
     HeldActivity,
+    Option,
     PlacedAction,
 )
 from stagegraph.graph.problems import Problems
@@ -46,6 +47,7 @@ from stagegraph.schema.guards import (
     Completed,
     Done,
     EventSeen,
+    Exhausted,
     InStage,
     Not,
     Plateau,
@@ -53,7 +55,7 @@ from stagegraph.schema.guards import (
 )
 from stagegraph.schema.names import PROGRESS_NAMES
 from stagegraph.schema.stagegraph import Region, StageGraph
-from stagegraph.schema.stages import Settle, Trial
+from stagegraph.schema.stages import GrowthOption, Settle, Trial
 from stagegraph.schema.transitions import Interrupt, Transition
 
 __all__ = ["compile_graph"]
@@ -166,15 +168,16 @@ class _Compiler:
         actions = self._actions(getattr(spec, "actions", ()), key, pointer, prefix)
         if isinstance(spec, Trial):
             self._metric(spec.metric, f"{pointer}/metric")
-            for index, option in enumerate(spec.options):
-                place = f"{pointer}/options/{index}"
-                self._actions(option.actions, f"{key}.{option.name}", place, prefix)
         own = [
             edge
             for index, transition in enumerate(getattr(spec, "transitions", ()))
             if (edge := self._transition(transition, key, included, index)) is not None
         ]
-        following = self._next(included, key)
+        following = [
+            edge
+            for field in ("next", "otherwise")
+            if (edge := self._next(included, key, field)) is not None
+        ]
         leaving = [edge for edge in interrupts if key in edge.within]
         return CompiledStage(
             key=key,
@@ -184,21 +187,33 @@ class _Compiler:
             pointer=pointer,
             during=tuple(held for held in during if held is not None),
             actions=actions,
-            ways=(*leaving, *own, *((following,) if following else ())),
+            ways=(*leaving, *own, *following),
+            options=self._options(getattr(spec, "options", ()), key, pointer, prefix),
         )
+
+    def _options(
+        self, options: Iterable[GrowthOption], key: str, pointer: str, prefix: str
+    ) -> tuple[Option, ...]:
+        found = []
+        for index, option in enumerate(options):
+            place = f"{key}.{option.name}"
+            here = f"{pointer}/options/{index}"
+            actions = self._actions(option.actions, place, here, prefix)
+            found.append(Option(option.name, place, actions))
+        return tuple(found)
 
     # Edges
 
-    def _next(self, included: Included, key: str) -> Edge | None:
-        reference = getattr(included.stage, "next", None)
+    def _next(self, included: Included, key: str, field: str) -> Edge | None:
+        reference = getattr(included.stage, field, None)
         if reference is None:
             return None
-        pointer = f"{included.pointer}/next"
+        pointer = f"{included.pointer}/{field}"
         target = self._target(reference, included.prefix, pointer)
         if target is None:
             return None
         guard = Completed(type="completed")
-        return Edge(f"{key}.next", "next", self.scope.region, key, pointer, guard, target)
+        return Edge(f"{key}.{field}", "next", self.scope.region, key, pointer, guard, target)
 
     def _transition(
         self, transition: Transition, key: str, included: Included, index: int
@@ -265,7 +280,7 @@ class _Compiler:
                 f"{region}:{name}"
                 for name, included in self.scope.stages.items()
                 if name.startswith(prefix)
-                and getattr(included.stage, "kind", "") not in ("final", "grow")
+                and getattr(included.stage, "kind", "") not in ("final", "grow", "trial")
             )
         keys: list[str] = []
         for index, reference in enumerate(interrupt.within):
@@ -354,7 +369,12 @@ class _Compiler:
                 return action.model_copy(update={"name": prefix + action.name})
             case RollBack():
                 to = self._snapshot(action.to, f"{pointer}/to", prefix)
-                return action.model_copy(update={"to": to})
+                update: dict[str, Any] = {"to": to}
+                if action.exclude is not None:
+                    place = f"{pointer}/exclude"
+                    key = self._stage_key(action.exclude, prefix, place, "unknown-stage")
+                    update |= {} if key is None else {"exclude": key}
+                return action.model_copy(update=update)
             case GrowthAction() if action.name is not None:
                 return action.model_copy(update={"name": prefix + action.name})
             case Send():
@@ -376,7 +396,7 @@ class _Compiler:
                 self._metric(guard.metric, pointer)
                 since = self._snapshot(guard.since, pointer, prefix)
                 return guard.model_copy(update={"since": since})
-            case InStage() | Affordable():
+            case InStage() | Affordable() | Exhausted():
                 placed: Model = self._with_stage(guard, pointer, prefix)
                 return placed
             case Done():

@@ -28,6 +28,7 @@ __all__ = [
     "EdgeKind",
     "Fallback",
     "HeldActivity",
+    "Option",
     "PlacedAction",
 ]
 
@@ -50,6 +51,30 @@ class PlacedAction:
     place: str
     pointer: str
     action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One of the growths that a stage chooses from or tries.
+
+    Attributes:
+        name: Its name in the stage.
+        place: Such as ``main:grow.deep``; what it costs is known by this name.
+        actions: What it does.
+    """
+
+    name: str
+    place: str
+    actions: tuple[PlacedAction, ...]
+
+    @property
+    def growths(self) -> tuple[GrowthAction, ...]:
+        """Its structural actions."""
+        return _growths(self.actions)
+
+
+def _growths(actions: tuple[PlacedAction, ...]) -> tuple[GrowthAction, ...]:
+    return tuple(a.action for a in actions if isinstance(a.action, GrowthAction))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +108,8 @@ class Edge:
 
     Attributes:
         id: Unique and stable: ``main:train.transitions[0]``, ``main:train.next``,
-            ``main:interrupts.undo``.
-        kind: What it was written as.
+            ``main:try.otherwise``, ``main:interrupts.undo``.
+        kind: What it was written as; the ``otherwise`` of a trial is a ``next`` too.
         region: The region that moves.
         scope: Whose guard memory it uses: a stage's key, a region's name, or ``root``.
         pointer: JSON pointer into the document.
@@ -122,6 +147,7 @@ class CompiledStage:
         during: Its activities, the factor of a ``settle`` among them.
         actions: What is done at each entry.
         ways: Interrupts that may leave it, its transitions, then ``next``: the order of asking.
+        options: The growths that it chooses from or tries.
     """
 
     key: str
@@ -132,6 +158,7 @@ class CompiledStage:
     during: tuple[HeldActivity, ...] = ()
     actions: tuple[PlacedAction, ...] = ()
     ways: tuple[Edge, ...] = ()
+    options: tuple[Option, ...] = ()
 
     @cached_property
     def kind(self) -> str:
@@ -165,13 +192,37 @@ class CompiledStage:
 
     @cached_property
     def growths(self) -> tuple[GrowthAction, ...]:
-        """The structural actions at its entry."""
-        return tuple(a.action for a in self.actions if isinstance(a.action, GrowthAction))
+        """The structural actions at each of its entries, whatever option is taken."""
+        return _growths(self.actions)
+
+    @cached_property
+    def possible_growths(self) -> tuple[GrowthAction, ...]:
+        """The structural actions of its entries, those of all its options among them."""
+        return (*self.growths, *(g for option in self.options for g in option.growths))
+
+    @cached_property
+    def priced(self) -> Mapping[str, tuple[GrowthAction, ...]]:
+        """What entering it may cost, by where the cost is known: its key, or an option's place."""
+        if self.options:
+            return {option.place: (*self.growths, *option.growths) for option in self.options}
+        return {self.key: self.growths} if self.growths else {}
+
+    def option(self, name: str) -> Option | None:
+        """The option of a name."""
+        return next((option for option in self.options if option.name == name), None)
 
     @property
     def next(self) -> Edge | None:
         """The edge of its ``next``."""
-        return next((edge for edge in self.ways if edge.kind == "next"), None)
+        return self._way("next")
+
+    @property
+    def otherwise(self) -> Edge | None:
+        """For a trial: the edge that is taken without growth."""
+        return self._way("otherwise")
+
+    def _way(self, field: str) -> Edge | None:
+        return next((edge for edge in self.ways if edge.id == f"{self.key}.{field}"), None)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,9 @@ def _follow(move: Move, stages: Mapping[str, CompiledStage], past: History, take
         changed |= _note_snapshots(taken, move.edge.actions, before)
     if move.how != "back":
         changed |= _note_snapshots(taken, target.actions, before)
+    source = stages[move.source]
+    if source.kind == "trial" and move.edge == source.next:
+        before = _with_option(before, source)
     after = _move(move, before, target, taken)
     if after is None:
         return changed
@@ -104,30 +107,32 @@ def _move(move: Move, before: Past, target: CompiledStage, taken: History) -> Pa
 
 
 def _enter(before: Past, stage: CompiledStage) -> Past:
-    gained = _gains(stage.actions)
-    if stage.structural:
-        gained |= {GROWTH}
-    prefix = stage.name[: stage.name.rfind(".") + 1]
-    for option in getattr(stage.spec, "options", ()):
-        gained |= _gains_of(option.actions, prefix)
-    return before.after(gained=gained)
+    after = before.after(gained=_gains(stage.actions))
+    return _with_option(after, stage) if stage.kind == "grow" else after
+
+
+def _with_option(before: Past, stage: CompiledStage) -> Past:
+    """What is known when one of a stage's growths has happened."""
+    paths = [before.after(gained=_gains(option.actions) | {GROWTH}) for option in stage.options]
+    if not paths:
+        return before.after(gained=frozenset({GROWTH}))
+    after = paths[0]
+    for path in paths[1:]:
+        after = after.meet(path)
+    return after
 
 
 def _gains(actions: tuple[PlacedAction, ...]) -> frozenset[str]:
-    return _gains_of(tuple(placed.action for placed in actions))
-
-
-def _gains_of(actions: tuple[object, ...], prefix: str = "") -> frozenset[str]:
     found: set[str] = set()
-    for action in actions:
+    for action in (placed.action for placed in actions):
         if isinstance(action, SnapshotAction):
-            found.add(f"snapshot:{prefix}{action.name}")
+            found.add(f"snapshot:{action.name}")
         elif isinstance(action, TeacherAction):
-            found.add(f"teacher:{prefix}{action.name}")
+            found.add(f"teacher:{action.name}")
         elif isinstance(action, GrowthAction):
             found.add(GROWTH)
             if action.name is not None:
-                found.add(f"cohort:{prefix}{action.name}")
+                found.add(f"cohort:{action.name}")
     return frozenset(found)
 
 

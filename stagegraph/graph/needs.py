@@ -10,7 +10,8 @@ from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.progress import Duration, Unit
 from stagegraph.schema.base import Model
 from stagegraph.schema.expressions import Left, NameExpr, Spent
-from stagegraph.schema.guards import Affordable
+from stagegraph.schema.guards import Affordable, Exhausted
+from stagegraph.schema.stages import Grow
 
 __all__ = ["Needs", "needs"]
 
@@ -31,7 +32,8 @@ class Needs:
 
     Attributes:
         facts: Among ``epochs samples tokens seconds flops params``.
-        costs: Keys of the stages whose growth must be known in parameters.
+        costs: Of the growths whose cost in parameters must be known: the key of the stage, or the
+            place of the option.
         metrics: Metrics that guards read.
     """
 
@@ -54,7 +56,7 @@ def needs(graph: CompiledGraph) -> Needs:
                     metrics.add(node.name)
             case Left() | Spent():
                 facts.add(_FACTS.get(node.amount, ""))
-            case Affordable():
+            case Affordable() | Exhausted() | Grow(policy="largest"):
                 facts.add("params")
         metric = getattr(node, "metric", None)
         if isinstance(metric, str):
@@ -71,7 +73,7 @@ def needs(graph: CompiledGraph) -> Needs:
             facts.add(every.unit)
     facts |= {m.look_every.unit for m in graph.graph.metrics.values() if m.look_every is not None}
     facts -= {"", Unit.STEPS}
-    growing = tuple(key for key, stage in graph.stages.items() if stage.growths)
+    growing = tuple(place for stage in graph.stages.values() for place in stage.priced)
     return Needs(frozenset(facts), growing if "params" in facts else (), frozenset(metrics))
 
 

@@ -13,7 +13,7 @@ from stagegraph.schema.actions import GrowthAction, SnapshotAction, TeacherActio
 from stagegraph.schema.activities import Activity
 from stagegraph.schema.names import split_reference
 from stagegraph.schema.stagegraph import Region, StageGraph, SubGraph
-from stagegraph.schema.stages import Final, Stage, Trial, Use
+from stagegraph.schema.stages import Final, Stage, Use
 from stagegraph.schema.transitions import Interrupt
 
 __all__ = ["Included", "Names", "Scope", "collect", "define_actions", "include", "stage_key"]
@@ -175,9 +175,8 @@ def _define(scope: Scope, stage: Stage, prefix: str) -> None:
     define_actions(scope, getattr(stage, "actions", ()), prefix)
     for transition in getattr(stage, "transitions", ()):
         define_actions(scope, transition.actions, prefix)
-    if isinstance(stage, Trial):
-        for option in stage.options:
-            define_actions(scope, option.actions, prefix)
+    for option in getattr(stage, "options", ()):
+        define_actions(scope, option.actions, prefix)
 
 
 def define_actions(scope: Scope, actions: tuple[object, ...], prefix: str) -> None:

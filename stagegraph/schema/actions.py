@@ -11,7 +11,7 @@ from stagegraph.schema.amounts import Factor
 from stagegraph.schema.branch_actions import ATTACHABLE, AddExperts, AddHead, Attach, Upcycle
 from stagegraph.schema.growth_actions import Deepen, GrowthAction, SizedGrowth
 from stagegraph.schema.inherit_actions import Inherit, Regrow
-from stagegraph.schema.names import Name
+from stagegraph.schema.names import Name, Reference
 from stagegraph.schema.width_actions import (
     AddHeads,
     AttentionGrowth,
@@ -80,6 +80,8 @@ class RollBack(ActionModel):
     """A cut of every learning rate from now on."""
     rng: Literal["restore", "fork"] = "restore"
     """``fork``: other random numbers than the last time, derived from the attempt's number."""
+    exclude: Reference | None = None
+    """A stage with options: the one that it took last is not taken again."""
 
 
 class Send(ActionModel):

@@ -25,6 +25,7 @@ __all__ = [
     "Done",
     "Elapsed",
     "EventSeen",
+    "Exhausted",
     "Guard",
     "InStage",
     "Not",
@@ -180,6 +181,15 @@ class Affordable(Model):
     """The stage that grows."""
 
 
+class Exhausted(Model):
+    """No growth is left to a stage: each option was taken, is excluded, failed, or does not fit."""
+
+    positional: ClassVar = ("stage",)
+    type: Literal["exhausted"]
+    stage: Reference
+    """The stage that grows."""
+
+
 MAX_TREE_DEPTH: Final = 24
 """How many guards and expressions inside one another."""
 
@@ -233,7 +243,8 @@ Guard = Annotated[
         | InStage
         | Done
         | EventSeen
-        | Affordable,
+        | Affordable
+        | Exhausted,
         Field(discriminator="type"),
     ],
     BeforeValidator(read_guard),
@@ -252,6 +263,7 @@ GUARD_CALLS: dict[str, type[Model]] = {
     "done": Done,
     "event": EventSeen,
     "affordable": Affordable,
+    "exhausted": Exhausted,
 }
 """Guards that a string writes as a call."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from stagegraph.progress import Duration
 from stagegraph.schema.actions import Action
 from stagegraph.schema.activities import During
-from stagegraph.schema.amounts import Factor
+from stagegraph.schema.amounts import Factor, Share
 from stagegraph.schema.base import Model, Note, Seq
 from stagegraph.schema.names import MetricName, Name, Reference
 from stagegraph.schema.transitions import Transition
@@ -18,12 +18,12 @@ __all__ = [
     "Consolidate",
     "Final",
     "Grow",
+    "GrowthOption",
     "Settle",
     "Stage",
     "TimedStage",
     "Train",
     "Trial",
-    "TrialOption",
     "Use",
     "Warmup",
 ]
@@ -65,20 +65,8 @@ class Train(TimedStage):
     """When the stage is completed."""
 
 
-class Grow(StageModel):
-    """Change the model's shape; takes no time, and leads on through ``next`` at once."""
-
-    instant: ClassVar = True
-    structural: ClassVar = True
-    kind: Literal["grow"]
-    actions: Annotated[Actions, Field(min_length=1)]
-    """What to do, in order; at least one growth."""
-    next: Reference
-    """The stage that follows at once: a warm-up, settle or consolidate."""
-
-
-class TrialOption(Model):
-    """One of the growths that a trial tries."""
+class GrowthOption(Model):
+    """One of the growths that a stage can choose from."""
 
     name: Name
     """What it is called in the journal."""
@@ -86,19 +74,81 @@ class TrialOption(Model):
     """What to do, in order; at least one growth."""
 
 
+Options = Annotated[Seq[GrowthOption], Field(max_length=100)]
+
+
+def _refuse_same_names(options: tuple[GrowthOption, ...]) -> None:
+    names = [option.name for option in options]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two options are called {twice!r}; give each a name of its own")
+
+
+class Grow(StageModel):
+    """Change the model's shape; takes no time, and leads on through ``next`` at once.
+
+    The growth stands in ``actions``; or there are several in ``options``, of which each entry takes
+    one.
+    """
+
+    instant: ClassVar = True
+    structural: ClassVar = True
+    kind: Literal["grow"]
+    actions: Actions = ()
+    """What to do, in order; without ``options`` at least one growth."""
+    options: Options = ()
+    """Growths of which each entry takes one, after ``actions``."""
+    choose: Literal["next", "largest"] | None = None
+    """Which option: ``next`` (the default) takes each once, in their order; ``largest`` the one
+    that adds the most parameters. Either passes over what does not fit ``params``."""
+    next: Reference
+    """The stage that follows at once: a warm-up, settle or consolidate."""
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Grow:
+        if not self.actions and not self.options:
+            raise ValueError("a grow stage has 'actions' with a growth, or 'options' of growths")
+        if self.choose is not None and not self.options:
+            raise ValueError("'choose' chooses among 'options'; there are none")
+        _refuse_same_names(self.options)
+        return self
+
+    @property
+    def policy(self) -> Literal["next", "largest"]:
+        """How an option is chosen."""
+        return self.choose or "next"
+
+
 class Trial(StageModel):
     """Try several growths for a while from one state, and keep the best."""
 
     structural: ClassVar = True
     kind: Literal["trial"]
-    options: Annotated[Seq[TrialOption], Field(min_length=2, max_length=100)]
+    options: Annotated[Options, Field(min_length=1)]
     """The growths to compare."""
     over: Duration
     """How long each is trained before they are compared."""
     metric: MetricName
     """What to compare, by its goal."""
+    worth: Share | None = None
+    """How much better than going on without growth the best must be, as a share; that is tried
+    too, then."""
     next: Reference
-    """The stage that follows."""
+    """The stage that follows with the best option."""
+    otherwise: Reference | None = None
+    """The stage that follows, without growth, if no option is worth it or can be had."""
+
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> Trial:
+        if len(self.options) < 2 and self.worth is None:
+            raise ValueError(
+                "one option alone has nothing to be compared with; add another, or 'worth' to "
+                "compare it with no growth"
+            )
+        if self.worth is not None and self.otherwise is None:
+            raise ValueError("'worth' needs 'otherwise', the stage to enter if none is worth it")
+        _refuse_same_names(self.options)
+        return self
 
 
 class Warmup(TimedStage):

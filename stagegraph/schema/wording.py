@@ -26,7 +26,7 @@ _NOUNS = {
     "Transition": "a transition",
     "Interrupt": "an interrupt",
     "OnError": "'on_error'",
-    "TrialOption": "a trial's option",
+    "GrowthOption": "an option",
     "GrownCohort": "a selection by cohort",
     "MovingLevel": "a moving level",
     "WeightedTeacher": "a teacher with its weight",

@@ -62,6 +62,7 @@ KINDS = {
     "done": Traits(guards.Done, positional=("region",)),
     "event": Traits(guards.EventSeen, positional=("event",)),
     "affordable": Traits(guards.Affordable, positional=("stage",), needs=GROWN),
+    "exhausted": Traits(guards.Exhausted, positional=("stage",), needs=GROWN),
     # calls in expressions
     "last": Traits(expressions.Last, positional=("metric",), needs=LOSS),
     "best": Traits(expressions.Best, positional=("metric",), needs=LOSS),
@@ -181,15 +182,7 @@ def _uses(node: object, model: type[Model]) -> bool:
     return callable(values) and any(_uses(part, model) for part in values())
 
 
-def test_a_trial_is_refused_before_the_run():
-    graph = sg.load(DOCUMENTS / "trial.valid.yaml")
-    with pytest.raises(sg.UnsupportedError, match="draws trial stages, and cannot run them"):
-        _engine(graph)
-    with pytest.raises(sg.UnsupportedError, match="draws trial stages, and cannot run them"):
-        sg.simulate(graph)
-
-
-@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"trial"}))
+@every_kind
 def test_a_run_that_is_cut_goes_on_as_if_it_was_not(kind):
     graph = sg.load(DOCUMENTS / f"{kind}.valid.yaml")
     whole, _ = _moves(_engine(graph), 1, 2100)
@@ -203,7 +196,8 @@ def test_a_run_that_is_cut_goes_on_as_if_it_was_not(kind):
 
 
 def _engine(graph: sg.StageGraph) -> sg.Engine:
-    growing = [key for key, stage in compile_graph(graph)[0].stages.items() if stage.growths]
+    stages = compile_graph(graph)[0].stages.values()
+    growing = [place for stage in stages for place in stage.priced]
     return sg.Engine(graph, params=1_000_000, costs=dict.fromkeys(growing, 400_000))
 
 

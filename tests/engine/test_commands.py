@@ -667,3 +667,14 @@ def test_a_state_of_version_1_is_read():
     other = Run(CHAIN, params=1, costs={"x:g": 1, "y:g": 1, "main:g": 1})
     other.core.load_state_dict({**data, "engine": old})
     assert other.core.state == run.core.state
+
+
+def test_an_edge_that_was_held_back_by_an_event_is_told_when_the_event_is_gone():
+    """Its guard is false one boundary later, without a move that would make the engine look."""
+    run, desk = begun(steps=0)
+    desk.send("hold", "main")
+    run.step()
+    run.core.send("go")
+    run.step(3)
+    assert run.of_type("blocked", "boundary", "edge") == [(2, "main:interrupts.i")]
+    assert run.of_type("unblocked", "boundary", "edge") == [(4, "main:interrupts.i")]

@@ -79,7 +79,7 @@ stages:
     rest = {"steps_per_epoch": 4, "samples_per_step": 3, "tokens_per_step": 1, "params": 10}
     with pytest.raises(MissingFact, match=r"give costs=\{'g': 400_000\}"):
         simulate(graph, **rest)
-    with pytest.raises(MissingFact, match="names 'grw', which is no stage that grows; known: g"):
+    with pytest.raises(MissingFact, match="names 'grw', which is no growth of the graph; known: g"):
         simulate(graph, **rest, costs={"grw": 1})
     assert intervals(simulate(graph, **rest, costs={"g": 1})) == [
         ("a", 0, 4),

@@ -193,11 +193,7 @@ def _owners(context: Context) -> dict[str, set[str]]:
                 if fact.startswith("cohort:"):
                     found.setdefault(fact.removeprefix("cohort:"), set()).add(region)
     for stage in context.stages.values():
-        prefix = stage.name[: stage.name.rfind(".") + 1]
-        written = [growth.name for growth in stage.growths]
-        for option in getattr(stage.spec, "options", ()):
-            written += [f"{prefix}{getattr(a, 'name', '')}" for a in option.actions]
-        for name in written:
+        for name in (growth.name for growth in stage.possible_growths):
             if name is not None:
                 found.setdefault(name, set()).add(stage.region)
     return found

@@ -15,7 +15,8 @@ from stagegraph.graph.structure import RegionView
 from stagegraph.progress import Duration, Unit
 from stagegraph.schema.activities import Ramp
 from stagegraph.schema.expressions import Left, NameExpr, Spent, Visits
-from stagegraph.schema.guards import Affordable
+from stagegraph.schema.guards import Affordable, Exhausted
+from stagegraph.schema.stages import Grow, Trial
 
 __all__: list[str] = []
 
@@ -60,19 +61,45 @@ def affordable_without_budget(context: Context) -> Iterator[Found]:
 
 @rule("affordable-nothing", "warning")
 def affordable_nothing(context: Context) -> Iterator[Found]:
-    """`affordable(...)` of a stage that adds nothing.
+    """`affordable(...)` or `exhausted(...)` of a stage that adds nothing.
 
-    A stage that does not grow costs no parameters, so it is always affordable.
+    A stage that does not grow costs no parameters, so it is always affordable and never exhausted.
 
     Example: `affordable(warmup)` where `affordable(grow)` is meant.
     """
     for edge, _ in context.guarded:
         for node in leaves(edge.guard):
-            stage = context.stages.get(node.stage) if isinstance(node, Affordable) else None
+            if not isinstance(node, Affordable | Exhausted):
+                continue
+            stage = context.stages.get(node.stage)
             if stage is not None and not stage.structural:
+                answer = "always affordable" if isinstance(node, Affordable) else "never exhausted"
                 yield Found(
-                    f"{context.name(stage.key)} adds no parameters, so it is always affordable",
+                    f"{context.name(stage.key)} adds no parameters, so it is {answer}",
                     "name the 'grow' or 'trial' stage that is meant",
+                    f"{edge.pointer}/when",
+                )
+
+
+@rule("never-exhausted", "error")
+def never_exhausted(context: Context) -> Iterator[Found]:
+    """`exhausted(...)` of a growth that can always be had once more.
+
+    A growth is exhausted when its options are used up or none fits the budget of `params`. With
+    neither there is always one more, and the guard is never true.
+
+    Example: `exhausted(grow)` where `grow` has no `options` and `budget` no `params`.
+    """
+    if context.graph.budget.params is not None:
+        return
+    for edge, _ in context.guarded:
+        for node in leaves(edge.guard):
+            stage = context.stages.get(node.stage) if isinstance(node, Exhausted) else None
+            if stage is not None and stage.structural and not stage.options:
+                yield Found(
+                    f"{context.name(stage.key)} has no 'options' that could be used up, and "
+                    "'budget' sets no 'params'",
+                    "add 'params' to 'budget', or give the stage 'options'",
                     f"{edge.pointer}/when",
                 )
 
@@ -124,7 +151,9 @@ def _least(context: Context, edge: Edge, stage: CompiledStage, unit: Unit) -> Fr
         ramps = [h.activity.over for h in stage.during if isinstance(h.activity, Ramp)]
         return max([least, *(_amount(over, unit) for over in ramps)])
     if edge.kind == "next":
-        times = len(getattr(stage.spec, "options", ())) or 1
+        times = 1
+        if isinstance(stage.spec, Trial):
+            times = len(stage.options) + (stage.spec.worth is not None)
         return max(least, times * _amount(stage.duration, unit))
     cases = context.truth.cases(edge, stage)
     waits = [_waited(case, unit) for case in cases] if cases else [Fraction(0)]
@@ -170,13 +199,18 @@ def unbounded_growth(context: Context) -> Iterator[Found]:
         for part in nx.strongly_connected_components(loose):
             for key, stage in view.region.stages.items():
                 round_again = len(part) > 1 or loose.has_edge(key, key)
-                if key in part and stage.structural and round_again:
+                if key in part and stage.structural and round_again and not _used_up(stage):
                     yield Found(
                         f"{context.name(key)} lies in a loop that nothing bounds: the model grows "
                         "until memory ends it",
                         "set 'params' in 'budget', or 'at_most' on the way into it",
                         stage.pointer,
                     )
+
+
+def _used_up(stage: CompiledStage) -> bool:
+    """Whether a stage can be entered only as often as it has options."""
+    return isinstance(stage.spec, Grow) and bool(stage.options) and stage.spec.policy == "next"
 
 
 def _counts(edge: Edge) -> bool:

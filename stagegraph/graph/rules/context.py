@@ -62,7 +62,7 @@ class Context:
         """Pairs of a stage's key and the id of a way out that can never be taken in any run."""
         found: set[tuple[str, str]] = set()
         for stage in self.compiled.stages.values():
-            for index, edge in enumerate(stage.ways):
+            for index, edge in enumerate(stage.ways if stage.kind != "trial" else ()):
                 if self.truth.never(edge, stage, limited=False) is not None or any(
                     self.truth.covers(earlier, edge, stage) for earlier in stage.ways[:index]
                 ):
@@ -94,8 +94,9 @@ class Context:
     def actions(self) -> Iterator[tuple[PlacedAction, Edge | None, CompiledStage | None]]:
         """Every action, with the edge or the stage that it belongs to."""
         for stage in self.compiled.stages.values():
-            for placed in (*stage.actions, *_tried(stage)):
-                yield placed, None, stage
+            yield from ((placed, None, stage) for placed in stage.actions)
+            for option in stage.options:
+                yield from ((placed, None, stage) for placed in option.actions)
         for edge in self.compiled.edges.values():
             for placed in edge.actions:
                 yield placed, edge, None
@@ -117,21 +118,13 @@ class Context:
         if edge.kind == "interrupt":
             return f"interrupt {edge.id.partition(':interrupts.')[2]!r}"
         if edge.kind == "next":
-            return f"'next' of {self.name(edge.scope)}"
+            return f"{edge.id.rpartition('.')[2]!r} of {self.name(edge.scope)}"
         return f"the transition from {self.name(edge.scope)} to {self.name(edge.target)}"
 
     def shown(self, guard: Model | None) -> str:
         """A guard as text, quoted."""
         text = "always" if guard is None else format_guard(guard)
         return repr(text if self.graph.regions is not None else text.replace("main:", ""))
-
-
-def _tried(stage: CompiledStage) -> Iterator[PlacedAction]:
-    """The actions of a trial's options."""
-    for index, option in enumerate(getattr(stage.spec, "options", ())):
-        for number, action in enumerate(option.actions):
-            pointer = f"{stage.pointer}/options/{index}/actions/{number}"
-            yield PlacedAction(f"{stage.key}.{option.name}.actions[{number}]", pointer, action)
 
 
 def leaves(guard: Model | None) -> Iterator[Model]:

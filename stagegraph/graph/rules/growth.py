@@ -56,19 +56,19 @@ def growth_outside_grow(context: Context) -> Iterator[Found]:
 def grow_without_growth(context: Context) -> Iterator[Found]:
     """A growth that grows nothing.
 
-    The promise of `grow`, and of each option of a `trial`: at least one structural action.
+    The promise of `grow`, and of each option: at least one structural action.
 
     Example: a `grow` stage with nothing but `{type: snapshot, name: before}`.
     """
     for stage in context.stages.values():
-        if stage.kind == "grow" and not stage.growths:
+        if stage.kind == "grow" and not stage.growths and not stage.options:
             yield Found(
                 f"{context.name(stage.key)} is a 'grow' stage without a growth",
                 "add a structural action such as deepen or widen",
                 f"{stage.pointer}/actions",
             )
-        for index, option in enumerate(getattr(stage.spec, "options", ())):
-            if not any(isinstance(action, GrowthAction) for action in option.actions):
+        for index, option in enumerate(stage.options):
+            if not option.growths and not stage.growths:
                 yield Found(
                     f"option {option.name!r} of {context.name(stage.key)} has no growth",
                     "add a structural action such as deepen or widen",
@@ -86,7 +86,7 @@ def growth_unprotected(context: Context) -> Iterator[Found]:
     Example: `grow` with `next: train`.
     """
     for stage in context.stages.values():
-        if stage.kind != "grow":
+        if not stage.structural:
             continue
         after = landing(context, stage)
         if after is not None and after.kind not in _CALM:
@@ -108,7 +108,7 @@ def growth_without_warmup(context: Context) -> Iterator[Found]:
     Example: `grow` with `next: consolidate`.
     """
     for stage in context.stages.values():
-        after = landing(context, stage) if stage.kind == "grow" else None
+        after = landing(context, stage) if stage.structural else None
         if after is not None and after.kind in ("settle", "consolidate"):
             yield Found(
                 f"no warm-up follows {context.name(stage.key)}: its new parameters start at full "
@@ -128,7 +128,7 @@ def warmup_ignores_growth(context: Context) -> Iterator[Found]:
     Example: `grow` → `warmup` with nothing but an LR ramp of `all`.
     """
     for stage in context.stages.values():
-        after = landing(context, stage) if stage.kind == "grow" else None
+        after = landing(context, stage) if stage.structural else None
         if after is None or after.kind != "warmup":
             continue
         if not any(
@@ -143,7 +143,7 @@ def warmup_ignores_growth(context: Context) -> Iterator[Found]:
 
 
 def _is_of(ramp: Ramp, grow: CompiledStage) -> bool:
-    names = {growth.name for growth in grow.growths}
+    names = {growth.name for growth in grow.possible_growths}
     return any(
         part == "grown" or (isinstance(part, GrownCohort) and part.grown in names)
         for part in ramp.selection

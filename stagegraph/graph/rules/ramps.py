@@ -61,7 +61,7 @@ def alpha_of_width(context: Context) -> Iterator[Found]:
     Example: a warm-up with `{type: alpha_ramp, of: grown, over: 500 steps}` after a `widen`.
     """
     for stage in context.stages.values():
-        growths = stage.growths
+        growths = stage.possible_growths
         after = landing(context, stage) if growths else None
         if after is None or any(growth.blends for growth in growths):
             continue

@@ -29,10 +29,11 @@ def rollback_repeats(context: Context) -> Iterator[Found]:
         action = placed.action
         if not isinstance(action, RollBack):
             continue
-        if action.data == "rewind" and action.rng == "restore" and action.lr_factor is None:
+        same = action.data == "rewind" and action.rng == "restore" and action.lr_factor is None
+        if same and action.exclude is None:
             yield Found(
                 f"the rollback to {action.to!r} names nothing that will differ this time",
-                "add 'rng: fork', 'data: skip' or an 'lr_factor'",
+                "add 'rng: fork', 'data: skip', an 'lr_factor', or 'exclude' an option",
                 placed.pointer,
             )
 

@@ -144,22 +144,23 @@ def _rounds(view: RegionView) -> set[str]:
 def stuck_when_full(context: Context) -> Iterator[Found]:
     """A stage that can only be left by growing.
 
-    Growth past the budget of `params` is blocked. A stage in a loop whose every way out leads
-    into growth cannot be left once there is no more room.
+    Growth past the budget of `params` is blocked, and so is growth of a stage whose options are
+    used up. A stage in a loop whose every way out leads into growth cannot be left then.
 
     Example: `train` with only `{target: grow, …}` and a budget of `params`.
     """
-    if context.graph.budget.params is None:
-        return
+    limited = context.graph.budget.params is not None
     for stage in context.stages.values():
         view = context.views[stage.region]
         targets = [context.stages.get(edge.target) for edge in stage.ways]
         if stage.instant or not targets or stage.key not in _rounds(view):
             continue
-        if all(target is not None and target.structural for target in targets):
+        if all(t is not None and t.structural and (limited or t.options) for t in targets):
+            full = "the budget of params is full" if limited else "their options are used up"
+            first = next(target for target in targets if target is not None)
             yield Found(
-                f"every way out of {context.name(stage.key)} leads into growth; when the budget "
-                "of params is full, all of them are blocked",
-                "add a way out for that, such as: when: not affordable(grow)",
+                f"every way out of {context.name(stage.key)} leads into growth; when {full}, all "
+                "of them are blocked",
+                f"add a way out for that, such as: when: exhausted({first.name})",
                 stage.pointer,
             )
