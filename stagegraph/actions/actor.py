@@ -16,6 +16,7 @@ from stagegraph.actions.attribute_holding import write_attributes
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.distilling.teachers import TEACHER
 from stagegraph.actions.distilling.teachers import make as make_teacher
+from stagegraph.actions.flops import count_flops, samples_in
 from stagegraph.actions.growing import grow
 from stagegraph.actions.growth.attributes import owners_of
 from stagegraph.actions.growth.operations import costs, rebuild
@@ -101,6 +102,7 @@ class TorchActor:
         spaces: Which axes of which tensors grow together.
         parts: What the graph names and only code can give: weights to inherit (a state dict, a
             model, a path), builders (functions); a builder is needed again to resume.
+        counts_flops: Whether to count what training on a sample takes, on the probe.
 
     Raises:
         UnsupportedError: Something that was given cannot be used.
@@ -119,6 +121,7 @@ class TorchActor:
         probe: Probe | None = None,
         spaces: Spaces | None = None,
         parts: Mapping[str, Any] | None = None,
+        counts_flops: bool = False,
     ) -> None:
         several = optimizers if isinstance(optimizers, list | tuple) else (optimizers,)
         innermost_ones = {id(one): one for one in map(innermost, several)}
@@ -133,7 +136,8 @@ class TorchActor:
         self._growths = {stage: tuple(actions) for stage, actions in (growths or {}).items()}
         self._updates = None if scaler is None else Updates(self._standing.optimizers)
         self._held = Held((), {})
-        self._facts: tuple[Lineage, Facts] | None = None
+        self._facts: tuple[Lineage, tuple[bool, ...], Facts] | None = None
+        self._counts_flops = counts_flops
 
     def require(
         self,
@@ -163,11 +167,14 @@ class TorchActor:
 
     def facts(self) -> Facts:
         """The parameters of the model, and what each stage that grows would add now."""
-        self._standing.rates.heal()
-        lineage = self._standing.lineage
-        if self._facts is None or self._facts[0] is not lineage:
-            self._facts = (lineage, self._measure_facts())
-        return self._facts[1]
+        standing = self._standing
+        standing.rates.heal()
+        counted = standing.model.parameters() if self._counts_flops else ()
+        trained = tuple(parameter.requires_grad for parameter in counted)
+        known = self._facts
+        if known is None or known[0] is not standing.lineage or known[1] != trained:
+            known = self._facts = (standing.lineage, trained, self._measure_facts())
+        return known[2]
 
     def _measure_facts(self) -> Facts:
         model = self._standing.model
@@ -177,7 +184,15 @@ class TorchActor:
                 known[stage] = costs(self._standing.site(), actions, place=stage)
             except (SelectorError, UnsupportedError):
                 continue  # no growth from here (or nowhere): the cost is not known
-        return Facts(params=num_parameters(model), costs=known)
+        return Facts(num_parameters(model), known, self._count_flops())
+
+    def _count_flops(self) -> tuple[int, int] | None:
+        """What training on the probe takes, and how many samples it holds."""
+        standing = self._standing
+        samples = samples_in(standing.probe) if self._counts_flops else None
+        if samples is None or standing.probe is None:
+            return None
+        return count_flops(standing.model, standing.probe), samples
 
     @torch.inference_mode(False)  # whatever the host is in: what is made here must train
     @torch.enable_grad()

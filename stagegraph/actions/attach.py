@@ -20,6 +20,7 @@ from stagegraph.actions.support import inspect, remarks, unsupported
 from stagegraph.actions.undo import untouched
 from stagegraph.errors import UnsupportedError
 from stagegraph.graph.compiled import CompiledGraph, CompiledStage, PlacedAction
+from stagegraph.graph.needs import needs
 from stagegraph.schema.actions import GrowthAction
 from stagegraph.schema.activities import Activity
 
@@ -63,7 +64,14 @@ def torch_actor(
     growths = {place: g for s in graph.stages.values() for place, g in s.priced.items()}
     if growths:
         _try_probe(model, companions["probe"])
-    actor = TorchActor(model, optimizer, growths, spaces=graph.graph.spaces, **companions)
+    actor = TorchActor(
+        model,
+        optimizer,
+        growths,
+        spaces=graph.graph.spaces,
+        counts_flops="flops" in needs(graph).facts,
+        **companions,
+    )
     _ATTACHED.add(_inner(model))
     return actor
 

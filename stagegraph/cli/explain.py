@@ -59,7 +59,8 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
                 yield f"{step}: {_command(record)}"
             case "end":
                 by = f" by {record['author']}" if record.get("author") else ""
-                yield f"{step}: the end ({record['reason']}{by})"
+                why = record.get("because") if record["reason"] == "budget" else None
+                yield f"{step}: the end ({why or record['reason']}{by})"
 
 
 def _why(move: Mapping[str, Any]) -> str:

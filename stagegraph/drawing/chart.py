@@ -371,7 +371,8 @@ class _Draft:
 
     def _everywhere(self, edge: Edge) -> bool:
         """Whether an interrupt may leave every stage that can be left."""
-        inside = {s.key for s in self.region.stages.values() if not s.final and not s.instant}
+        kept_in = ("grow", "trial", "final")
+        inside = {s.key for s in self.region.stages.values() if s.kind not in kept_in}
         return len(inside) > 1 and inside <= set(edge.within)
 
     def _within(self, edge: Edge) -> str:

@@ -123,6 +123,7 @@ class Core:
         self._names = MetricNames(graph.graph.metrics)
         self._reads_loss = "loss" in self._names.by_source
         counted = needs(graph).facts & {"epochs", "samples", "tokens", "flops"}
+        self._reads_flops = "flops" in counted
         self.meter = Meter(counted, clock)
         """What is counted besides updates."""
         self._digest = digest(graph.graph)
@@ -266,6 +267,9 @@ class Core:
             samples, tokens, flops = self.meter.checked(samples, tokens, flops, seconds)
         if self._look <= 0 and self._settled():
             return
+        if self._reads_flops and not flops:
+            flops = self._flops_of(samples)
+            amounts = amounts or flops
         before = self._mark() if self.meter.uncounted else None
         if epoch is not None or self.meter.coming is not None:
             self.meter.take(epoch)
@@ -509,7 +513,10 @@ class Core:
         def confirm(outcome: Outcome) -> None:
             after = replace(step.state, facts=outcome.facts)
             records = mail + boundary_records(before, decision, step, outcome)
-            self._write(records + ((end_record(after, author=author),) if after.ended else ()))
+            if after.ended:
+                budget = self.graph.graph.budget
+                records += (end_record(after, decision, budget, author=author),)
+            self._write(records)
             # The last thing of all, so that model and engine move at one instant: an interrupt
             # from the keyboard comes before it and undoes everything, or after it and nothing.
             self.state = after
@@ -623,6 +630,23 @@ class Core:
         if unit is Unit.STEPS:
             return self.state.clock.step + self._pending
         return self.progress.of(unit)
+
+    def _flops_of(self, samples: int) -> int:
+        """What an update took by what the model was measured to take.
+
+        Raises:
+            MissingFact: It is known per sample, and nobody says how many there were.
+        """
+        known = self.state.facts.flops
+        if known is None:
+            return 0
+        if not samples:
+            raise MissingFact(
+                "the graph reads flops, which are counted per sample; give step(samples=), or "
+                "step(flops=)"
+            )
+        flops, batch = known
+        return round(flops * samples / batch)
 
     def _mark(self) -> tuple[Any, ...]:
         """What an update changes before a look, to go back to if it is refused."""

@@ -39,10 +39,13 @@ class Facts:
         params: How many parameters it has; ``None`` if nobody knows.
         costs: Per stage that grows (``"region:stage"``), how many parameters entering it would add;
             per option of it, if it has some (``"region:stage.option"``).
+        flops: Floating-point operations of training on a batch, and how many samples it holds;
+            ``None`` if nobody counts them.
     """
 
     params: int | None = None
     costs: Mapping[str, int] = field(default_factory=dict)
+    flops: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,18 +12,21 @@ from typing import Any
 
 from stagegraph.engine.absorb import Arrival
 from stagegraph.engine.commands import Message
+from stagegraph.engine.decide import AMOUNTS
 from stagegraph.engine.decision import Decision, Move, Turn
 from stagegraph.engine.memories import Memory, RegressedMemory
 from stagegraph.engine.meter import Jump
 from stagegraph.engine.moves import Step
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Facts, Outcome, Record
+from stagegraph.engine.slots import spent
 from stagegraph.engine.state import State
 from stagegraph.engine.taking import Taken, Verdict
 from stagegraph.engine.trace import memory_evidence
 from stagegraph.errors import ActionError
 from stagegraph.progress import Duration
 from stagegraph.schema.guard_text import format_guard
+from stagegraph.schema.stagegraph import Budget
 
 __all__ = [
     "boundary_records",
@@ -198,7 +201,8 @@ def _trial_record(before: State, turn: Turn, *, given_up: bool) -> Record:
 
 def facts_record(state: State, facts: Facts) -> Record:
     """What is known of the model from here on."""
-    return record("facts", state, params=facts.params, costs=dict(facts.costs))
+    counted = {} if facts.flops is None else {"flops": list(facts.flops)}
+    return record("facts", state, params=facts.params, costs=dict(facts.costs), **counted)
 
 
 def quiet_records(before: State, step: Step, *, blocks: bool = True) -> list[Record]:
@@ -252,11 +256,45 @@ def error_record(state: State, edge: str | None, error: ActionError, attempt: in
     )
 
 
-def end_record(state: State, *, author: str | None = None) -> Record:
-    """The end of the run; ``author`` is who stopped it."""
+def end_record(
+    state: State, decision: Decision, budget: Budget, *, author: str | None = None
+) -> Record:
+    """The end of the run, and why it came.
+
+    Args:
+        state: The state at the end.
+        decision: What led to it.
+        budget: The limits.
+        author: Who stopped it.
+    """
     by = {} if author is None or state.ended != "stopped" else {"author": author}
-    spent = state.spent.to_json()
-    return record("end", state, reason=state.ended, stages=dict(state.stages), spent=spent, **by)
+    return record(
+        "end",
+        state,
+        reason=state.ended,
+        because=_because(state, decision, budget, author),
+        stages=dict(state.stages),
+        spent=state.spent.to_json(),
+        **by,
+    )
+
+
+def _because(state: State, decision: Decision, budget: Budget, author: str | None) -> str:
+    """Why a run has ended: what was spent, who stopped it, or the last moves and their guards."""
+    if state.ended == "stopped":
+        return f"stopped by {author or 'somebody'}"
+    if state.ended == "budget":
+        return "; ".join(
+            f"budget of {amount}: {spent(amount, state):,.10g} of {limit:,} spent"
+            for amount in AMOUNTS
+            if (limit := getattr(budget, amount)) is not None and spent(amount, state) >= limit
+        )
+    ways = []
+    for move in decision.moves:
+        guard = move.edge.guard if move.edge is not None else None
+        when = "" if guard is None else f" when {format_guard(guard)}"
+        ways.append(f"{move.source or move.region} -> {move.target}{when}")
+    return "; ".join(ways)
 
 
 def event_record(state: State, message: Message, *, seen_at: int) -> Record:

@@ -80,6 +80,11 @@ class Simulation:
         return tuple(record for record in self.records if record["type"] == "move")
 
 
+def _flops(row: Mapping[str, Any]) -> tuple[int, int] | None:
+    told = row.get("flops")
+    return None if told is None else (int(told[0]), int(told[1]))
+
+
 class _Records(list[Record]):
     """A sink that keeps records in memory."""
 
@@ -92,7 +97,7 @@ class _JournalActor(NumbersActor):
 
     def __init__(self, facts: Mapping[int, Mapping[str, Any]]) -> None:
         self._journal = {
-            boundary: Facts(row.get("params"), dict(row.get("costs", {})))
+            boundary: Facts(row.get("params"), dict(row.get("costs", {})), _flops(row))
             for boundary, row in facts.items()
         }
         first = self._journal.get(0, Facts())

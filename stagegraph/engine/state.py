@@ -321,7 +321,7 @@ def _state_to_json(state: State) -> dict[str, Any]:
         "cohorts": list(state.cohorts),
         "alphas": dict(state.alphas),
         "blocked": dict(state.blocked),
-        "facts": {"params": state.facts.params, "costs": dict(state.facts.costs)},
+        "facts": _facts_to_json(state.facts),
         "ended": state.ended,
         "teachers": dict(state.teachers),
         "commands": state.commands.to_json(),
@@ -331,6 +331,16 @@ def _state_to_json(state: State) -> dict[str, Any]:
         },
         "trial": None if state.trial is None else _trial_to_json(state.trial),
     }
+
+
+def _facts_to_json(facts: Facts) -> dict[str, Any]:
+    counted = {} if facts.flops is None else {"flops": list(facts.flops)}
+    return {"params": facts.params, "costs": dict(facts.costs), **counted}
+
+
+def _facts_from_json(data: Mapping[str, Any]) -> Facts:
+    flops = data.get("flops")
+    return Facts(data["params"], dict(data["costs"]), None if flops is None else tuple(flops))
 
 
 def _trial_to_json(trial: TrialState) -> dict[str, Any]:
@@ -372,7 +382,7 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         cohorts=tuple(data["cohorts"]),
         alphas=dict(data["alphas"]),
         blocked=dict(data["blocked"]),
-        facts=Facts(data["facts"]["params"], dict(data["facts"]["costs"])),
+        facts=_facts_from_json(data["facts"]),
         ended=data["ended"],
         teachers=dict(data.get("teachers", {})),  # states of earlier versions have none
         commands=Commands.from_json(data["commands"]),
