@@ -10,7 +10,7 @@ from itertools import zip_longest
 
 from stagegraph.engine.matching import Matches, match_activities
 from stagegraph.engine.refusal import Refusal
-from stagegraph.engine.state import State
+from stagegraph.engine.state import Options, State
 from stagegraph.graph.compiled import CompiledGraph, CompiledStage, Edge, HeldActivity
 from stagegraph.schema.differences import differences, meaning, shown
 
@@ -20,6 +20,7 @@ _STAGE_ANEW = "give what is to come a stage of another name"
 _RETIRE = "set 'at_most' to {fired} to take it no more, and write another way beside it"
 _FUTURE_OF_A_STAGE = frozenset(
     {"kind", "actions", "during", "transitions", "next", "duration", "min_duration", "note"}
+    | {"options", "choose", "otherwise"}
 )
 """Fields of a stage that are free, or are looked at with their names resolved."""
 
@@ -29,6 +30,7 @@ def stages_entered(before: CompiledGraph, after: CompiledGraph, state: State) ->
     for key, count in state.visits.items():
         if count:
             yield from _stage(before, after, key, count)
+            yield from _options(before, after, key, state)
 
 
 def edges_taken(
@@ -66,6 +68,37 @@ def _stage(before: CompiledGraph, after: CompiledGraph, key: str, count: int) ->
         was, now = old.next.target, following.target
         if was != now:
             yield Refusal(key, following.pointer, was, now, why, _STAGE_ANEW)
+
+
+def _options(
+    before: CompiledGraph, after: CompiledGraph, key: str, state: State
+) -> Iterator[Refusal]:
+    """Options that were taken or are tried; the others are free, in a trial that is over too."""
+    old, new = before.stages[key], after.stages.get(key)
+    if new is None or new.kind != old.kind:
+        return
+    known = state.options.get(key, Options())
+    names = [*known.taken, *known.excluded, *known.failed]
+    if state.trial is not None and state.trial.stage == key:
+        names = [option.name for option in old.options]
+        for name in (option.name for option in new.options):
+            if name not in names:
+                pointer = f"{new.pointer}/options"
+                why = "the options are being tried"
+                yield Refusal(key, pointer, None, f"an option {name!r}", why, "wait for its end")
+    for name in dict.fromkeys(names):
+        was, now = old.option(name), new.option(name)
+        why = "it was taken, excluded or tried"
+        if now is None or was is None:
+            pointer, keep = f"{new.pointer}/options", "leave it in; add others beside it"
+            yield Refusal(key, pointer, f"an option {name!r}", None, why, keep)
+            continue
+        index = [option.name for option in new.options].index(name)
+        pointer = f"{new.pointer}/options/{index}/actions"
+        did, does = (tuple(placed.action for placed in o.actions) for o in (was, now))
+        for found in differences(did, does, pointer):
+            remedy = "leave it as it was; add another option beside it"
+            yield Refusal(key, found.pointer, found.before, found.after, why, remedy)
 
 
 def _held(old: CompiledStage, new: CompiledStage, why: str) -> Iterator[Refusal]:

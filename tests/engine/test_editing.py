@@ -592,3 +592,47 @@ def test_a_state_that_tells_of_what_its_graph_has_not_is_refused():
     saved["engine"]["visits"]["main:nowhere"] = 1
     with pytest.raises(SnapshotError, match="damaged: it tells of 'main:nowhere'"):
         edit_saved(saved, run.core.graph, run.core.graph)
+
+
+# Options
+
+OPTIONS = """
+metrics: {m: {goal: minimize}}
+initial: train
+stages:
+  train: {kind: train, transitions: [{target: g, when: elapsed(3 steps)}]}
+  g:
+    kind: grow
+    options:
+      - {name: one, actions: [{type: deepen, stack: x, add: 1}]}
+      - {name: two, actions: [{type: deepen, stack: x, add: 2}]}
+    next: rest
+  rest: {kind: consolidate, duration: 2 steps, next: train}
+"""
+
+
+def grown_once():
+    run = Run(OPTIONS, params=100, costs={"main:g.one": 1, "main:g.two": 2})
+    run.core.start()
+    return run.step(4)
+
+
+def test_an_option_that_was_not_taken_yet_may_change_and_others_may_come():
+    run = grown_once()
+    three = "      - {name: three, actions: [{type: deepen, stack: x, add: 9}]}\n"
+    text = OPTIONS.replace("add: 2", "add: 5").replace("    next: rest", f"{three}    next: rest")
+    carried = edit(run.core.graph, Run(text).core.graph, run.core.state).state
+    assert carried.options["main:g"].taken == ("one",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("add: 1", "add: 4", r"main:g \(/stages/g/options/0/actions/0/add\) was 1, is 4"),
+        ("name: one", "name: first", r"main:g \(/stages/g/options\) was an option 'one', is gone"),
+    ],
+)
+def test_an_option_that_was_taken_stays_as_it_was(old, new, says):
+    run = grown_once()
+    with pytest.raises(SnapshotError, match=says):
+        edit(run.core.graph, Run(OPTIONS.replace(old, new)).core.graph, run.core.state)
