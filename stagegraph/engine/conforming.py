@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 
 __all__ = ["MOST", "check_conforms"]
 
-MOST = 10**18
-"""More than anything that is counted comes to."""
+MOST = 10**30
+"""More than anything that is counted comes to; operations are the most."""
 
 _MAX_DEPTH = 40
 

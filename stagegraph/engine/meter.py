@@ -22,6 +22,9 @@ __all__ = ["LEAP_FACTOR", "LEAP_SECONDS", "MOST", "Jump", "Meter"]
 MOST = 10**18
 """More than one update, or all passes, can be; sums of it stay far from what a float can hold."""
 
+MOST_FLOPS = 10**26
+"""The same for operations."""
+
 LEAP_SECONDS, LEAP_FACTOR = 60.0, 10.0
 """Updates that took so long, and so many times as long as usual, are a leap of the clock."""
 
@@ -106,9 +109,10 @@ class Meter:
             flops = _whole("flops", flops)
         if seconds and self._clock is not None:
             raise ProgressError("seconds= is for simulations; this engine has a clock of its own")
-        if max(abs(samples), abs(tokens), abs(flops)) > MOST or seconds > MOST:
+        if max(abs(samples), abs(tokens)) > MOST or seconds > MOST or abs(flops) > MOST_FLOPS:
             raise ProgressError(
-                f"one update takes at most {MOST:.0e} samples, tokens, flops or seconds"
+                f"one update takes at most {MOST:.0e} samples, tokens or seconds, and "
+                f"{MOST_FLOPS:.0e} flops"
             )
         if samples < 0 or tokens < 0 or flops < 0 or not 0 <= seconds < math.inf:
             raise ProgressError(

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from stagegraph.progress import Duration, Unit, parse_number
 
-__all__ = ["Count", "Factor", "Number", "Share", "in_reach"]
+__all__ = ["Count", "Factor", "Number", "Operations", "Share", "in_reach"]
 
 
 def _number(value: Any) -> Any:
@@ -51,6 +51,14 @@ Count = Annotated[
     WithJsonSchema(_or_text("integer", minimum=1)),
 ]
 """A whole number from 1, with ``k M B T`` if that is easier to read."""
+
+Operations = Annotated[
+    float,
+    Field(ge=1, le=1e30),
+    BeforeValidator(_as_float),
+    WithJsonSchema(_or_text("number", minimum=1)),
+]
+"""A number of floating-point operations, such as ``2e21``."""
 
 Number = Annotated[
     float,

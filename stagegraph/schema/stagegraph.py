@@ -8,7 +8,7 @@ from pydantic import Field, PrivateAttr, StringConstraints, model_validator
 
 from stagegraph.progress import Duration
 from stagegraph.schema.activities import Activity
-from stagegraph.schema.amounts import Count, Number, Seconds
+from stagegraph.schema.amounts import Count, Number, Operations, Seconds
 from stagegraph.schema.base import FrozenMap, Model, Note, Seq
 from stagegraph.schema.names import MAIN, MetricName, Name
 from stagegraph.schema.source import Source
@@ -54,8 +54,8 @@ class Budget(Model):
     """Training samples."""
     tokens: Count | None = None
     """Training tokens."""
-    flops: Count | None = None
-    """Floating-point operations."""
+    flops: Operations | None = None
+    """Floating-point operations, such as ``2e21``."""
     seconds: Seconds | None = None
     """Wall time of training: seconds, or an amount such as ``90 min``."""
 

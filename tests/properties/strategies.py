@@ -184,6 +184,7 @@ def guards():
         | st.builds(gd.Done, type=st.just("done"), region=names())
         | st.builds(gd.EventSeen, type=st.just("event"), event=names())
         | st.builds(gd.Affordable, type=st.just("affordable"), stage=references())
+        | st.builds(gd.Exhausted, type=st.just("exhausted"), stage=references())
     )
 
     def combined(inner):
@@ -385,6 +386,7 @@ def actions():
             data=st.sampled_from(["rewind", "skip"]),
             lr_factor=_maybe(st.floats(1e-9, 0.999)),
             rng=st.sampled_from(["restore", "fork"]),
+            exclude=_maybe(references()),
             note=NOTES,
         )
     )
@@ -503,7 +505,11 @@ def _timed():
 def stages():
     """Stages of every kind, and those that ``use`` an entry of ``graphs``."""
     length = _maybe(durations())
-    option = st.builds(sg.TrialOption, name=names(), actions=_tuples(growths(), 1, 2))
+    option = st.builds(sg.GrowthOption, name=names(), actions=_tuples(growths(), 1, 2))
+
+    def options(least):
+        return st.lists(option, min_size=least, max_size=3, unique_by=lambda o: o.name).map(tuple)
+
     return st.one_of(
         st.builds(sg.Train, kind=st.just("train"), duration=length, **_timed()),
         st.builds(
@@ -514,12 +520,33 @@ def stages():
             note=NOTES,
         ),
         st.builds(
+            sg.Grow,
+            kind=st.just("grow"),
+            actions=_tuples(actions(), max_size=1),
+            options=options(1),
+            choose=_maybe(st.sampled_from(["next", "largest"])),
+            next=references(),
+            note=NOTES,
+        ),
+        st.builds(
             sg.Trial,
             kind=st.just("trial"),
-            options=_tuples(option, 2),
+            options=options(2),
             over=durations(),
             metric=metric_names(),
             next=references(),
+            otherwise=_maybe(references()),
+            note=NOTES,
+        ),
+        st.builds(
+            sg.Trial,
+            kind=st.just("trial"),
+            options=options(1),
+            over=durations(),
+            metric=metric_names(),
+            worth=st.floats(1e-15, 1),
+            next=references(),
+            otherwise=references(),
             note=NOTES,
         ),
         st.builds(
@@ -549,7 +576,7 @@ def budgets():
         epochs=_maybe(st.floats(1e-9, 1e9)),
         samples=counts,
         tokens=counts,
-        flops=counts,
+        flops=_maybe(st.floats(1, 1e30)),
         seconds=_maybe(st.floats(1e-3, 1e9)),
     )
 
