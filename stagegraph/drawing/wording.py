@@ -265,6 +265,8 @@ def _over(activity: Model) -> str:
     curve = getattr(activity, "curve", "linear")
     over = getattr(activity, "over", None)
     words = duration_words(over) if isinstance(over, Duration) else "?"
+    if isinstance(curve, tuple):
+        return f"{words}, {len(curve)} points"
     return words if curve == "linear" else f"{words}, {curve}"
 
 

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from stagegraph.progress import Duration
 from stagegraph.schema.amounts import Factor, Number
 from stagegraph.schema.base import Model, Note, Seq, as_union
-from stagegraph.schema.levels import Curve, Level, MovingLevel, bounds_of
+from stagegraph.schema.levels import Curve, Level, MovingLevel, bounds_of, rests_at_zero
 from stagegraph.schema.names import Glob, Name
 
 __all__ = [
@@ -90,7 +90,7 @@ class Ramp(ActivityModel):
     over: Duration
     """How long it takes; at the end of it the value is ``end``."""
     curve: Curve = "linear"
-    """The shape."""
+    """The shape: ``linear``, ``cosine``, ``exponential``, or points."""
 
 
 class AlphaRamp(Ramp):
@@ -290,6 +290,13 @@ class Distill(ActivityModel):
                     f"the weights of all teachers {word} at 0, so that there is no target then; "
                     "let one of them be over 0"
                 )
+        weights = [one.weight for one in self.weighted]
+        resting = any(isinstance(w, MovingLevel) and rests_at_zero(w) for w in weights)
+        if resting and all(min(bounds_of(w)) == 0 or rests_at_zero(w) for w in weights):
+            raise ValueError(
+                "a curve of points holds the weight of a teacher at 0 on its way, and no other "
+                "teacher's is over 0 throughout, so that there may be no target then; let one be"
+            )
         return self
 
 

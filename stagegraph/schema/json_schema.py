@@ -115,6 +115,8 @@ class _Generator(GenerateJsonSchema):
             return _text_or(members["glob"], members["cohort"])
         if tags == {"name", "weighted"}:
             return _text_or(members["name"], members["weighted"])
+        if tags == {"shape", "points"}:
+            return {"if": {"type": "array"}, "then": members["points"], "else": members["shape"]}
         if tags == {"level", "moving"}:
             moving = members["moving"]
             return {"if": {"type": "object"}, "then": moving, "else": members["level"]}
