@@ -42,7 +42,7 @@ def alpha_without_lr(context: Context) -> Iterator[Found]:
         if not isinstance(ramp, AlphaRamp):
             continue
         rates = [h.activity for h in stage.during if isinstance(h.activity, LrRamp | LrFactor)]
-        if not any(_meet(ramp.of, rate.of) for rate in rates):
+        if not any(_meet(ramp.of, r.of) and not set(ramp.of) <= set(r.but) for r in rates):
             yield Found(
                 f"{context.name(stage.key)} ramps alpha, but not the learning rate of the same "
                 "parameters; Adam does not see alpha",
