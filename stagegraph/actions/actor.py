@@ -192,10 +192,11 @@ class TorchActor:
             ActionError: An action failed; everything is as it was before.
         """
         self._standing.rates.heal()
-        log, taps = UndoLog(), self._standing.teaching.taps
+        log, taps, hooked = UndoLog(), self._standing.teaching.taps, self._standing.hooked
         try:
             evidence = self._carry_out(boundary, log)
-            if boundary.structural or self._standing.teaching.taps is not taps:
+            retapped = self._standing.teaching.taps is not taps
+            if boundary.structural or retapped or self._standing.hooked != hooked:
                 _forget_compiled()
             self.has_updated()  # an update that was only tried is none
             outcome = Outcome(evidence, self.facts())
