@@ -107,7 +107,7 @@ class Standing:
 
     @property
     def hooked(self) -> frozenset[str | int]:
-        """The blocks and modules with a hook; compiled code may not see that one has come or gone."""
+        """The blocks and modules with a hook; compiled code may not see it come or go."""
         return frozenset[str | int](self.gates.alphas()) | self.freezing.still
 
     def site(self, *, alpha: float = 1.0) -> Site:
