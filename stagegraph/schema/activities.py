@@ -75,14 +75,19 @@ ALL: Selection = ("all",)
 NONE: tuple[_Selected, ...] = ()
 
 
-def _not_all(selection: Selection) -> Selection:
+def _not_all(selection: tuple[_Selected, ...]) -> tuple[_Selected, ...]:
     if "all" in selection or "*" in selection:
         raise ValueError("'but' takes out of 'of', and without all nothing would be left")
     return selection
 
 
-But = Annotated[Selection, AfterValidator(_not_all)]
-"""What is taken out of a selection."""
+But = Annotated[
+    tuple[_Selected, ...],
+    BeforeValidator(as_union),
+    Field(max_length=200),
+    AfterValidator(_not_all),
+]
+"""What is taken out of a selection; it may be nothing."""
 
 
 class ActivityModel(Model):

@@ -196,7 +196,6 @@ def test_what_is_taken_out_must_be_there_and_leave_something():
     [
         ("of: all, but: all", "without all nothing would be left"),
         ("of: grown, but: [grown, inp]", "'but' takes out all that 'of' names"),
-        ("of: all, but: []", "'but' has at least 1 item, got 0"),
     ],
 )
 def test_taking_all_out_is_refused_when_it_is_read(written, message):
