@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", choices=["digits", "fashion"], default="digits")
     parser.add_argument("--steps", type=int, help="stop after so many (default: the graph's end)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
-    parser.add_argument("--run", type=Path, help="a folder, new or to go on in (runs/grow_images-1)")
+    parser.add_argument("--run", type=Path, help="a folder, new or not (runs/grow_images-1)")
     args = parser.parse_args(argv)
     run = args.run or next_free("runs/grow_images")
     try:

@@ -34,6 +34,7 @@ from stagegraph.actions.rehearsal import rehearse
 from stagegraph.actions.returning import return_to, unwind_to
 from stagegraph.actions.snapshots import stable_parameters, take
 from stagegraph.actions.standing import Standing
+from stagegraph.actions.structure import Structure
 from stagegraph.actions.support import unsupported
 from stagegraph.actions.undo import Moment, UndoLog
 from stagegraph.engine.ports import Boundary, Deed, Effect, Facts, Outcome
@@ -138,6 +139,7 @@ class TorchActor:
         self._held = Held((), {})
         self._facts: tuple[Lineage, tuple[bool, ...], Facts] | None = None
         self._counts_flops = counts_flops
+        self._structure: Structure | None = None
 
     def require(
         self,
@@ -207,10 +209,12 @@ class TorchActor:
             ActionError: An action failed; everything is as it was before.
         """
         self._standing.rates.heal()
-        log, taps = UndoLog(), self._standing.teaching.taps
+        self._refuse_foreign_change(boundary)
+        log, taps, hooked = UndoLog(), self._standing.teaching.taps, self._standing.hooked
         try:
             evidence = self._carry_out(boundary, log)
-            if boundary.structural or self._standing.teaching.taps is not taps:
+            retapped = self._standing.teaching.taps is not taps
+            if boundary.structural or retapped or self._standing.hooked != hooked:
                 _forget_compiled()
             self.has_updated()  # an update that was only tried is none
             outcome = Outcome(evidence, self.facts())
@@ -219,7 +223,19 @@ class TorchActor:
             log.undo()
             self.has_updated()
             raise
+        self._structure = self._structure_now()
         return outcome
+
+    def _structure_now(self) -> Structure:
+        return Structure.of(self._standing.model, self._standing.optimizers)
+
+    def _refuse_foreign_change(self, boundary: Boundary) -> None:
+        """Refuse, once, what others have changed of the structure since the last boundary."""
+        known, self._structure = self._structure, self._structure_now()
+        growths = (deed.place for deed in boundary.deeds if isinstance(deed.action, GrowthAction))
+        with _blamed_on(next(growths, f"boundary {boundary.step}")):
+            if known is not None:
+                known.require(self._structure)
 
     def _carry_out(self, boundary: Boundary, log: UndoLog) -> dict[str, Mapping[str, Any]]:
         standing, evidence = self._standing, dict[str, Mapping[str, Any]]()
@@ -426,7 +442,7 @@ class TorchActor:
         except BaseException:
             log.undo()
             raise
-        self._held = Held((), {})
+        self._held, self._structure = Held((), {}), None
 
     def _restore_flags(self, frozen: Mapping[str, bool]) -> None:
         parameters = self._parameters()

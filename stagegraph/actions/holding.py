@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from stagegraph.actions.attribute_holding import Wanted
-from stagegraph.actions.freezing import running_norms
 from stagegraph.actions.optimizing.learning_rates import Factor, SliceFactor
 from stagegraph.actions.parameters import Selection, select
 from stagegraph.actions.standing import Standing
-from stagegraph.engine.ports import Effect
+from stagegraph.actions.stillness import still_modules
+from stagegraph.engine.ports import Effect, Selected
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 from stagegraph.schema.activities import AlphaRamp, Distill, Freeze, Head, LrFactor, LrRamp
 
@@ -83,18 +83,35 @@ def _selection(standing: Standing, effect: Effect) -> Selection:
         raise UnsupportedError(
             f"{effect.place}: this version has nothing that could hold a {effect.activity.type}"
         )
-    return select(standing.model, effect.of, lineage=standing.lineage, place=effect.place)
+    chosen = _select(standing, effect.of, effect.place)
+    if not effect.but:
+        return chosen
+    left = chosen.without(_select(standing, effect.but, effect.place))
+    if not (left.everything or left.parameters or left.slices):
+        raise SelectorError(
+            f"{effect.place}: nothing is left of the selection once 'but' is taken out"
+        )
+    return left
+
+
+def _select(standing: Standing, selected: Selected, place: str) -> Selection:
+    return select(
+        standing.model,
+        selected,
+        lineage=standing.lineage,
+        place=place,
+        optimizers=standing.optimizers,
+    )
 
 
 def _hold_freezes(standing: Standing, chosen: Sequence[tuple[Effect, Selection]]) -> None:
     parameters: dict[int, nn.Parameter] = {}
-    norms: dict[int, nn.Module] = {}
+    still: dict[int, nn.Module] = {}
     for effect, selection in chosen:
         if isinstance(effect.activity, Freeze):
             parameters |= {id(parameter): parameter for parameter in selection.parameters}
-            if effect.activity.norms == "eval":
-                norms |= {id(norm): norm for norm in running_norms(selection.modules)}
-    standing.freezing.hold(parameters.values(), norms.values())
+            still |= {id(module): module for module in still_modules(effect.activity, selection)}
+    standing.freezing.hold(parameters.values(), still.values())
 
 
 def _hold_factors(standing: Standing, chosen: Sequence[tuple[Effect, Selection]]) -> None:
@@ -105,7 +122,10 @@ def _hold_factors(standing: Standing, chosen: Sequence[tuple[Effect, Selection]]
             if effect.value is None:
                 raise UnsupportedError(f"{effect.place}: a learning-rate factor needs a value")
             ids = frozenset(map(id, selection.parameters))
-            factors.append(Factor(effect.place, None if selection.everything else ids))
+            if selection.everything:
+                factors.append(Factor(effect.place, None, selection.excepted))
+            else:
+                factors.append(Factor(effect.place, ids))
             values[effect.place] = effect.value
         elif isinstance(effect.activity, Freeze) and selection.slices:
             values[effect.place] = 0.0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from stagegraph.actions.cohorts import new_parts
 from stagegraph.actions.lineage import Lineage
@@ -34,13 +35,37 @@ class Selection:
         modules: The modules whose whole subtree was selected, and those all of whose own
             parameters were.
         slices: Parameters of which some entries are selected, and not all, with booleans of their
-            shape: what a growth in width added.
+            shape: what a growth in width added, or what was there before it.
+        excepted: ``id`` of each parameter that was taken out of all, as a whole or in part.
     """
 
     everything: bool
     parameters: tuple[nn.Parameter, ...]
     modules: tuple[nn.Module, ...]
     slices: tuple[tuple[nn.Parameter, Tensor], ...] = ()
+    excepted: frozenset[int] = frozenset()
+
+    def without(self, other: Selection) -> Selection:
+        """What of this is not in another one.
+
+        A parameter of which the other has some entries is left with the rest of them.
+        """
+        whole = {id(parameter) for parameter in other.parameters}
+        partly = {id(parameter): mask for parameter, mask in other.slices}
+        modules = {id(module) for module in other.modules}
+        slices = [
+            (p, mask & ~partly[id(p)] if id(p) in partly else mask)
+            for p, mask in self.slices
+            if id(p) not in whole
+        ]
+        slices += [(p, ~partly[id(p)]) for p in self.parameters if id(p) in partly]
+        return Selection(
+            self.everything,
+            tuple(p for p in self.parameters if id(p) not in whole and id(p) not in partly),
+            tuple(module for module in self.modules if id(module) not in modules),
+            tuple((p, mask) for p, mask in slices if bool(mask.any())),
+            self.excepted | whole | partly.keys(),
+        )
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -88,11 +113,18 @@ def _known_names(model: nn.Module) -> list[str]:
     return modules + [shown_name(name) for name, _ in model.named_parameters()]
 
 
-def select(model: nn.Module, selected: Selected, *, lineage: Lineage, place: str) -> Selection:
+def select(
+    model: nn.Module,
+    selected: Selected,
+    *,
+    lineage: Lineage,
+    place: str,
+    optimizers: Sequence[Optimizer] = (),
+) -> Selection:
     """The parameters and modules that a selection means today.
 
     Raises:
-        SelectorError: A glob or a cohort that matches nothing; all of them are named.
+        SelectorError: A glob, a cohort or a group that matches nothing; all of them are named.
     """
     taken: set[str] = set()
     parts: dict[str, Tensor] = {}
@@ -113,12 +145,39 @@ def select(model: nn.Module, selected: Selected, *, lineage: Lineage, place: str
             near = did_you_mean(cohort, lineage.cohorts())
             wrong.append(f"no growth of the name {cohort!r} has added anything{near}")
         taken |= {name for block in names for name in _subtree(model, block)}
-    if not (taken or parts or wrong or selected.everything or selected.cohorts):
+    members: dict[int, nn.Parameter] = {}
+    for pattern in selected.groups:
+        found_there = _members(optimizers, pattern)
+        if not found_there:
+            wrong.append(f"{pattern!r} is the name of no group{_known_groups(optimizers, pattern)}")
+        members |= {id(parameter): parameter for parameter in found_there}
+    if not (taken or parts or wrong or members or selected.everything or selected.cohorts):
         wrong.append("nothing is selected: no growth has added anything yet")
     if wrong:
         raise SelectorError(f"{place}: " + "; ".join(wrong))
-    gathered = _gather(model, taken, everything=selected.everything)
+    gathered = _gather(model, taken, members, everything=selected.everything)
     return replace(gathered, slices=_slices(model, parts, gathered, lineage))
+
+
+def _members(optimizers: Sequence[Optimizer], pattern: str) -> list[nn.Parameter]:
+    return [
+        parameter
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        if isinstance(group.get("name"), str) and fnmatchcase(group["name"], pattern)
+        for parameter in group["params"]
+    ]
+
+
+def _known_groups(optimizers: Sequence[Optimizer], pattern: str) -> str:
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    names = [group["name"] for group in groups if isinstance(group.get("name"), str)]
+    if names:
+        return did_you_mean(pattern, names)
+    return (
+        " of the optimizer: none of its groups has a name; give them one beside their parameters, "
+        "as in {'params': ..., 'name': 'encoder'}"
+    )
 
 
 def _slices(
@@ -146,12 +205,19 @@ def _subtree(model: nn.Module, module: str) -> Iterable[str]:
         yield f"{module}.{name}"
 
 
-def _gather(model: nn.Module, taken: set[str], *, everything: bool) -> Selection:
+def _gather(
+    model: nn.Module,
+    taken: set[str],
+    members: Mapping[int, nn.Parameter],
+    *,
+    everything: bool,
+) -> Selection:
     parameters = {
         id(parameter): parameter
         for name, parameter in model.named_parameters(remove_duplicate=False)
-        if everything or name in taken
+        if everything or name in taken or id(parameter) in members
     }
+    parameters |= members  # an optimizer may train what is not the model's
     modules: dict[int, nn.Module] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         own = [p for p in module._parameters.values() if p is not None]

@@ -105,6 +105,11 @@ class Standing:
         averaged = self.companions.ema
         return [self.model, *([averaged] if isinstance(averaged, AveragedModel) else [])]
 
+    @property
+    def hooked(self) -> frozenset[str | int]:
+        """The blocks and modules with a hook; compiled code may not see it come or go."""
+        return frozenset[str | int](self.gates.alphas()) | self.freezing.still
+
     def site(self, *, alpha: float = 1.0) -> Site:
         """The model as an operation sees it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -42,6 +43,7 @@ from stagegraph.schema.activities import (
     AlphaRamp,
     Distill,
     Freeze,
+    GroupMembers,
     Head,
     LrFactor,
     LrRamp,
@@ -151,7 +153,8 @@ def _of_wrapping(model: nn.Module) -> list[str]:
 def _strings(selection: Selection) -> Selected:
     """A selection's globs alone; cohorts do not exist yet."""
     globs = tuple(p for p in selection if isinstance(p, str) and p not in ("all", "grown"))
-    return Selected(everything="all" in selection, globs=globs)
+    groups = tuple(p.group for p in selection if isinstance(p, GroupMembers))
+    return Selected(everything="all" in selection, globs=globs, groups=groups)
 
 
 def inspect(
@@ -181,7 +184,7 @@ def inspect(
     problems: list[str] = []
     model = uncompiled(model)
     site = Site(model, probe=probe, spaces=spaces or Spaces(), parts=parts or {})
-    actions = list(actions)
+    actions, inner = list(actions), [innermost(one) for one in optimizers]
     for place, action in _as_now(actions):
         if isinstance(action, GrowthAction):
             problems += _problem(lambda a=action, at=place: plan(site, a, place=at))
@@ -193,18 +196,30 @@ def inspect(
             problems += _problem(
                 lambda a=activity, at=place: _look_for_head(model, a, actions, place=at)
             )
-        selected = _strings(activity.selection)
-        if selected.globs:
-            problems += _problem(
-                lambda s=selected, at=place: select(model, s, lineage=Lineage(), place=at)
-            )
-    for optimizer in map(innermost, optimizers):
+        problems += _look_for_selections(model, activity, inner, place=place)
+    for optimizer in inner:
         own = {id(parameter) for parameter in model.parameters()}
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         if len(foreign_parameters(model, optimizer)) == len(trained) and own:
             problems.append(
                 f"optimizer: {type(optimizer).__name__} trains no parameter of this model; make it "
                 "from model.parameters(), after any change of the model"
+            )
+    return problems
+
+
+def _look_for_selections(
+    model: nn.Module, activity: Activity, optimizers: Sequence[Optimizer], *, place: str
+) -> list[str]:
+    """What of a selection there is not; groups are looked for where optimizers were given."""
+    problems: list[str] = []
+    for selected in map(_strings, (activity.selection, activity.excepted)):
+        asked = selected if optimizers else replace(selected, groups=())
+        if asked.globs or asked.groups:
+            problems += _problem(
+                lambda s=asked: select(
+                    model, s, lineage=Lineage(), place=place, optimizers=optimizers
+                )
             )
     return problems
 

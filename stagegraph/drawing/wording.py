@@ -216,7 +216,9 @@ def _size(given: dict[str, Any]) -> str:
 def activity_words(activity: Model) -> str:
     """An activity in short."""
     given = _given(activity)
-    of = _of(given.pop("of", ()))
+    of = _of(given.pop("of", ())) or ("all" if "but" in given else "")
+    if "but" in given:
+        of = f"{of} but {_of(given.pop('but'))}"
     on = f" on {of}" if of and of != "all" else ""
     match given.pop("type", ""):
         case "alpha_ramp":
@@ -265,12 +267,14 @@ def _over(activity: Model) -> str:
     curve = getattr(activity, "curve", "linear")
     over = getattr(activity, "over", None)
     words = duration_words(over) if isinstance(over, Duration) else "?"
+    if isinstance(curve, tuple):
+        return f"{words}, {len(curve)} points"
     return words if curve == "linear" else f"{words}, {curve}"
 
 
 def _of(parts: Any) -> str:
     parts = parts if isinstance(parts, tuple | list) else (parts,)
-    names = [str(getattr(part, "grown", part)) for part in parts]
+    names = [str(getattr(part, "grown", getattr(part, "group", part))) for part in parts]
     return ", ".join(names)
 
 

@@ -20,10 +20,12 @@ from stagegraph.schema.activities import (
     Activity,
     AlphaRamp,
     Distill,
+    GroupMembers,
     GrownCohort,
     LrFactor,
     LrRamp,
     Ramp,
+    Selection,
 )
 from stagegraph.schema.levels import MovingLevel
 
@@ -86,12 +88,17 @@ def overs(activity: Activity) -> tuple[Duration, ...]:
     return (*own, *(v.over for v in activity.levels.values() if isinstance(v, MovingLevel)))
 
 
-def _selected(held: HeldActivity, region: RegionState, cohorts: tuple[str, ...]) -> Selected:
+def _selected(
+    held: HeldActivity, selection: Selection, region: RegionState, cohorts: tuple[str, ...]
+) -> Selected:
     globs: list[str] = []
+    groups: list[str] = []
     names: list[str] = []
     everything = False
-    for part in held.activity.selection:
-        if isinstance(part, GrownCohort):
+    for part in selection:
+        if isinstance(part, GroupMembers):
+            groups.append(part.group)
+        elif isinstance(part, GrownCohort):
             newest = [name for name in cohorts if name.split("#")[0] == part.grown]
             if not newest:
                 raise ActionError(held.place, f"no growth named {part.grown!r} has happened yet")
@@ -104,7 +111,7 @@ def _selected(held: HeldActivity, region: RegionState, cohorts: tuple[str, ...])
             everything = True
         else:
             globs.append(part)
-    return Selected(everything, tuple(globs), tuple(dict.fromkeys(names)))
+    return Selected(everything, tuple(globs), tuple(dict.fromkeys(names)), tuple(groups))
 
 
 def effects(graph: CompiledGraph, state: State) -> tuple[Effect, ...]:
@@ -120,10 +127,11 @@ def effects(graph: CompiledGraph, state: State) -> tuple[Effect, ...]:
         Effect(
             held.place,
             held.activity,
-            _selected(held, region, state.cohorts),
+            _selected(held, held.activity.selection, region, state.cohorts),
             _value(held, region, state.clock),
             _levels(held, region, state.clock),
             _teachers(held, state),
+            _selected(held, held.activity.excepted, region, state.cohorts),
         )
         for held, region in _held(graph, state)
     )
@@ -165,7 +173,8 @@ def alphas(graph: CompiledGraph, state: State) -> dict[str, float]:
         if isinstance(held.activity, AlphaRamp):
             value = _value(held, region, state.clock)
             assert value is not None
-            for cohort in _selected(held, region, state.cohorts).cohorts:
+            selected = _selected(held, held.activity.selection, region, state.cohorts)
+            for cohort in selected.cohorts:
                 found[cohort] = value
     return {cohort: value for cohort, value in found.items() if value != 1.0}
 

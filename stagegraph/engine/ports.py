@@ -56,11 +56,17 @@ class Selected:
         everything: All parameters.
         globs: Shell patterns over module and parameter names.
         cohorts: Names of growths.
+        groups: Shell patterns over the names of the optimizers' groups.
     """
 
     everything: bool = False
     globs: tuple[str, ...] = ()
     cohorts: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether anything is named."""
+        return bool(self.everything or self.globs or self.cohorts or self.groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class Effect:
         value: Alpha or LR factor for the next update; ``None`` where there is no number.
         levels: The activity's other numbers for the next update, by key.
         teachers: Per teacher that it names, the id of the one that is meant now.
+        but: What is taken out of it.
     """
 
     place: str
@@ -82,6 +89,7 @@ class Effect:
     value: float | None
     levels: Mapping[str, float] = field(default_factory=dict)
     teachers: Mapping[str, str] = field(default_factory=dict)
+    but: Selected = field(default_factory=Selected)
 
 
 @dataclass(frozen=True, slots=True)

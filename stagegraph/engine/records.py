@@ -249,6 +249,10 @@ def _block_records(before: State, after: State) -> Iterator[Record]:
             yield record("unblocked", before, edge=edge)
 
 
+def _shown(amount: float) -> str:
+    return f"{int(amount):,}" if amount == int(amount) else f"{amount:,.10g}"
+
+
 def error_record(state: State, edge: str | None, error: ActionError, attempt: int) -> Record:
     """A boundary whose actions failed and were undone."""
     return record(
@@ -285,7 +289,7 @@ def _because(state: State, decision: Decision, budget: Budget, author: str | Non
         return f"stopped by {author or 'somebody'}"
     if state.ended == "budget":
         return "; ".join(
-            f"budget of {amount}: {spent(amount, state):,.10g} of {limit:,} spent"
+            f"budget of {amount}: {_shown(spent(amount, state))} of {_shown(limit)} spent"
             for amount in AMOUNTS
             if (limit := getattr(budget, amount)) is not None and spent(amount, state) >= limit
         )

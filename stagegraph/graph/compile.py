@@ -331,12 +331,13 @@ class _Compiler:
                 for one in activity.weighted
             )
             return activity.model_copy(update={"teachers": teachers})
-        of = activity.selection
-        if not of:
-            return activity
-        return activity.model_copy(
-            update={"of": tuple(self._cohort(part, pointer, prefix) for part in of)}
-        )
+        selections = {"of": activity.selection, "but": activity.excepted}
+        resolved = {
+            key: tuple(self._cohort(part, f"{pointer}/{key}", prefix) for part in parts)
+            for key, parts in selections.items()
+            if parts
+        }
+        return activity.model_copy(update=resolved) if resolved else activity
 
     def _cohort(self, part: Any, pointer: str, prefix: str) -> Any:
         if not isinstance(part, GrownCohort):
@@ -346,7 +347,7 @@ class _Compiler:
         if full is None:
             self.problems.add(
                 "unknown-cohort",
-                f"{pointer}/of",
+                pointer,
                 f"no growth is named {part.grown!r}{did_you_mean(part.grown, known)}",
             )
             return part

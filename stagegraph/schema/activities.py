@@ -6,14 +6,14 @@ Factors and freezes are released at every exit; alpha is part of the model and s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from stagegraph.progress import Duration
 from stagegraph.schema.amounts import Factor, Number
 from stagegraph.schema.base import Model, Note, Seq, as_union
-from stagegraph.schema.levels import Curve, Level, MovingLevel, bounds_of
+from stagegraph.schema.levels import Curve, Level, MovingLevel, bounds_of, rests_at_zero
 from stagegraph.schema.names import Glob, Name
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Difficulty",
     "Distill",
     "Freeze",
+    "GroupMembers",
     "GrownCohort",
     "Head",
     "LrFactor",
@@ -42,12 +43,24 @@ class GrownCohort(Model):
     """The cohort's name."""
 
 
+class GroupMembers(Model):
+    """The parameters in groups of the optimizer."""
+
+    group: Glob
+    """A shell pattern over the groups' names: what each has under its key ``name``."""
+
+
 def _selection_tag(value: object) -> str:
-    return "glob" if isinstance(value, str) else "cohort"
+    if isinstance(value, str):
+        return "glob"
+    named = isinstance(value, dict) and "group" in value
+    return "group" if named or isinstance(value, GroupMembers) else "cohort"
 
 
 _Selected = Annotated[
-    Annotated[Glob, Tag("glob")] | Annotated[GrownCohort, Tag("cohort")],
+    Annotated[Glob, Tag("glob")]
+    | Annotated[GrownCohort, Tag("cohort")]
+    | Annotated[GroupMembers, Tag("group")],
     Discriminator(_selection_tag),
 ]
 
@@ -55,9 +68,26 @@ _Selected = Annotated[
 Selection = Annotated[
     tuple[_Selected, ...], BeforeValidator(as_union), Field(min_length=1, max_length=200)
 ]
-"""``all``, ``grown`` (this region's last growth), ``{grown: name}``, a glob, or a list of them."""
+"""``all``, ``grown`` (this region's last growth), ``{grown: name}``, ``{group: name}``, a glob, or
+a list of them."""
 
 ALL: Selection = ("all",)
+NONE: tuple[_Selected, ...] = ()
+
+
+def _not_all(selection: tuple[_Selected, ...]) -> tuple[_Selected, ...]:
+    if "all" in selection or "*" in selection:
+        raise ValueError("'but' takes out of 'of', and without all nothing would be left")
+    return selection
+
+
+But = Annotated[
+    tuple[_Selected, ...],
+    BeforeValidator(as_union),
+    Field(max_length=200),
+    AfterValidator(_not_all),
+]
+"""What is taken out of a selection; it may be nothing."""
 
 
 class ActivityModel(Model):
@@ -79,9 +109,25 @@ class ActivityModel(Model):
         return of
 
     @property
+    def excepted(self) -> Selection:
+        """What is taken out of the selection; none for most."""
+        but: Selection = getattr(self, "but", ())
+        return but
+
+    @property
     def levels(self) -> Mapping[str, float | MovingLevel]:
         """Its numbers that may move while it is held, by key, but for a ramp's own value."""
         return {}
+
+
+A = TypeVar("A", bound=ActivityModel)
+
+
+def _leaving_some(activity: A) -> A:
+    """Refuse an activity that takes out all that it is about."""
+    if activity.selection and set(activity.selection) <= set(activity.excepted):
+        raise ValueError("'but' takes out all that 'of' names; nothing would be left")
+    return activity
 
 
 class Ramp(ActivityModel):
@@ -90,7 +136,7 @@ class Ramp(ActivityModel):
     over: Duration
     """How long it takes; at the end of it the value is ``end``."""
     curve: Curve = "linear"
-    """The shape."""
+    """The shape: ``linear``, ``cosine``, ``exponential``, or points."""
 
 
 class AlphaRamp(Ramp):
@@ -108,11 +154,15 @@ class AlphaRamp(Ramp):
 
     @model_validator(mode="after")
     def _of_cohorts(self) -> AlphaRamp:
-        globs = [part for part in self.of if isinstance(part, str) and part != "grown"]
-        if globs:
+        others = [
+            f"{{group: {part.group}}}" if isinstance(part, GroupMembers) else repr(part)
+            for part in self.of
+            if part != "grown" and not isinstance(part, GrownCohort)
+        ]
+        if others:
             raise ValueError(
                 f"an alpha ramp blends what a growth added: write 'grown' or {{grown: name}}, "
-                f"not {globs[0]!r}"
+                f"not {others[0]}"
             )
         return self
 
@@ -124,6 +174,8 @@ class LrRamp(Ramp):
     type: Literal["lr_ramp"]
     of: Selection = ALL
     """Which parameters."""
+    but: But = NONE
+    """Which of them not; ``but: grown`` leaves what the last growth added out."""
     start: Factor = 1.0
     """The factor at the first update."""
     end: Factor = 1.0
@@ -136,7 +188,7 @@ class LrRamp(Ramp):
                 f"this ramp goes from {self.start:g} to {self.end:g}; "
                 "give 'start' or 'end', or use lr_factor"
             )
-        return self
+        return _leaving_some(self)
 
 
 class LrFactor(ActivityModel):
@@ -146,8 +198,14 @@ class LrFactor(ActivityModel):
     type: Literal["lr_factor"]
     of: Selection = ALL
     """Which parameters."""
+    but: But = NONE
+    """Which of them not; ``but: grown`` leaves what the last growth added out."""
     factor: Factor
     """The factor."""
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> LrFactor:
+        return _leaving_some(self)
 
 
 class Freeze(ActivityModel):
@@ -157,8 +215,16 @@ class Freeze(ActivityModel):
     type: Literal["freeze"]
     of: Selection
     """Which parameters."""
+    but: But = NONE
+    """Which of them not; ``of: all, but: grown`` is the host of what has grown."""
     norms: Literal["keep", "eval"] = "keep"
     """``eval``: norms with running statistics inside the selection stop updating them."""
+    dropout: Literal["keep", "eval"] = "keep"
+    """``eval``: modules that are frozen as a whole drop nothing out, as after ``eval()``."""
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Freeze:
+        return _leaving_some(self)
 
 
 class Head(ActivityModel):
@@ -290,6 +356,13 @@ class Distill(ActivityModel):
                     f"the weights of all teachers {word} at 0, so that there is no target then; "
                     "let one of them be over 0"
                 )
+        weights = [one.weight for one in self.weighted]
+        resting = any(isinstance(w, MovingLevel) and rests_at_zero(w) for w in weights)
+        if resting and all(min(bounds_of(w)) == 0 or rests_at_zero(w) for w in weights):
+            raise ValueError(
+                "a curve of points holds the weight of a teacher at 0 on its way, and no other "
+                "teacher's is over 0 throughout, so that there may be no target then; let one be"
+            )
         return self
 
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from stagegraph.progress import Duration, Unit, parse_number
 
-__all__ = ["Count", "Factor", "Number", "Operations", "Share", "in_reach"]
+__all__ = ["NUMBER_TEXT", "Count", "Factor", "Number", "Operations", "Share", "in_reach"]
 
 
 def _number(value: Any) -> Any:
@@ -37,11 +37,15 @@ def in_reach(value: float) -> float:
     return value
 
 
-_TEXT = {"type": "string", "pattern": r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[kMBT%]?\s*$"}
+NUMBER_TEXT = {
+    "type": "string",
+    "pattern": r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[kMBT%]?\s*$",
+}
+"""The JSON Schema of a number as a text."""
 
 
 def _or_text(kind: str, **limits: float) -> dict[str, Any]:
-    return {"anyOf": [{"type": kind, **limits}, _TEXT]}
+    return {"anyOf": [{"type": kind, **limits}, NUMBER_TEXT]}
 
 
 Count = Annotated[

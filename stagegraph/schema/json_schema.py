@@ -111,10 +111,13 @@ class _Generator(GenerateJsonSchema):
         tags = set(members)
         if tags == {"name", "activity"}:
             return _text_or(members["name"], members["activity"])
-        if tags == {"glob", "cohort"}:
-            return _text_or(members["glob"], members["cohort"])
+        if tags == {"glob", "cohort", "group"}:
+            group: JsonSchemaValue = {"if": {"required": ["group"]}, "then": members["group"]}
+            return _text_or(members["glob"], {**group, "else": members["cohort"]})
         if tags == {"name", "weighted"}:
             return _text_or(members["name"], members["weighted"])
+        if tags == {"shape", "points"}:
+            return {"if": {"type": "array"}, "then": members["points"], "else": members["shape"]}
         if tags == {"level", "moving"}:
             moving = members["moving"]
             return {"if": {"type": "object"}, "then": moving, "else": members["level"]}

@@ -2,18 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from stagegraph.progress import Duration
-from stagegraph.schema.amounts import Factor
-from stagegraph.schema.base import Model
+from stagegraph.schema.amounts import NUMBER_TEXT, Factor, Number
+from stagegraph.schema.base import Model, Seq
 
-__all__ = ["Curve", "Level", "MovingLevel", "bounds_of"]
+__all__ = ["Curve", "Level", "MovingLevel", "Points", "Shape", "bounds_of", "rests_at_zero"]
 
-Curve = Literal["linear", "cosine", "exponential"]
-"""The shape of a ramp; each begins at ``start`` and reaches ``end`` exactly."""
+Shape = Literal["linear", "cosine", "exponential"]
+"""A curve by its name."""
+
+
+def _pair(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(
+            "a point of a curve is [share of 'over', share of the way], such as [0.3, 0.1]"
+        )
+    return tuple(value)
+
+
+def _within(point: tuple[float, float]) -> tuple[float, float]:
+    for number in point:
+        if not 0 <= number <= 1:
+            raise ValueError(f"both numbers of a point lie between 0 and 1, got {number:g}")
+    return point
+
+
+Point = Annotated[
+    tuple[Number, Number],
+    AfterValidator(_within),
+    BeforeValidator(_pair),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, NUMBER_TEXT]},
+            "minItems": 2,
+            "maxItems": 2,
+        }
+    ),
+]
+"""Which share of ``over`` has passed, and which share of the way from start to end is then gone."""
+
+
+def _joined(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    if points[0] != (0.0, 0.0) or points[-1] != (1.0, 1.0):
+        first, last = (f"[{x:g}, {y:g}]" for x, y in (points[0], points[-1]))
+        raise ValueError(
+            "a curve of points goes from [0, 0] to [1, 1], so that a ramp begins at its start and "
+            f"reaches its end; this one goes from {first} to {last}"
+        )
+    for (before, _), (after, _) in pairwise(points):
+        if after <= before:
+            raise ValueError(
+                "the shares of 'over' in a curve of points rise from point to point, but "
+                f"{after:g} follows {before:g}"
+            )
+    return points
+
+
+Points = Annotated[Seq[Point], Field(min_length=2, max_length=100), AfterValidator(_joined)]
+"""A curve by its points, straight between two of them; from [0, 0] to [1, 1]."""
+
+
+def _curve_tag(value: object) -> str:
+    return "points" if isinstance(value, list | tuple) else "shape"
+
+
+Curve = Annotated[
+    Annotated[Shape, Tag("shape")] | Annotated[Points, Tag("points")], Discriminator(_curve_tag)
+]
+"""How a ramp goes from ``start`` to ``end``; each begins at the one and reaches the other
+exactly."""
 
 
 class MovingLevel(Model):
@@ -26,7 +97,7 @@ class MovingLevel(Model):
     over: Duration
     """How long it takes."""
     curve: Curve = "linear"
-    """The shape."""
+    """The shape: ``linear``, ``cosine``, ``exponential``, or points."""
 
     @model_validator(mode="after")
     def _moves(self) -> MovingLevel:
@@ -49,9 +120,18 @@ Level = Annotated[
 
 
 def bounds_of(level: float | MovingLevel) -> tuple[float, float]:
-    """Where a level begins and where it ends; every curve lies strictly between the two.
+    """Where a level begins and where it ends; no curve leaves what lies between the two.
 
     >>> bounds_of(2.0)
     (2.0, 2.0)
     """
     return (level.start, level.end) if isinstance(level, MovingLevel) else (level, level)
+
+
+def rests_at_zero(level: float | MovingLevel) -> bool:
+    """Whether a level is 0 anywhere but at one end of its way."""
+    if not isinstance(level, MovingLevel):
+        return level == 0
+    if isinstance(level.curve, str):
+        return False
+    return any(level.start + (level.end - level.start) * way == 0 for _, way in level.curve[1:-1])

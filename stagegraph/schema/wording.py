@@ -28,6 +28,7 @@ _NOUNS = {
     "OnError": "'on_error'",
     "GrowthOption": "an option",
     "GrownCohort": "a selection by cohort",
+    "GroupMembers": "a selection by the optimizer's groups",
     "MovingLevel": "a moving level",
     "WeightedTeacher": "a teacher with its weight",
     "Use": "a stage with 'use'",
@@ -152,8 +153,8 @@ def _no_mapping(value: Any, context: dict[str, Any], place: Place) -> str:
         )
     if place.expected is GrownCohort:
         return (
-            "a selection is 'all', 'grown', {grown: NAME}, a pattern of names, or a list of "
-            f"these; got {shown(value)}"
+            "a selection is 'all', 'grown', {grown: NAME}, {group: NAME}, a pattern of names, or "
+            f"a list of these; got {shown(value)}"
         )
     tags = tags_of(place.expected)
     if tags:

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from stagegraph.actions.freezing import Freezing, running_norms
+from stagegraph.actions.freezing import Freezing
+from stagegraph.actions.stillness import running_norms
 
 
 def make():

@@ -392,9 +392,25 @@ def actions():
     )
 
 
-def selections():
+def selections(*words):
     cohorts = st.builds(during.GrownCohort, grown=names())
-    return _tuples(texts(1) | st.sampled_from(["all", "grown"]) | cohorts, 1)
+    groups = st.builds(during.GroupMembers, group=texts(1))
+    own = texts(1).filter(lambda text: text not in ("all", "*"))
+    return _tuples(own | st.sampled_from(["grown", *words]) | cohorts | groups, 1)
+
+
+def chosen():
+    """``of`` and ``but`` of an activity: the second leaves something of the first."""
+    pairs = st.tuples(selections("all", "*"), st.just(()) | selections())
+    return pairs.filter(lambda pair: not set(pair[0]) <= set(pair[1]))
+
+
+def curves():
+    """Curves by name and by their points."""
+    inner = st.floats(1e-9, 1 - 1e-9)
+    ways = st.dictionaries(inner, st.sampled_from([0.0, 1.0]) | inner, max_size=4)
+    points = ways.map(lambda way: ((0.0, 0.0), *sorted(way.items()), (1.0, 1.0)))
+    return st.sampled_from(["linear", "cosine", "exponential"]) | points
 
 
 def levels(least=0.0, most=1000.0):
@@ -405,7 +421,7 @@ def levels(least=0.0, most=1000.0):
         lambda pair, **rest: MovingLevel(start=pair[0], end=pair[1], **rest),
         pair=pairs,
         over=durations(),
-        curve=st.sampled_from(["linear", "cosine", "exponential"]),
+        curve=curves(),
     )
 
 
@@ -435,7 +451,6 @@ def lessons():
 def activities():
     """Activities of every type."""
     grown = _tuples(st.just("grown") | st.builds(during.GrownCohort, grown=names()), 1)
-    curves = st.sampled_from(["linear", "cosine", "exponential"])
     factors = st.floats(0, 1000)
     ends = st.tuples(factors, factors).filter(lambda pair: pair[0] != pair[1])
     return (
@@ -446,25 +461,30 @@ def activities():
             start=numbers(0, 1),
             end=numbers(0, 1),
             over=durations(),
-            curve=curves,
+            curve=curves(),
             note=NOTES,
         )
         | st.builds(
-            lambda ends, **rest: during.LrRamp(type="lr_ramp", start=ends[0], end=ends[1], **rest),
+            lambda ends, of, **rest: during.LrRamp(
+                type="lr_ramp", start=ends[0], end=ends[1], of=of[0], but=of[1], **rest
+            ),
             ends=ends,
-            of=selections(),
+            of=chosen(),
             over=durations(),
-            curve=curves,
+            curve=curves(),
             note=NOTES,
         )
         | st.builds(
-            during.LrFactor, type=st.just("lr_factor"), of=selections(), factor=factors, note=NOTES
+            lambda of, **rest: during.LrFactor(type="lr_factor", of=of[0], but=of[1], **rest),
+            of=chosen(),
+            factor=factors,
+            note=NOTES,
         )
         | st.builds(
-            during.Freeze,
-            type=st.just("freeze"),
-            of=selections(),
+            lambda of, **rest: during.Freeze(type="freeze", of=of[0], but=of[1], **rest),
+            of=chosen(),
             norms=st.sampled_from(["keep", "eval"]),
+            dropout=st.sampled_from(["keep", "eval"]),
             note=NOTES,
         )
         | lessons()

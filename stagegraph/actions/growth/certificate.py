@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from stagegraph.actions.dropout import WithoutDropout
 from stagegraph.actions.gates import Gates
+from stagegraph.actions.growth.gradients import look_at_gradients
 from stagegraph.actions.growth.operation import Committed
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.randomness import RandomState, fixed_direction, seed_all
@@ -142,13 +143,15 @@ class _Readings:
             for name, block in blocks.items():
                 block.register_forward_hook(lambda *_, name=name: ran.add(name))
             _set_mode(self._model, training=True)
-            seed_all(self._seed)
-            out = run_probe(self._model, self._probe)
-            grads: Sequence[Tensor | None] = [None] * len(wanted)
-            if wanted and out.requires_grad:
-                loss = (out * fixed_direction(out)).sum()
-                grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+            grads = look_at_gradients(self._loss, wanted, self._model.parameters())
+            if not wanted:
+                self._loss()
         return tuple(name for name in blocks if name not in ran), grads
+
+    def _loss(self) -> Tensor | None:
+        seed_all(self._seed)
+        out = run_probe(self._model, self._probe)
+        return (out * fixed_direction(out)).sum() if out.requires_grad else None
 
 
 def _set_mode(model: nn.Module, *, training: bool) -> None:

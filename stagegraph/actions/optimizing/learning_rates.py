@@ -31,10 +31,12 @@ class Factor:
     Attributes:
         place: Where it is written.
         parameters: ``id`` of each parameter it is for; ``None`` is all.
+        but: ``id`` of each parameter that it is not for.
     """
 
     place: str
     parameters: frozenset[int] | None
+    but: frozenset[int] = frozenset()
 
 
 class LearningRates:
@@ -103,7 +105,7 @@ class LearningRates:
         return tuple(
             factor.place
             for factor in self._factors
-            if factor.parameters is None or key in factor.parameters
+            if (factor.parameters is None or key in factor.parameters) and key not in factor.but
         )
 
     def product(self, keys: Sequence[str]) -> float:

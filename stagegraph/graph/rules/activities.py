@@ -107,7 +107,10 @@ def freeze_everything(context: Context) -> Iterator[Found]:
     Example: `{type: freeze, of: all}`.
     """
     for stage, held in context.held():
-        if isinstance(held.activity, Freeze) and {"all", "*"} & set(held.activity.of):
+        activity = held.activity
+        if not isinstance(activity, Freeze) or activity.but:
+            continue
+        if {"all", "*"} & set(activity.of):
             yield Found(
                 f"{context.name(stage.key)} freezes every parameter: nothing is trained in it",
                 "name the parameters to freeze, such as 'encoder.*'",
@@ -176,7 +179,7 @@ def _selections(context: Context) -> Iterator[tuple[CompiledStage, str, str, str
         past = context.history[stage.region].get(stage.key)
         if past is None:
             continue
-        for part in held.activity.selection:
+        for part in (*held.activity.selection, *held.activity.excepted):
             if part == "grown":
                 yield stage, held.pointer, "'grown'", GROWTH, past
             elif isinstance(part, GrownCohort) and owners.get(part.grown) == {stage.region}:

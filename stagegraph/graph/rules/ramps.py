@@ -11,7 +11,7 @@ from stagegraph.graph.rules.context import Context
 from stagegraph.graph.rules.growth import landing
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.structure import rolls_back
-from stagegraph.schema.activities import AlphaRamp, LrFactor, LrRamp, Selection
+from stagegraph.schema.activities import AlphaRamp, Freeze, LrFactor, LrRamp, Selection
 from stagegraph.schema.guards import Completed
 
 __all__: list[str] = []
@@ -42,11 +42,35 @@ def alpha_without_lr(context: Context) -> Iterator[Found]:
         if not isinstance(ramp, AlphaRamp):
             continue
         rates = [h.activity for h in stage.during if isinstance(h.activity, LrRamp | LrFactor)]
-        if not any(_meet(ramp.of, rate.of) for rate in rates):
+        if not any(_meet(ramp.of, r.of) and not set(ramp.of) <= set(r.but) for r in rates):
             yield Found(
                 f"{context.name(stage.key)} ramps alpha, but not the learning rate of the same "
                 "parameters; Adam does not see alpha",
                 "add {type: lr_ramp, of: grown, start: 0, end: 1, over: …} beside it",
+                held.pointer,
+            )
+
+
+@rule("closed-in-frozen-host", "error")
+def closed_in_frozen_host(context: Context) -> Iterator[Found]:
+    """An alpha ramp from 0 in a stage that freezes all but what it blends in.
+
+    At alpha 0 the output does not depend on the new modules, and all else is frozen: in the first
+    update nothing has a gradient, and the backward pass fails.
+
+    Example: `{type: freeze, of: all, but: grown}` beside `{type: alpha_ramp, of: grown, …}`.
+    """
+    for stage, held in context.held():
+        ramp = held.activity
+        if not isinstance(ramp, AlphaRamp) or ramp.start > 0 or held.named:
+            continue
+        freezes = [h.activity for h in stage.during if isinstance(h.activity, Freeze)]
+        if any("all" in f.of and set(f.but) <= set(ramp.of) for f in freezes if f.but):
+            yield Found(
+                f"{context.name(stage.key)} freezes all but what it blends in from alpha 0: at its "
+                "first update nothing has a gradient",
+                "let new modules begin with zeros (how: identity, init: zero) and leave the alpha "
+                "ramp out, or give it a 'start' over 0",
                 held.pointer,
             )
 

@@ -204,7 +204,7 @@ def unused_cohort(context: Context) -> Iterator[Found]:
     used = {
         part.grown
         for _, held in context.held()
-        for part in held.activity.selection
+        for part in (*held.activity.selection, *held.activity.excepted)
         if isinstance(part, GrownCohort)
     }
     for placed, _, _ in context.actions():
