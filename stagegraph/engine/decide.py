@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stagegraph.engine.locks import Turns, held_back
 from stagegraph.engine.plans import Plans, StagePlan
-from stagegraph.engine.slots import Slot, costs_of, left, read, spent, stage_completed
+from stagegraph.engine.slots import Slot, read, spent
 from stagegraph.engine.standing import lengthened, waited
 from stagegraph.engine.state import RegionState, State
 from stagegraph.engine.taking import Force
@@ -101,10 +102,16 @@ class Decision:
     unforced: Mapping[str, str] = field(default_factory=dict)
 
     def blamed(self, action: str) -> Move | None:
-        """The move whose action failed; if none can be told, the first of its region, or of all."""
+        """The move whose action failed; if none can be told, the first of its region, or of all.
+
+        For a region that a rollback lets begin again, the rollback.
+        """
         by_action = (m for m in self.moves if any(a.place == action for a in m.actions))
         by_region = (m for m in self.moves if action.startswith(f"{m.region}:"))
-        return next(iter((*by_action, *by_region, *self.moves)), None)
+        found = next(iter((*by_action, *by_region, *self.moves)), None)
+        if found is None or found.edge is not None or found.force is not None:
+            return found
+        return next((m for m in self.moves if m.roll_back is not None), found)
 
 
 def initial_moves(graph: CompiledGraph) -> tuple[Move, ...]:
@@ -128,14 +135,13 @@ def held_at_start(
     graph: CompiledGraph, state: State, moves: Sequence[Move]
 ) -> tuple[str, str] | None:
     """The first initial stage that a lock or the budget keeps from being entered, and why."""
-    structural: str | None = None
+    turns = Turns()
     for move in moves:
         first = (*move.via, move.target)[0]
-        reason = _held_back(graph, state, graph.stages[first], move, structural)
+        reason = held_back(graph, state, graph.stages[first], move, turns)
         if reason is not None:
             return first, reason
-        if structural is None and _is_structural(graph, move):
-            structural = move.region
+        turns.note(graph, state, move)
     return None
 
 
@@ -158,18 +164,17 @@ def decide(
     blocked: dict[str, str] = {}
     unforced: dict[str, str] = {}
     moves: list[Move] = []
-    structural: str | None = None
+    turns = Turns()
     for region in graph.regions:
         move = None
         if region.name in forced:
-            move = _forced(graph, state, region, forced[region.name], structural, unforced)
+            move = _forced(graph, state, region, forced[region.name], turns, unforced)
         if move is None:
-            move = _first(plans, state, region, structural, blocked)
+            move = _first(plans, state, region, turns, blocked)
         if move is None:
             continue
         moves.append(move)
-        if structural is None and _is_structural(graph, move):
-            structural = region.name
+        turns.note(graph, state, move)
     stages = state.stages
     rolling = next((move for move in moves if move.roll_back is not None), None)
     if rolling is not None:
@@ -203,7 +208,7 @@ def _first(
     plans: Plans,
     state: State,
     region: CompiledRegion,
-    structural: str | None,
+    turns: Turns,
     blocked: dict[str, str],
 ) -> Move | None:
     """The first way out that is open, true, and not held back."""
@@ -220,7 +225,7 @@ def _first(
         if not condition.test(frame):
             continue
         move = _move(plans, state, stage, edge)
-        reason = _held_back(plans.graph, state, stage, move, structural)
+        reason = held_back(plans.graph, state, stage, move, turns)
         if holder is not None:
             reason = f"held by {holder}"
         if reason is None:
@@ -243,7 +248,7 @@ def _forced(
     state: State,
     region: CompiledRegion,
     force: Force,
-    structural: str | None,
+    turns: Turns,
     unforced: dict[str, str],
 ) -> Move | None:
     """The move that a command wants, past all guards; locks and promises it does not pass."""
@@ -261,7 +266,7 @@ def _forced(
         entered = tuple(a for key in (*via, target) for a in graph.stages[key].actions)
         move = Move(region.name, None, here.stage, via, target, entered, force=force)
     if reason is None:
-        reason = _held_back(graph, state, stage, move, structural)
+        reason = held_back(graph, state, stage, move, turns)
     if reason is None:
         return move
     unforced[region.name] = reason
@@ -304,40 +309,6 @@ def _path(graph: CompiledGraph, key: str) -> tuple[tuple[str, ...], str]:
         assert following is not None, "the checks refuse a grow stage without next"
         key = following.target
     return tuple(via), key
-
-
-# Locks
-
-
-def _is_structural(graph: CompiledGraph, move: Move) -> bool:
-    entered = (*move.via, *((move.target,) if move.target in graph.stages else ()))
-    return not move.back and any(graph.stages[key].structural for key in entered)
-
-
-def _held_back(
-    graph: CompiledGraph, state: State, stage: CompiledStage, move: Move, structural: str | None
-) -> str | None:
-    """Why a move must wait, or ``None`` (rule S11)."""
-    if not _is_structural(graph, move):
-        return None
-    if structural is not None:
-        return f"region {structural!r} changes the model at this boundary"
-    others = [name for name, region in state.regions.items() if region.open and name != move.region]
-    limit = graph.graph.max_overlap
-    if len(others) >= limit:
-        names = ", ".join(repr(name) for name in sorted(others))
-        return f"{names} not consolidated yet, and max_overlap is {limit}"
-    if stage.kind == "consolidate" and not stage_completed(stage, state):
-        return f"its own consolidation {stage.name!r} is not completed"
-    if graph.graph.budget.params is None:
-        return None
-    cost = costs_of(move.via[0] if move.via else move.target, graph, state)
-    room = left("params", graph.graph.budget, state)
-    if cost is None:
-        return "what this growth would cost is not known, and 'params' has a budget"
-    if cost > room:
-        return f"it would add {cost:,} parameters, and {room:,.0f} are left of the budget"
-    return None
 
 
 # Ends

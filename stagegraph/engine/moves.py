@@ -183,6 +183,7 @@ def _leave(graph: CompiledGraph, after: State, move: Move, *, keep_time: bool) -
             if key.startswith(f"{region.stage}|")
         },
         extended=region.extended,
+        open=region.open,
     )
     regions = {**after.regions, move.region: replace(region, back=slot)}
     return replace(after, regions=regions)
@@ -204,7 +205,7 @@ def _enter(graph: CompiledGraph, after: State, before: State, move: Move, *, fre
             place = edge.id if edge is not None else move.region
             reason = "there is nothing to go back to: no interrupt has left this region's stage"
             raise ActionError(place, reason)
-        return _enter_back(after, move.region, old, old.back)
+        return _enter_back(graph, after, move.region, old, old.back)
     visits = dict(after.visits)
     for key in (*move.via, move.target):
         visits[key] = visits.get(key, 0) + 1
@@ -224,13 +225,19 @@ def _enter(graph: CompiledGraph, after: State, before: State, move: Move, *, fre
     return replace(after, visits=visits, regions={**after.regions, move.region: region})
 
 
-def _enter_back(after: State, name: str, old: RegionState, slot: BackSlot) -> State:
-    """Return to what an interrupt left; the time away does not count."""
+def _enter_back(
+    graph: CompiledGraph, after: State, name: str, old: RegionState, slot: BackSlot
+) -> State:
+    """Return to what an interrupt left; the time away does not count.
+
+    The region is open if it was when it was left, or has grown since (rule S11).
+    """
+    closes = graph.stages[slot.stage].kind in ("train", "final")
     region = RegionState(
         stage=slot.stage,
         entered=after.clock - slot.elapsed,
         since=after.observations,
-        open=old.open,
+        open=(slot.open or old.open) and not closes,
         grown=old.grown,
         held={place: after.clock - elapsed for place, elapsed in slot.held.items()},
         extended=slot.extended,

@@ -1,0 +1,125 @@
+"""Locks: what keeps a region from a growth, or from going back into one. Pure (rule S11).
+
+A region is open from its growth until it enters a ``train`` or ``final`` stage. Two kinds of moves
+open a region: those into a growth, and a return (``back``) to a stage that an interrupt has left
+while its region was open. Neither may make more regions open than ``max_overlap`` allows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stagegraph.engine.slots import costs_of, left, stage_completed
+from stagegraph.engine.state import State
+from stagegraph.graph.compiled import CompiledGraph, CompiledStage
+from stagegraph.schema.actions import RollBack
+
+if TYPE_CHECKING:
+    from stagegraph.engine.decide import Move
+
+__all__ = ["Turns", "held_back", "opens_again"]
+
+
+@dataclass(slots=True)
+class Turns:
+    """What the regions that go first do at this boundary.
+
+    Attributes:
+        grows: The first region that changes the model.
+        opening: The regions that open, by a growth or by going back into one.
+    """
+
+    grows: str | None = None
+    opening: set[str] = field(default_factory=set)
+
+    def note(self, graph: CompiledGraph, state: State, move: Move) -> None:
+        """Take a move into account."""
+        grows = _is_structural(graph, move)
+        if grows or opens_again(state, move):
+            self.opening.add(move.region)
+        if grows and self.grows is None:
+            self.grows = move.region
+
+
+def held_back(
+    graph: CompiledGraph, state: State, stage: CompiledStage, move: Move, turns: Turns
+) -> str | None:
+    """Why a move must wait, or ``None``.
+
+    Args:
+        graph: The graph.
+        state: The state that everything sees.
+        stage: The stage that is left.
+        move: The move.
+        turns: What the regions before it do at this boundary.
+    """
+    if move.roll_back is not None:
+        return _held_back_there(graph, state, move)
+    if not _is_structural(graph, move):
+        return _overlap(graph, state, move, turns) if opens_again(state, move) else None
+    if turns.grows is not None:
+        return f"region {turns.grows!r} changes the model at this boundary"
+    return _overlap(graph, state, move, turns) or _own(graph, state, stage, move)
+
+
+def opens_again(state: State, move: Move) -> bool:
+    """Whether a move goes back to a stage that was left while its region was open."""
+    region = state.regions.get(move.region)
+    if not move.back or region is None or region.back is None:
+        return False
+    return region.back.open and not region.open
+
+
+def _is_structural(graph: CompiledGraph, move: Move) -> bool:
+    entered = (*move.via, *((move.target,) if move.target in graph.stages else ()))
+    return not move.back and any(graph.stages[key].structural for key in entered)
+
+
+def _overlap(graph: CompiledGraph, state: State, move: Move, turns: Turns) -> str | None:
+    """Whether enough other regions are open, or open at this boundary."""
+    is_open = {name for name, region in state.regions.items() if region.open}
+    others = sorted((is_open | turns.opening) - {move.region})
+    limit = graph.graph.max_overlap
+    if len(others) < limit:
+        return None
+    names = ", ".join(repr(name) for name in others)
+    return f"{names} not consolidated yet, and max_overlap is {limit}"
+
+
+def _own(graph: CompiledGraph, state: State, stage: CompiledStage | None, move: Move) -> str | None:
+    """What a region's own stage and the budget say of its growth."""
+    if stage is not None and stage.kind == "consolidate" and not stage_completed(stage, state):
+        return f"its own consolidation {stage.name!r} is not completed"
+    if graph.graph.budget.params is None:
+        return None
+    cost = costs_of(move.via[0] if move.via else move.target, graph, state)
+    room = left("params", graph.graph.budget, state)
+    if cost is None:
+        return "what this growth would cost is not known, and 'params' has a budget"
+    if cost > room:
+        return f"it would add {cost:,} parameters, and {room:,.0f} are left of the budget"
+    return None
+
+
+def _held_back_there(graph: CompiledGraph, state: State, move: Move) -> str | None:
+    """A rollback is exempt; a growth that it leads to is asked of the state that it returns to.
+
+    There the other regions are open that were, the region stands where it stood, and the
+    parameters are those of then. Other moves of this boundary do not matter: it cancels them.
+    """
+    placed = move.roll_back
+    assert placed is not None and isinstance(placed.action, RollBack)
+    snapshot = state.snapshot(placed.action.to)
+    if snapshot is None or not _is_structural(graph, move):
+        return None
+    there, turns = snapshot.state, Turns()
+    region = there.regions.get(move.region)
+    stage = None if region is None else graph.stages[region.stage]
+    if not there.regions:  # the others begin again
+        begin = [r.name for r in graph.regions if graph.stages[r.initial].structural]
+        turns.opening = set(begin) - {move.region}
+        turns.grows = next((name for name in begin if name != move.region), None)
+    if turns.grows is not None:
+        return f"region {turns.grows!r} changes the model at that boundary"
+    return _overlap(graph, there, move, turns) or _own(graph, there, stage, move)
