@@ -122,7 +122,7 @@ class Document:
                 self.stages[key] = Stage(key, region, prefix + name, prefix, spec)
 
     def _belongs(self, interrupt: Any, region: str) -> bool:
-        """A root interrupt belongs to the regions that have its target and a stage of ``within``."""
+        """A root interrupt belongs to the regions that have its target and some of ``within``."""
         if len(self.regions) == 1:
             return True
 
@@ -192,7 +192,7 @@ class Document:
         return next(outer + name for outer in outwards(prefix) if outer + name in self.names[kind])
 
     def held(self, stage: Stage) -> list[tuple[str, Any, str, bool]]:
-        """A stage's activities: place, activity, the prefix it is written in, whether it is named."""
+        """A stage's activities: place, activity, the prefix where it is written, whether named."""
         found: list[tuple[str, Any, str, bool]] = []
         for index, item in enumerate(getattr(stage.spec, "during", ())):
             if not isinstance(item, str):

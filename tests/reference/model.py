@@ -11,123 +11,18 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 from stagegraph.engine.memories import memory_leaf, remember
 from stagegraph.progress import Progress, Unit
 from stagegraph.schema.stagegraph import StageGraph
-from tests.reference import guards
+from tests.reference import guards, holding, locks
 from tests.reference.document import GROWTHS, Document, Stage, Way
+from tests.reference.state import Branch, Failed, Metric, Move, Place, Slot
 
 AMOUNTS = ("steps", "epochs", "samples")
-RAMPS = ("alpha_ramp", "lr_ramp")
 STATE = ("branch", "spent", "visits", "fired", "errors", "snapshots", "events", "blocked")
-
-
-class Failed(Exception):
-    """A boundary's actions failed: the way blamed for it."""
-
-    def __init__(self, way: Way) -> None:
-        super().__init__(way.id)
-        self.way = way
-
-
-@dataclass
-class Metric:
-    """A metric on the present branch."""
-
-    value: float | None = None
-    last: float | None = None
-    best: float | None = None
-    nonfinite: int = 0
-    number: int = 0
-    """Which observation of the whole run its newest value was."""
-    boundary: int = -1
-
-
-@dataclass
-class Slot:
-    """What an interrupt has left (S17)."""
-
-    stage: str
-    elapsed: Progress
-    held: dict[str, Progress]
-    memories: dict[Any, Any]
-    open: bool
-
-
-@dataclass
-class Place:
-    """Where a region is."""
-
-    stage: str
-    entered: Progress
-    entered_at: int
-    open: bool = False
-    grown: tuple[str, ...] = ()
-    held: dict[str, Progress] = field(default_factory=dict)
-    by_interrupt: bool = False
-    slot: Slot | None = None
-
-
-@dataclass
-class Branch:
-    """All that a rollback returns (S14)."""
-
-    clock: Progress = Progress()
-    places: dict[str, Place] = field(default_factory=dict)
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    memories: dict[Any, Any] = field(default_factory=dict)
-    disturbed: int = 0
-    asked: dict[str, int] = field(default_factory=dict)
-    cohorts: tuple[str, ...] = ()
-    alphas: dict[str, float] = field(default_factory=dict)
-    params: int | None = None
-
-    def copy(self) -> Branch:
-        """Another branch that goes its own way from here."""
-        places = {
-            name: replace(place, slot=place.slot and replace(place.slot))
-            for name, place in self.places.items()
-        }
-        metrics = {name: replace(metric) for name, metric in self.metrics.items()}
-        return replace(self, places=places, metrics=metrics, memories=dict(self.memories))
-
-
-@dataclass
-class Move:
-    """One region's move."""
-
-    region: str
-    way: Way | None
-    via: list[Stage]
-    target: Stage | None
-    """Where it ends; ``None``: the run stops, or there is nothing to go back to."""
-    back: bool = False
-    fallback: bool = False
-
-    @property
-    def entered(self) -> list[Stage]:
-        """The stages whose actions run."""
-        return [] if self.back or self.target is None else [*self.via, self.target]
-
-    @property
-    def grows(self) -> bool:
-        return any(stage.kind in ("grow", "trial") for stage in self.entered)
-
-    @property
-    def roll_back(self) -> Any:
-        return None if self.way is None or self.fallback else self.way.roll_back
-
-    def actions(self) -> Iterator[tuple[Any, str, Stage | None]]:
-        """Each action with the prefix it is written in: the way's, then the stages' (S13)."""
-        if self.way is not None and not self.fallback:
-            yield from ((action, self.way.prefix, None) for action in self.way.actions)
-        for stage in self.entered:
-            yield from ((action, stage.prefix, stage) for action in stage.actions)
 
 
 class Model:
@@ -193,7 +88,7 @@ class Model:
     # Time and metrics
 
     def update(self, samples: int, epochs: Fraction, metrics: dict[str, float]) -> None:
-        """One optimizer update is over; its boundary is decided unless an evaluation is due (S2)."""
+        """One optimizer update is over; an evaluation that is due comes first (S2)."""
         if self.undecided:
             self.decide()
         if self.ended is not None:
@@ -255,7 +150,7 @@ class Model:
                         self.branch.memories[scope, leaf] = new
 
     def _told_twice(self, metric: Metric, value: float | None) -> bool:
-        """The same value at the same boundary, and nothing has moved in between: one observation."""
+        """The same value at the same boundary, with no move in between: one observation."""
         moved = max(
             self.branch.disturbed, *(place.entered_at for place in self.branch.places.values())
         )
@@ -271,9 +166,9 @@ class Model:
 
     def _begin(self) -> None:
         """Boundary 0: the initial stages are entered."""
-        self._carry_out([self._initial(name) for name in self.document.regions])
+        self._carry_out([self.initial(name) for name in self.document.regions])
 
-    def _initial(self, region: str) -> Move:
+    def initial(self, region: str) -> Move:
         first = self.document.stage(region, "", self.document.graph.all_regions[region].initial)
         return Move(region, None, *self.document.path(first))
 
@@ -321,7 +216,7 @@ class Model:
             if not open_:
                 continue
             move = self._move(way)
-            if not self._locked(move, earlier):
+            if not locks.locked(self, move, earlier):
                 return move
             self.blocked.add(way.id)
         return None
@@ -339,67 +234,7 @@ class Model:
         to = self.document.stage(way.region, way.prefix, target)
         return Move(way.region, way, *self.document.path(to), fallback=fallback)
 
-    # Locks
-
-    def _locked(self, move: Move, earlier: list[Move]) -> bool:
-        """S11: what takes the lock, and what then holds it back."""
-        if move.roll_back is not None:
-            return self._locked_there(move)
-        if not (move.grows or self._opens_again(move)):
-            return False
-        opening = {m.region for m in earlier if m.grows or self._opens_again(m)}
-        others = opening | {name for name, place in self.branch.places.items() if place.open}
-        if len(others - {move.region}) >= self.document.graph.max_overlap:
-            return True
-        if not move.grows:
-            return False
-        if any(m.grows for m in earlier):
-            return True
-        stage = self.stage_of(move.region)
-        if stage.kind == "consolidate" and not guards.completed(self, stage):
-            return True
-        return not self._fits(move)
-
-    def _opens_again(self, move: Move) -> bool:
-        """A way back to a stage that was left while the region was open (S11, S17)."""
-        place = self.place(move.region)
-        slot = place.slot
-        return move.back and slot is not None and slot.open and not place.open
-
-    def _fits(self, move: Move) -> bool:
-        limit = self.budget("params")
-        if limit is None:
-            return True
-        cost = self.cost(move.entered[0])
-        return (
-            cost is not None
-            and self.branch.params is not None
-            and (cost <= limit - self.branch.params)
-        )
-
-    def _locked_there(self, move: Move) -> bool:
-        """A rollback is exempt; a growth that it leads to is asked of what it restores."""
-        kept = self._snapshot_of(move)
-        if not move.grows or kept is None:
-            return False
-        here = self.branch
-        self.branch = kept[1]
-        try:
-            others = {name for name, place in self.branch.places.items() if place.open}
-            if not self.branch.places:
-                others = {n for n in self.document.regions if self._initial(n).grows}
-            stage = self.stage_of(move.region) if self.branch.places else None
-            cut = stage is not None and stage.kind == "consolidate"
-            return (
-                len(others - {move.region}) >= self.document.graph.max_overlap
-                or (not self.branch.places and bool(others - {move.region}))
-                or (cut and stage is not None and not guards.completed(self, stage))
-                or not self._fits(move)
-            )
-        finally:
-            self.branch = here
-
-    def _snapshot_of(self, move: Move) -> tuple[str, Branch] | None:
+    def snapshot_of(self, move: Move) -> tuple[str, Branch] | None:
         assert move.way is not None
         to = self.document.full_name("snapshot", move.way.prefix, move.roll_back.to)
         return self._snapshot(to)
@@ -408,13 +243,13 @@ class Model:
 
     def _carry_out(self, moves: list[Move]) -> None:
         """S13: restore, exits, actions, entries, activities; then events and the end."""
-        in_force = self._in_force()
+        in_force = holding.in_force(self)
         restored = False
         if moves and moves[0].roll_back is not None:
             moves = self._restore(moves[0])
             restored = True
         start = self.branch.copy()
-        self.branch.alphas = self.alphas()
+        self.branch.alphas = holding.alphas(self)
         sent: list[tuple[str, bool]] = []
         grown = False
         deeds: list[Way | None] = []
@@ -440,7 +275,7 @@ class Model:
             raise Failed(deeds[0] or next(m.way for m in moves if m.way is not None))
         self._deliver(moves, sent)
         self.ended = self._end(moves)
-        if grown or restored or in_force != self._in_force():
+        if grown or restored or in_force != holding.in_force(self):
             self._disturb()
         alive = guards.listening(self)
         self.branch.memories = {k: m for k, m in self.branch.memories.items() if k in alive}
@@ -448,7 +283,7 @@ class Model:
 
     def _restore(self, rolling: Move) -> list[Move]:
         """S14: everything is as at the start of the snapshot's boundary; the region moves on."""
-        kept = self._snapshot_of(rolling)
+        kept = self.snapshot_of(rolling)
         if kept is None:
             assert rolling.way is not None
             raise Failed(rolling.way)
@@ -459,7 +294,7 @@ class Model:
             place.slot = None
         if self.branch.places:
             return [rolling]
-        others = [self._initial(name) for name in self.document.regions if name != rolling.region]
+        others = [self.initial(name) for name in self.document.regions if name != rolling.region]
         order = self.document.regions
         return sorted([rolling, *others], key=lambda move: order.index(move.region))
 
@@ -578,67 +413,6 @@ class Model:
             if limit is not None and self.spent.of(Unit(amount)) >= limit:
                 return "budget"
         return None
-
-    # What is held
-
-    def values(self) -> dict[str, tuple[float | None, tuple[str, ...]]]:
-        """S9: every activity in force, with its value and the growths that it is over."""
-        if self.ended is not None:
-            return {}
-        return {
-            where: (self._value(place, where, activity), self._growths(place, activity, prefix))
-            for place in self.branch.places.values()
-            for where, activity, prefix, _ in self.document.held(self.document.stages[place.stage])
-        }
-
-    def alphas(self) -> dict[str, float]:
-        """The alpha of every growth: a ramp in force says it, else it stays as it was."""
-        found = {cohort: self.branch.alphas.get(cohort, 1.0) for cohort in self.branch.cohorts}
-        for place in self.branch.places.values():
-            for where, activity, prefix, _ in self.document.held(self.document.stages[place.stage]):
-                if activity.type == "alpha_ramp":
-                    value = self._value(place, where, activity)
-                    assert value is not None
-                    found |= dict.fromkeys(self._growths(place, activity, prefix), value)
-        return found
-
-    def _value(self, place: Place, where: str, activity: Any) -> float | None:
-        if activity.type == "lr_factor":
-            return float(activity.factor)
-        if activity.type not in RAMPS:
-            return None
-        unit = activity.over.unit
-        gone = self.branch.clock.of(unit) - place.held[where].of(unit)
-        share = float(gone / activity.over.exact)
-        if share >= 1:
-            return float(activity.end)
-        curve = {
-            "linear": share,
-            "cosine": (1 - math.cos(math.pi * share)) / 2,
-            "exponential": (1 - math.exp(-5 * share)) / (1 - math.exp(-5)),
-        }[activity.curve]
-        return float(activity.start + (activity.end - activity.start) * curve)
-
-    def _growths(self, place: Place, activity: Any, prefix: str) -> tuple[str, ...]:
-        found: list[str] = []
-        of = getattr(activity, "of", ())
-        for part in (of,) if isinstance(of, str) or not isinstance(of, tuple) else of:
-            if part == "grown":
-                found += place.grown
-            elif hasattr(part, "grown"):
-                name = self.document.full_name("cohort", prefix, part.grown)
-                found.append([c for c in self.branch.cohorts if c.split("#")[0] == name][-1])
-        return tuple(found)
-
-    def _in_force(self) -> Counter[Any]:
-        """S8: what bends the curves while it is in force. A ramp that begins anew is another."""
-        found: Counter[Any] = Counter()
-        for place in self.branch.places.values() if self.ended is None else ():
-            for where, activity, _, _ in self.document.held(self.document.stages[place.stage]):
-                if activity.type != "alpha_ramp":
-                    since = place.held[where] if activity.type in RAMPS else None
-                    found[activity, since] += 1
-        return found
 
 
 def _listens(guard: Any, event: str) -> bool:

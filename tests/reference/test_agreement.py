@@ -13,8 +13,10 @@ from stagegraph.engine.holding import all_alphas, effects
 from stagegraph.schema.load import load
 from tests.engine.driving import Run
 from tests.properties.ticking import tick
+from tests.reference import holding
 from tests.reference.graphs import costs_of, regional_graphs, streams
-from tests.reference.model import Failed, Model
+from tests.reference.model import Model
+from tests.reference.state import Failed
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
@@ -95,8 +97,10 @@ def model_sees(model: Model) -> dict[str, Any]:
         "slots": {n: p.slot.stage for n, p in branch.places.items() if p.slot is not None},
         "cohorts": branch.cohorts,
         "grown": {name: place.grown for name, place in branch.places.items()},
-        "alphas": rounded(model.alphas()),
-        "held": {k: (rounded(value), growths) for k, (value, growths) in model.values().items()},
+        "alphas": rounded(holding.alphas(model)),
+        "held": {
+            k: (rounded(value), growths) for k, (value, growths) in holding.values(model).items()
+        },
         "snapshots": [(name, branch.clock.step) for name, branch in model.snapshots],
         "params": branch.params,
         "waits": model.undecided,
