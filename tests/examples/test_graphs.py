@@ -20,10 +20,10 @@ def stays(simulation):
     return [(i.stage, i.start, i.end) for i in simulation.schedule]
 
 
-def test_there_are_four_documents_and_the_readme_tells_of_each():
+def test_there_are_five_documents_and_the_readme_tells_of_each():
     readme = (FOLDER.parent / "README.md").read_text("utf-8")
     names = [path.name for path in sorted(FOLDER.glob("*.yaml"))]
-    assert len(names) == 4
+    assert len(names) == 5
     assert all(f"`{name}`" in readme for name in names)
 
 
@@ -46,7 +46,7 @@ def test_each_can_be_drawn(path, kind):
     assert "train" in sg.render(sg.load(path), kind) or "head" in sg.render(sg.load(path), kind)
 
 
-# The two with one region, to their end
+# Those with one region, to their end
 
 GROWING = [
     ("train", 0, 7400),
@@ -181,6 +181,26 @@ def test_gradual_unfreezing_goes_on_sooner_when_nothing_gets_better():
     assert plan.ended == "final"
     assert [stage for stage, _, _ in stays(plan)] == ["head", "top", "upper", "full", "done"]
     assert plan.steps < 1200
+
+
+def test_sequential_stages_grow_one_after_another():
+    plan = sg.simulate(
+        by_name("sequential-stages"),
+        metrics={"val_loss": loss},
+        params=1_000_000,
+        costs={"deepen": 400_000, "widen": 800_000},
+    )
+    assert plan.ended == "final"
+    assert stays(plan) == [
+        ("small", 0, 4400),
+        ("blend", 4400, 4700),
+        ("consolidate_depth", 4700, 6700),
+        ("deep", 6700, 7700),
+        ("ease", 7700, 8000),
+        ("consolidate_width", 8000, 10_000),
+        ("wide", 10_000, 11_000),
+        ("done", 11_000, 11_000),
+    ]
 
 
 # The two with regions

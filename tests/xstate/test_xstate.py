@@ -82,10 +82,11 @@ def compare(seeds):
 
 
 def test_xstate_makes_the_same_moves():
-    compared, moved = compare(range(300))
-    assert compared > 3000 and moved > 1500, (compared, moved)
+    compared, moved = compare(range(60))
+    assert compared > 700 and moved > 300, (compared, moved)
 
 
 @pytest.mark.slow
 def test_xstate_makes_the_same_moves_in_thousands_of_graphs():
-    compare(range(1000, 6000))
+    compared, moved = compare(range(3000))
+    assert compared > 35_000 and moved > 15_000, (compared, moved)
