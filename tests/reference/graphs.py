@@ -43,12 +43,12 @@ class Maker:
 
     @property
     def targets(self) -> list[str]:
-        growths = ["g", "g", "h", *(["c"] if self.subs else [])]
+        growths = ["g", "g", "h", *(["c", "c2"] if self.subs else [])]
         return [*self.timed, *growths]
 
     @property
     def asked(self) -> list[str]:
-        inner = ["c.lo", "c.hi", "c"] if self.subs else []
+        inner = ["c.lo", "c2.hi", "c"] if self.subs else []
         return [*self.timed, "g", "w", "hold", "away", *inner]
 
     def guard(self) -> str:
@@ -138,7 +138,9 @@ class Maker:
         if kind == "settle":
             stages["away"]["lr_factor"] = 0.5
         if self.subs:
-            stages["c"] = {"use": "cycle", "next": self.one_of("t0", "hold", "g")}
+            stages["c"] = {"use": "cycle", "next": self.one_of("t0", "hold", "g", "c2")}
+            stages["c2"] = {"use": "cycle", "next": self.one_of("t1", "w2")}
+            stages["w2"] = {"kind": "warmup", "during": ["late"], "next": self.one_of("t0", "c2")}
         if final:
             stages["end"] = {"kind": "final"}
             stages["t1"]["transitions"].append({"target": "end", "when": self.guard()})
@@ -150,7 +152,7 @@ class Maker:
             way: dict[str, Any] = {"name": f"i{index}", "when": self.guard()}
             way["at_most"] = self.draw(st.integers(1, 3))
             if self.some(2):
-                inner = ["c.lo", "c.hi"] if self.subs else []
+                inner = ["c.lo", "c2.hi", "c2.ww"] if self.subs else []
                 within = [*self.timed, "w", "hold", "hold", "away", *inner]
                 way["within"] = self.draw(
                     st.lists(st.sampled_from(within), min_size=1, max_size=3, unique=True)
@@ -262,7 +264,7 @@ def costs_of(document: dict[str, Any]) -> dict[str, int]:
     """What every growth of every region adds."""
     costs: dict[str, int] = {}
     for region in document["regions"]:
-        costs |= {f"{region}:g": 10, f"{region}:h": 5, f"{region}:c.gg": 15}
+        costs |= {f"{region}:g": 10, f"{region}:h": 5, f"{region}:c.gg": 15, f"{region}:c2.gg": 20}
     return costs
 
 
