@@ -494,7 +494,7 @@ class Core:
             if self.decided is not None:
                 self.decided(step.boundary is not None and step.boundary.structural)
         finally:
-            self._arm(soon=bool(decision.moves))
+            self._arm(soon=bool(decision.moves or before.events))
         return True
 
     def _transact(
@@ -560,7 +560,8 @@ class Core:
 
         Args:
             soon: Look at the next boundary in any case. After a move, guards that no metric and
-                no time will change may be true: of a stage, of visits, or none at all.
+                no time will change may be true: of a stage, of visits, or none at all. After an
+                event, what was blocked may be so no more.
         """
         state = self.state
         self._others = {}

@@ -129,6 +129,8 @@ def agree(document: dict[str, Any], stream: list[dict[str, Any]]) -> Model:
         error, failed = tick(run, happening), follow(model, happening)
         assert (error is None) == (failed is None), (error, failed)
         compare(run, already, model)
+    numbers = [boundary.number for boundary in run.actor.boundaries]
+    assert len(numbers) == len(set(numbers)), "one transaction for all regions"
     return model
 
 
