@@ -572,7 +572,8 @@ class Core:
 
         Args:
             soon: Look at the next boundary in any case. After a move, guards that no metric and
-                no time will change may be true: of a stage, of visits, or none at all.
+                no time will change may be true: of a stage, of visits, or none at all. After an
+                event, what was blocked may be so no more.
         """
         state = self.state
         self._others = {}

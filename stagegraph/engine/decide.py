@@ -11,8 +11,8 @@ from typing import Any
 
 from stagegraph.engine import trials
 from stagegraph.engine.decision import Decision, Move, Turn
-from stagegraph.engine.locks import held_back, is_structural
-from stagegraph.engine.options import choose
+from stagegraph.engine.locks import Turns, held_back
+from stagegraph.engine.options import choose, returned
 from stagegraph.engine.plans import Plans, StagePlan
 from stagegraph.engine.slots import Slot, read, spent
 from stagegraph.engine.standing import lengthened, waited
@@ -89,18 +89,17 @@ def decide(
     blocked: dict[str, str] = {}
     unforced: dict[str, str] = {}
     moves: list[Move] = []
-    structural: str | None = None
+    turns = Turns()
     for region in graph.regions:
         move = None
         if region.name in forced:
-            move = _forced(graph, state, region, forced[region.name], structural, unforced)
+            move = _forced(graph, state, region, forced[region.name], turns, unforced)
         if move is None:
-            move = _first(plans, state, region, structural, blocked)
+            move = _first(plans, state, region, turns, blocked)
         if move is None:
             continue
         moves.append(move)
-        if structural is None and is_structural(graph, move):
-            structural = region.name
+        turns.note(graph, state, move)
     stages = state.stages
     rolling = next((move for move in moves if move.roll_back is not None), None)
     if rolling is not None:
@@ -178,7 +177,7 @@ def _first(
     plans: Plans,
     state: State,
     region: CompiledRegion,
-    structural: str | None,
+    turns: Turns,
     blocked: dict[str, str],
 ) -> Move | None:
     """The first way out that is open, true, and not held back."""
@@ -195,7 +194,7 @@ def _first(
         if not condition.test(frame):
             continue
         move = _move(plans, state, stage, edge)
-        reason = held_back(plans.graph, state, stage, move, structural)
+        reason = held_back(plans.graph, state, stage, move, turns)
         if holder is not None:
             reason = f"held by {holder}"
         if reason is None:
@@ -218,7 +217,7 @@ def _forced(
     state: State,
     region: CompiledRegion,
     force: Force,
-    structural: str | None,
+    turns: Turns,
     unforced: dict[str, str],
 ) -> Move | None:
     """The move that a command wants, past all guards; locks and promises it does not pass."""
@@ -237,7 +236,7 @@ def _forced(
         move = Move(region.name, None, here.stage, via, target, actions, force=force, picked=picked)
         move = trials.begun(graph, state, move)
     if reason is None:
-        reason = held_back(graph, state, stage, move, structural)
+        reason = held_back(graph, state, stage, move, turns)
     if reason is None:
         return move
     unforced[region.name] = reason
@@ -265,7 +264,8 @@ def _move(plans: Plans, state: State, stage: CompiledStage, edge: Edge) -> Move:
         target = slot.stage if slot is not None else ""
         return Move(stage.region, edge, stage.key, (), target, own, failed, True, evidence)
     via, target = path(graph, wanted)
-    done, picked = entered(graph, state, (*via, target))
+    there = returned(state, own) or state
+    done, picked = entered(graph, there, (*via, target))
     move = Move(
         stage.region,
         edge,
@@ -277,7 +277,7 @@ def _move(plans: Plans, state: State, stage: CompiledStage, edge: Edge) -> Move:
         evidence=evidence,
         picked=picked,
     )
-    return trials.begun(graph, state, move)
+    return trials.begun(graph, there, move)
 
 
 # Ends

@@ -101,7 +101,13 @@ class Decision:
         return next((move.turn for move in self.moves if move.turn), self.abandoned)
 
     def blamed(self, action: str) -> Move | None:
-        """The move whose action failed; if none can be told, the first of its region, or of all."""
+        """The move whose action failed; if none can be told, the first of its region, or of all.
+
+        For a region that a rollback lets begin again, the rollback.
+        """
         by_action = (m for m in self.moves if any(a.place == action for a in m.actions))
         by_region = (m for m in self.moves if action.startswith(f"{m.region}:"))
-        return next(iter((*by_action, *by_region, *self.moves)), None)
+        found = next(iter((*by_action, *by_region, *self.moves)), None)
+        if found is None or found.edge is not None or found.force is not None:
+            return found
+        return next((m for m in self.moves if m.roll_back is not None), found)

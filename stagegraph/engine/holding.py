@@ -185,9 +185,12 @@ def all_alphas(graph: CompiledGraph, state: State) -> dict[str, float]:
 
 
 def bending(graph: CompiledGraph, state: State) -> Counter[Any]:
-    """The activities in force whose start and end bend the metrics' curves (rule S8)."""
+    """The activities in force whose start and end bend the metrics' curves (rule S8).
+
+    One that moves and begins anew is another one, though it be written alike.
+    """
     return Counter(
-        held.activity
-        for held, _ in (_held(graph, state) if state.ended is None else ())
+        (held.activity, region.held[held.place] if overs(held.activity) else None)
+        for held, region in (_held(graph, state) if state.ended is None else ())
         if held.activity.disturbs
     )

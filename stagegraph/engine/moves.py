@@ -15,6 +15,7 @@ from stagegraph.engine.decide import listens
 from stagegraph.engine.decision import Decision, Move, Turn
 from stagegraph.engine.holding import all_alphas, alphas, bending, effects, held_after
 from stagegraph.engine.memories import Memory, is_trend
+from stagegraph.engine.options import excluding
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Boundary, Deed, Restore
 from stagegraph.engine.state import (
@@ -180,11 +181,12 @@ def _restore(
         snapshot = state.snapshot(action.to)
         if snapshot is None:
             raise ActionError(placed.place, f"there is no snapshot {action.to!r} to return to")
+        _refuse_to_exclude_nothing(state, placed)
         restored, dropped = _returned(state, snapshot)
         restored = replace(
             restored,
             regions={name: replace(r, back=None) for name, r in restored.regions.items()},
-            options=_excluding(state, placed),
+            options=excluding(state, action),
         )
         attempt = 1 + _rollbacks(graph, state)
         restore = Restore(
@@ -216,22 +218,17 @@ def _returned(state: State, snapshot: SnapshotState) -> tuple[State, tuple[str, 
     return restored, tuple(kept.id for kept in state.snapshots[at + 1 :])
 
 
-def _excluding(state: State, placed: PlacedAction) -> Mapping[str, Options]:
-    """What is known of options after a rollback that excludes the one that was taken last.
+def _refuse_to_exclude_nothing(state: State, placed: PlacedAction) -> None:
+    """Refuse to exclude an option where none was taken.
 
     Raises:
-        ActionError: None was taken.
+        ActionError: It is so.
     """
     action = placed.action
     assert isinstance(action, RollBack)
-    if action.exclude is None:
-        return state.options
-    known = state.options.get(action.exclude, Options())
-    if not known.taken:
+    if action.exclude is not None and not state.options.get(action.exclude, Options()).taken:
         reason = f"{action.exclude} has taken no option yet, so that there is none to exclude"
         raise ActionError(placed.place, reason)
-    excluded = tuple(dict.fromkeys((*known.excluded, known.taken[-1])))
-    return {**state.options, action.exclude: replace(known, excluded=excluded)}
 
 
 # Trials
@@ -300,6 +297,7 @@ def _leave(graph: CompiledGraph, after: State, move: Move, *, keep_time: bool) -
             if key.startswith(f"{region.stage}|")
         },
         extended=region.extended,
+        open=region.open,
     )
     regions = {**after.regions, move.region: replace(region, back=slot)}
     return replace(after, regions=regions)
@@ -321,7 +319,7 @@ def _enter(graph: CompiledGraph, after: State, before: State, move: Move, *, fre
             place = edge.id if edge is not None else move.region
             reason = "there is nothing to go back to: no interrupt has left this region's stage"
             raise ActionError(place, reason)
-        return _enter_back(after, move.region, old, old.back)
+        return _enter_back(graph, after, move.region, old, old.back)
     visits = dict(after.visits)
     for key in (*move.via, move.target):
         visits[key] = visits.get(key, 0) + (key != move.source or move.turn is None)
@@ -356,13 +354,19 @@ def _taking(after: State, move: Move) -> Mapping[str, Options]:
     return options
 
 
-def _enter_back(after: State, name: str, old: RegionState, slot: BackSlot) -> State:
-    """Return to what an interrupt left; the time away does not count."""
+def _enter_back(
+    graph: CompiledGraph, after: State, name: str, old: RegionState, slot: BackSlot
+) -> State:
+    """Return to what an interrupt left; the time away does not count.
+
+    The region is open if it was when it was left, or has grown since (rule S11).
+    """
+    closes = graph.stages[slot.stage].kind in ("train", "final")
     region = RegionState(
         stage=slot.stage,
         entered=after.clock - slot.elapsed,
         since=after.observations,
-        open=old.open,
+        open=(slot.open or old.open) and not closes,
         grown=old.grown,
         held={place: after.clock - elapsed for place, elapsed in slot.held.items()},
         extended=slot.extended,

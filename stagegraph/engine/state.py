@@ -49,6 +49,7 @@ class BackSlot:
         held: How long each of its activities had been in force, by place.
         memories: Its guard memories, by key.
         extended: How much longer a command makes it last.
+        open: Whether the region was open.
     """
 
     stage: str
@@ -56,6 +57,7 @@ class BackSlot:
     held: Mapping[str, Progress]
     memories: Mapping[str, Memory]
     extended: Extension | None = None
+    open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,6 +440,7 @@ def _region_to_json(region: RegionState) -> dict[str, Any]:
             "held": {place: elapsed.to_json() for place, elapsed in back.held.items()},
             "memories": _memories_to_json(back.memories),
             "extended": _extension_to_json(back.extended),
+            "open": back.open,
         },
         "extended": _extension_to_json(region.extended),
     }
@@ -461,6 +464,7 @@ def _region_from_json(data: Mapping[str, Any]) -> RegionState:
             held={place: Progress.from_json(e) for place, e in back["held"].items()},
             memories=_memories_from_json(back["memories"]),
             extended=_extension_from_json(back["extended"]),
+            open=back.get("open", data["open"]),  # earlier versions went by the region alone
         ),
         extended=_extension_from_json(data["extended"]),
     )

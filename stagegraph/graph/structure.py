@@ -111,21 +111,30 @@ class RegionView:
         """The stages that some path from the initial one leads to."""
         return self.from_stage(self.region.initial)
 
-    def from_stage(self, key: str, without: frozenset[str] = frozenset()) -> frozenset[str]:
+    @cached_property
+    def onward(self) -> nx.DiGraph[str]:
+        """All moves but the returns to what an interrupt has left."""
+        return self._graph(tuple(move for move in self.moves if move.how != "back"))
+
+    def from_stage(
+        self, key: str, without: frozenset[str] = frozenset(), *, back: bool = True
+    ) -> frozenset[str]:
         """A stage and all that some path from it leads to.
 
         Args:
             key: Where to start.
             without: Stages that are reached but not gone through.
+            back: Whether returns to what an interrupt has left count.
         """
-        if key not in self.all:
+        graph = self.all if back else self.onward
+        if key not in graph:
             return frozenset()
         seen, todo = {key}, [key]
         while todo:
             here = todo.pop()
             if here in without and here != key:
                 continue
-            for after in self.all.successors(here):
+            for after in graph.successors(here):
                 if after not in seen:
                     seen.add(after)
                     todo.append(after)

@@ -6,7 +6,9 @@ from tests.engine.driving import Run
 
 WATCHING = """
 metrics: {{m: {{goal: minimize}}}}
-activities: {{f: {{type: freeze, of: "x.*"}}}}
+activities:
+  f: {{type: freeze, of: "x.*"}}
+  r: {{type: lr_ramp, start: 0, over: 2 steps}}
 regions:
   main:
     initial: a
@@ -66,8 +68,13 @@ def test_what_goes_on_across_a_boundary_disturbs_nothing(first, second):
 
 
 def test_end_of_a_ramp_within_its_stage_disturbs_nothing():
+    assert plateau_at("[r]", "[r]") == 5
+
+
+def test_ramp_that_begins_anew_is_a_start():
+    """Written alike in both stages, but from 1 back to 0 it bends the curves."""
     ramp = "[{type: lr_ramp, start: 0, over: 2 steps}]"
-    assert plateau_at(ramp, ramp.replace("2 steps", "2 steps")) == 5
+    assert plateau_at(ramp, ramp) == 8
 
 
 def test_metric_from_before_a_disturbance_is_unknown_after_it():

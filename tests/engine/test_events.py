@@ -130,6 +130,28 @@ def test_event_sent_before_the_first_boundary_waits_for_guards():
     assert run.moves == [(1, "main:a.transitions[0]")]
 
 
+def test_way_that_waits_for_an_event_to_be_over_is_taken_when_it_is():
+    """At 4 it is held up; nothing else happens at 5."""
+    run = Run("""
+events: [go]
+initial: a
+stages:
+  a: {kind: train, transitions: [{target: b, when: step >= 4 and not event(go)}]}
+  b: {kind: train}
+""").step(3)
+    run.core.send("go")
+    run.step(9)
+    assert run.moves == [(5, "main:a.transitions[0]")]
+
+
+def test_block_ends_with_the_event_that_was_kept():
+    run = Run(BLOCKED.format(hold=9), params=1, costs={"a:g": 1, "b:g": 1}).step()
+    run.core.send("go")
+    run.step(5)
+    assert run.of_type("blocked", "boundary") == [2]
+    assert run.of_type("unblocked", "boundary") == [4], "seen at 2, kept for 3"
+
+
 def test_undeclared_event_is_refused_with_a_suggestion():
     run = Run(LISTENING)
     with pytest.raises(

@@ -48,7 +48,7 @@ def test_each_can_be_drawn(path, kind):
     assert next(iter(stages)) in sg.render(graph, kind)
 
 
-# The two with one region, to their end
+# Those with one region, to their end
 
 GROWING = [
     ("train", 0, 7400),
@@ -183,6 +183,26 @@ def test_gradual_unfreezing_goes_on_sooner_when_nothing_gets_better():
     assert plan.ended == "final"
     assert [stage for stage, _, _ in stays(plan)] == ["head", "top", "upper", "full", "done"]
     assert plan.steps < 1200
+
+
+def test_sequential_stages_grow_one_after_another():
+    plan = sg.simulate(
+        by_name("sequential-stages"),
+        metrics={"val_loss": loss},
+        params=1_000_000,
+        costs={"deepen": 400_000, "widen": 800_000},
+    )
+    assert plan.ended == "final"
+    assert stays(plan) == [
+        ("small", 0, 4400),
+        ("blend", 4400, 4700),
+        ("consolidate_depth", 4700, 6700),
+        ("deep", 6700, 7700),
+        ("ease", 7700, 8000),
+        ("consolidate_width", 8000, 10_000),
+        ("wide", 10_000, 11_000),
+        ("done", 11_000, 11_000),
+    ]
 
 
 # The two with regions

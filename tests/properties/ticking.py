@@ -49,10 +49,14 @@ def tick(run: Run, happening: dict[str, Any]) -> str | None:
     return error
 
 
-def finish(run: Run) -> None:
-    """Training is over, and nothing fails any more."""
+def finish(run: Run) -> str | None:
+    """Training is over, and nothing fails any more but what is not there; then the error."""
     run.actor.fails_all = False
-    run.core.finish()
+    try:
+        run.core.finish()
+    except ActionError as raised:
+        return str(raised)
+    return None
 
 
 def seen(run: Run) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from stagegraph.graph.compiled import Edge
 from stagegraph.graph.rules.context import Context
 from stagegraph.graph.rules.registry import Found, rule
+from stagegraph.graph.structure import rolls_back
 from stagegraph.graph.truth import Case, Condition
 from stagegraph.schema.guards import InStage
 
@@ -93,16 +94,21 @@ def _open(context: Context, case: Case, locked: frozenset[str]) -> set[str]:
 
 
 def _locked(context: Context) -> frozenset[str]:
-    """The stages in which a region is always between a growth and the end of it."""
+    """The stages in which a region is always between a growth and the end of it.
+
+    A way ``back`` changes nothing here: it opens what was open when it was left. A rollback may
+    lead to its target out of a state in which the region was closed.
+    """
     found: set[str] = set()
     for name, stages in context.growing.items():
         view = context.views[name]
         growing = frozenset(stage.key for stage in stages)
         free = {s.key for s in view.region.stages.values() if s.kind in ("train", "final")}
         closed: set[str] = set()
-        for start in (free & view.reached) | {view.region.initial}:
+        restored = {m.target for m in view.moves if m.how == "way" and rolls_back(m.edge)}
+        for start in (free & view.reached) | {view.region.initial} | restored:
             if start not in growing:
-                closed |= view.from_stage(start, without=growing) - growing
+                closed |= view.from_stage(start, without=growing, back=False) - growing
         found |= view.reached - closed - growing - free
     return frozenset(found)
 

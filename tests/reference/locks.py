@@ -1,0 +1,63 @@
+"""The growth lock of the reference model: what keeps a move from being made (S11)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.reference import guards
+from tests.reference.state import Move
+
+if TYPE_CHECKING:
+    from tests.reference.model import Model
+
+
+def locked(model: Model, move: Move, earlier: list[Move]) -> bool:
+    """Whether a move has to wait, with those of the regions that go first at this boundary."""
+    if move.roll_back is not None:
+        return _locked_there(model, move)
+    if move.grows and any(m.grows for m in earlier):
+        return True
+    opening = {m.region for m in earlier if m.grows or _opens_again(model, m)}
+    if move.grows:
+        return _too_many(model, move, opening) or not _may_grow(model, move)
+    return _opens_again(model, move) and _too_many(model, move, opening)
+
+
+def _opens_again(model: Model, move: Move) -> bool:
+    """A way back to a stage that was left while the region was open (S17)."""
+    place = model.place(move.region)
+    return move.back and place.slot is not None and place.slot.open and not place.open
+
+
+def _too_many(model: Model, move: Move, opening: set[str]) -> bool:
+    """Whether ``max_overlap`` other regions are open, or open at this boundary."""
+    is_open = {name for name, place in model.branch.places.items() if place.open}
+    return len((is_open | opening) - {move.region}) >= model.document.graph.max_overlap
+
+
+def _may_grow(model: Model, move: Move) -> bool:
+    """Whether the region's own consolidation is over, and the growth has room."""
+    if model.branch.places:
+        stage = model.stage_of(move.region)
+        if stage.kind == "consolidate" and not guards.completed(model, stage):
+            return False
+    limit, params = model.budget("params"), model.branch.params
+    if limit is None:
+        return True
+    cost = model.cost(move.entered[0])
+    return cost is not None and params is not None and cost <= limit - params
+
+
+def _locked_there(model: Model, move: Move) -> bool:
+    """A rollback is exempt; a growth that it leads to is asked of what it returns to."""
+    kept = model.snapshot_of(move)
+    if not move.grows or kept is None:
+        return False
+    here, model.branch = model.branch, kept[1]
+    try:
+        if model.branch.places:
+            return _too_many(model, move, set()) or not _may_grow(model, move)
+        begin = {name for name in model.document.regions if model.initial(name).grows}
+        return bool(begin - {move.region}) or not _may_grow(model, move)
+    finally:
+        model.branch = here
