@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stagegraph.actions.actor import TorchActor
 from stagegraph.actions.companions import Companions
+from stagegraph.actions.data.steering import data_refusals
 from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.support import inspect, remarks, unsupported
@@ -27,6 +28,7 @@ __all__ = [
     "Misfit",
     "all_actions",
     "all_activities",
+    "inspect_data",
     "inspect_model",
     "release",
     "torch_actor",
@@ -187,6 +189,16 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
     found += [_misfit(problem, pointers, may_come=grows) for problem in patterns]
     noted = remarks(model, actions=actions, spaces=graph.graph.spaces, parts=parts)
     return found + [replace(_misfit(note, pointers, may_come=False), remark=True) for note in noted]
+
+
+def inspect_data(graph: CompiledGraph, data: object) -> list[Misfit]:
+    """What the data activities of a graph ask for and this data cannot do."""
+    pointers = {h.place: h.pointer for stage in graph.stages.values() for h in stage.during}
+    return [
+        _misfit(f"{place}: {reason}", pointers, may_come=False)
+        for place, activity in all_activities(graph)
+        for reason in data_refusals(activity, data)
+    ]
 
 
 def _later_growths(graph: CompiledGraph) -> set[str]:

@@ -67,6 +67,8 @@ def return_to(standing: Standing, restore: Restore) -> dict[str, Any]:
         companions=standing.companions,
         rewind_data=restore.rewind_data,
     )
+    if restore.skip_batches and standing.steering.loader is not None:
+        standing.steering.loader.skip(restore.skip_batches)
     standing.attributes.return_to(standing.grown_models, snapshot.attributes)
     standing.gates.set(
         dict.fromkeys(standing.gates.alphas(), 1.0) | dict(snapshot.alphas), standing.module
@@ -91,4 +93,6 @@ def _data(standing: Standing, restore: Restore) -> str:
         return "goes on from where it is"
     if standing.companions.data is None:
         return "position not known: not rewound"
+    if restore.skip_batches:
+        return f"rewound, and {restore.skip_batches} batches skipped"
     return "rewound"

@@ -11,77 +11,39 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from stagegraph.progress import Duration
+from stagegraph.schema.activity_model import ActivityModel, GrownCohort, Selection
 from stagegraph.schema.amounts import Factor, Number
-from stagegraph.schema.base import Model, Note, Seq, as_union
+from stagegraph.schema.base import Model, Seq, as_union
+from stagegraph.schema.data_activities import BatchSize, Difficulty, Mixture, SequenceLength
+from stagegraph.schema.hyper import Hyper
 from stagegraph.schema.levels import Curve, Level, MovingLevel, bounds_of
 from stagegraph.schema.names import Glob, Name
 
 __all__ = [
     "Activity",
+    "ActivityModel",
     "AlphaRamp",
+    "BatchSize",
     "Curve",
     "Difficulty",
     "Distill",
     "Freeze",
     "GrownCohort",
     "Head",
+    "Hyper",
     "LrFactor",
     "LrRamp",
+    "Mixture",
     "Ramp",
     "Selection",
+    "SequenceLength",
     "WeightedTeacher",
 ]
 
 Alpha = Annotated[Number, Field(ge=0, le=1)]
 
 
-class GrownCohort(Model):
-    """The parameters that one named growth added."""
-
-    grown: Name
-    """The cohort's name."""
-
-
-def _selection_tag(value: object) -> str:
-    return "glob" if isinstance(value, str) else "cohort"
-
-
-_Selected = Annotated[
-    Annotated[Glob, Tag("glob")] | Annotated[GrownCohort, Tag("cohort")],
-    Discriminator(_selection_tag),
-]
-
-
-Selection = Annotated[
-    tuple[_Selected, ...], BeforeValidator(as_union), Field(min_length=1, max_length=200)
-]
-"""``all``, ``grown`` (this region's last growth), ``{grown: name}``, a glob, or a list of them."""
-
 ALL: Selection = ("all",)
-
-
-class ActivityModel(Model):
-    """What every activity has."""
-
-    writes: ClassVar[str]
-    """The knob it holds: ``alpha``, ``lr``, ``grad``, ``loss``, ``head`` or a data knob."""
-    disturbs: ClassVar[bool] = True
-    """Whether its start and end bend the metrics' curves."""
-    data: ClassVar[bool] = False
-    """Whether it changes the data."""
-    note: Note | None = None
-    """A remark for people."""
-
-    @property
-    def selection(self) -> Selection:
-        """The parameters that it is about; none where it is about something else."""
-        of: Selection = getattr(self, "of", ())
-        return of
-
-    @property
-    def levels(self) -> Mapping[str, float | MovingLevel]:
-        """Its numbers that may move while it is held, by key, but for a ramp's own value."""
-        return {}
 
 
 class Ramp(ActivityModel):
@@ -179,16 +141,6 @@ class Head(ActivityModel):
     def selection(self) -> Selection:
         """None: it is about an attribute."""
         return ()
-
-
-class Difficulty(ActivityModel):
-    """The difficulty level of the data, for a sampler that knows levels."""
-
-    writes: ClassVar = "difficulty"
-    data: ClassVar = True
-    type: Literal["difficulty"]
-    level: Annotated[int, Field(ge=0, le=1_000_000)]
-    """The level, from 0."""
 
 
 class WeightedTeacher(Model):
@@ -294,7 +246,17 @@ class Distill(ActivityModel):
 
 
 Activity = Annotated[
-    AlphaRamp | LrRamp | LrFactor | Freeze | Head | Difficulty | Distill,
+    AlphaRamp
+    | LrRamp
+    | LrFactor
+    | Freeze
+    | Head
+    | Difficulty
+    | Mixture
+    | SequenceLength
+    | BatchSize
+    | Hyper
+    | Distill,
     Field(discriminator="type"),
 ]
 

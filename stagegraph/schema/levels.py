@@ -7,10 +7,19 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Tag, model_validator
 
 from stagegraph.progress import Duration
-from stagegraph.schema.amounts import Factor
+from stagegraph.schema.amounts import Count, Factor, Number
 from stagegraph.schema.base import Model
 
-__all__ = ["Curve", "Level", "MovingLevel", "bounds_of"]
+__all__ = [
+    "CountLevel",
+    "Curve",
+    "Level",
+    "MovingCount",
+    "MovingLevel",
+    "MovingNumber",
+    "Setting",
+    "bounds_of",
+]
 
 Curve = Literal["linear", "cosine", "exponential"]
 """The shape of a ramp; each begins at ``start`` and reaches ``end`` exactly."""
@@ -55,3 +64,34 @@ def bounds_of(level: float | MovingLevel) -> tuple[float, float]:
     (2.0, 2.0)
     """
     return (level.start, level.end) if isinstance(level, MovingLevel) else (level, level)
+
+
+class MovingNumber(MovingLevel):
+    """Any number that moves from ``start`` to ``end``."""
+
+    start: Number
+    """The number at the first update."""
+    end: Number
+    """The number when complete, held until the stage is left."""
+
+
+class MovingCount(MovingLevel):
+    """A whole number that moves from ``start`` to ``end``."""
+
+    start: Count
+    """The number at the first update."""
+    end: Count
+    """The number when complete, held until the stage is left."""
+
+
+Setting = Annotated[
+    Annotated[Number, Tag("level")] | Annotated[MovingNumber, Tag("moving")],
+    Discriminator(_level_tag),
+]
+"""Any number, or ``{start, end, over, curve}``."""
+
+CountLevel = Annotated[
+    Annotated[Count, Tag("level")] | Annotated[MovingCount, Tag("moving")],
+    Discriminator(_level_tag),
+]
+"""A whole number from 1, or ``{start, end, over, curve}``."""

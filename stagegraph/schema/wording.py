@@ -29,6 +29,8 @@ _NOUNS = {
     "TrialOption": "a trial's option",
     "GrownCohort": "a selection by cohort",
     "MovingLevel": "a moving level",
+    "MovingNumber": "a moving number",
+    "MovingCount": "a moving whole number",
     "WeightedTeacher": "a teacher with its weight",
     "Use": "a stage with 'use'",
 }
