@@ -235,6 +235,7 @@ class TorchActor:
                 evidence[deed.place] = grow(standing, deed, step=boundary.step, alpha=alpha)
         with _blamed_on(f"boundary {boundary.step}"):
             self._held = hold(standing, boundary.held, boundary.alphas)
+            standing.steering.skip(boundary.restore)  # what would be drawn as it is held now
         self._rehearse(boundary, evidence, log)
         for name in boundary.forget:
             standing.snapshots.pop(name, None)

@@ -67,8 +67,6 @@ def return_to(standing: Standing, restore: Restore) -> dict[str, Any]:
         companions=standing.companions,
         rewind_data=restore.rewind_data,
     )
-    if restore.skip_batches and standing.steering.loader is not None:
-        standing.steering.loader.skip(restore.skip_batches)
     standing.attributes.return_to(standing.grown_models, snapshot.attributes)
     standing.gates.set(
         dict.fromkeys(standing.gates.alphas(), 1.0) | dict(snapshot.alphas), standing.module

@@ -79,8 +79,8 @@ class Run:
         left = updates
         for epoch in self.engine.epochs(self.data):
             for batch in epoch:
-                self.update(batch)
                 self.seen.append((epoch.index, epoch.drawn.level, indices(batch)))
+                self.update(batch)
                 left -= 1
                 if not left:
                     return self
@@ -92,7 +92,7 @@ class Run:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        update = len(self.seen) + 1
+        update = len(self.seen)
         self.engine.step(loss=loss, samples=len(batch))
         if update in self.losses:
             self.engine.observe(val_loss=self.losses[update])
@@ -176,10 +176,30 @@ def job(data, document=HARDER):
     return train
 
 
-def test_resumes_exactly_after_any_update(tmp_path):
-    report = assert_resume_exact(job(loader), sg.load(HARDER), every=1, folder=tmp_path)
-    assert report.batches == "exact"
-    assert len(report.cuts) == 16
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("cut", [5, 6])
+def test_resumes_between_a_boundary_and_the_batch_from_which_it_holds(tmp_path, cut, workers):
+    """The boundary is that of update 4, and its level holds from batch 6 on."""
+    more = {"num_workers": workers, "prefetch_factor": 1} if workers else {"lead": 2}
+    first = Run(HARDER, loader(**more), run=tmp_path / "run")
+    first.go(cut)
+    first.engine.finish()
+    first.engine.close()
+    then = Run(HARDER, loader(**more), run=tmp_path / "run")
+    assert then.engine.resume()
+    then.go()
+    whole = Run(HARDER, loader(lead=2)).go()
+    assert first.seen + then.seen == whole.seen
+    assert weights(then.model) == weights(whole.model)
+    assert then.held == [held for held in whole.held if held[0] >= cut]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_resumes_exactly_after_every_update(tmp_path, workers):
+    more = {"num_workers": workers, "prefetch_factor": 2} if workers else {}
+    task = job(lambda: two_sources(**more), EVERYTHING)
+    assert_resume_exact(task, sg.load(EVERYTHING), cuts="all", folder=tmp_path)
 
 
 EVERYTHING = """
@@ -232,16 +252,10 @@ def two_sources(**more):
     )
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_everything_resumes_exactly_between_boundary_and_the_batch_from_which_it_holds(
-    tmp_path, workers
-):
-    more = {"num_workers": workers, "prefetch_factor": 1} if workers else {"lead": 2}
+def test_everything_resumes_exactly(tmp_path):
+    task = job(lambda: two_sources(lead=2), EVERYTHING)
     report = assert_resume_exact(
-        job(lambda: two_sources(**more), EVERYTHING),
-        sg.load(EVERYTHING),
-        at=[3, 6, 7, 8, 12, 13] if not workers else [7, 13],
-        folder=tmp_path,
+        task, sg.load(EVERYTHING), cuts=[3, 7, 13], folder=tmp_path
     )
     assert report.batches == "exact"
 
@@ -254,8 +268,8 @@ LARGER = (
 initial: small
 stages:
   small: {kind: train, duration: 3 steps, next: large}
-  large: {kind: train, during: [{type: batch_size, factor: 2, lr: HOW}], duration: 3 steps, next: back}
-  back: {kind: train, duration: 4 steps, next: done}
+  large: {kind: train, during: [{type: batch_size, factor: 2, lr: HOW}], duration: 3 steps, next: small2}
+  small2: {kind: train, duration: 4 steps, next: done}
   done: {kind: final}
 """
 )
@@ -310,6 +324,7 @@ stages:
   done: {kind: final}
 interrupts:
   - name: undo
+    within: [main]
     when: val_loss > 1
     actions: [{type: roll_back, to: before, HOW}]
     target: main
@@ -323,8 +338,9 @@ interrupts:
 def test_a_rewind_in_the_middle_of_a_pass_draws_the_same_batches_again(spike, lead):
     run = Run(SPIKE.replace("HOW", "lr_factor: 0.5"), loader(lead=lead), losses={spike: 2.0})
     run.go(20)
-    (back,) = run.records.of("roll_back")
-    assert back["restored"]["data"] == "rewound"
+    (back,) = [r for r in run.records.of("move") if r["edge"] == "main:interrupts.undo"]
+    (told,) = [one for one in back["actions"].values() if one["kind"] == "roll_back"]
+    assert told["data"] == "rewound"
     assert run.seen[spike + 1 : spike + 5] == run.seen[4:8]
     # A change holds ``lead`` batches after the boundary, the second time as the first.
     assert run.levels[spike + 1 :][:lead] == [0] * lead
@@ -369,7 +385,7 @@ def test_a_rollback_resumes_exactly(tmp_path):
         .replace("{goal: minimize}", "{goal: minimize, every: 3 steps}")
     )
     assert_resume_exact(
-        job(lambda: loader(lead=1), document), sg.load(document), at=[5, 9, 10, 12], folder=tmp_path
+        job(lambda: loader(lead=1), document), sg.load(document), cuts=[9], folder=tmp_path
     )
 
 
@@ -506,7 +522,7 @@ COMBINED = """
 stagegraph: 1
 name: combined
 budget: {params: 5k, steps: 100}
-events: [grown]
+events: [grew]
 regions:
   data:
     initial: easy
@@ -515,7 +531,7 @@ regions:
       hard:
         kind: train
         during: [{type: difficulty, level: 2}]
-        transitions: [{target: easy, when: event(grown)}]
+        transitions: [{target: easy, when: event(grew)}]
   arch:
     initial: train
     stages:
@@ -531,7 +547,7 @@ regions:
         during: [{type: lr_ramp, of: grown, start: 0, end: 1, over: 4 steps}]
         transitions: []
         next: settle
-      settle: {kind: consolidate, actions: [{type: send, event: grown}], duration: 2 steps, next: train}
+      settle: {kind: consolidate, actions: [{type: send, event: grew}], duration: 2 steps, next: train}
       done: {kind: final}
 waive: {no-monitor: short}
 """
@@ -562,7 +578,7 @@ def _at(updates):
 
 def test_the_combined_curriculum_resumes_exactly(tmp_path):
     assert_resume_exact(
-        job(lambda: loader(lead=2), COMBINED), sg.load(COMBINED), at=[4, 6, 11, 12], folder=tmp_path
+        job(lambda: loader(lead=2), COMBINED), sg.load(COMBINED), cuts=[6], folder=tmp_path
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from stagegraph.actions.data.curriculum import CurriculumLoader
 from stagegraph.actions.data.draws import Drawn, Knobs
-from stagegraph.engine.ports import Effect
+from stagegraph.engine.ports import Effect, Restore
 from stagegraph.errors import UnsupportedError
 from stagegraph.schema.activities import Activity, BatchSize, Difficulty, Mixture, SequenceLength
 from stagegraph.schema.data_activities import DataActivity
@@ -176,6 +176,11 @@ class Steering:
     def _steer(self, effects: Sequence[Effect], values: Mapping[str, float], since: int) -> None:
         assert self.loader is not None
         self.loader.steer(replace(_knobs(self.loader, effects, values), since=since))
+
+    def skip(self, restore: Restore | None) -> None:
+        """Pass over the batches that a rollback names."""
+        if restore is not None and restore.skip_batches and self.loader is not None:
+            self.loader.skip(restore.skip_batches)
 
     def remember(self) -> Callable[[], None]:
         """A way back to what is in force now."""
