@@ -1,7 +1,7 @@
 """Real text in pieces, each with a number for how hard it is to predict.
 
-The text is the source code of Python's own ``asyncio`` package. A piece is as hard as it is long when
-compressed: repetitive code and indentation are easy, dense expressions and prose are hard.
+The text is the source code of Python's own ``asyncio`` package. A piece is as hard as it is long
+when compressed: repetitive code and indentation are easy, dense expressions and prose are hard.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
+from torch.utils.data import Dataset, default_collate
 
 from examples.grow_gpt import data
 
 CONTEXT = 32
 
 
-class Pieces:
+class Pieces(Dataset[tuple[Tensor, Tensor]]):
     """Pieces of a text, one after the other: inputs, and the same shifted by one byte."""
 
     def __init__(self, text: Tensor) -> None:
@@ -50,5 +50,5 @@ def load() -> Text:
     """Read the text."""
     text = data.load(Path(sysconfig.get_path("stdlib")) / "asyncio")
     pieces = Pieces(text.validation[: 32 * CONTEXT + 1])
-    held_out = torch.utils.data.default_collate([pieces[index] for index in range(len(pieces))])
+    held_out = default_collate([pieces[index] for index in range(len(pieces))])
     return Text(Pieces(text.train[: 1500 * CONTEXT]), (held_out[0], held_out[1]))

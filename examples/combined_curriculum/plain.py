@@ -1,7 +1,7 @@
 """Train a small GPT on harder and harder text, in plain PyTorch.
 
-Run it as ``python -m examples.combined_curriculum.plain``; ``train.py`` is the same with stagegraph,
-where data and model advance together.
+Run it as ``python -m examples.combined_curriculum.plain``; ``train.py`` is the same with
+stagegraph, where data and model advance together.
 """
 
 from __future__ import annotations

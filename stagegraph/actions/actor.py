@@ -340,6 +340,14 @@ class TorchActor:
         """
         check_loader(loader, self._standing.companions.data, graph)
 
+    def require_data(self) -> None:
+        """Refuse an update of a steered run whose loader has handed nothing out.
+
+        Raises:
+            StageGraphError: The batches come from elsewhere.
+        """
+        self._standing.steering.require()
+
     @property
     def may_skip(self) -> bool:
         """Whether an optimizer's step may be none, because a gradient scaler skips it."""

@@ -158,6 +158,7 @@ class Engine:
             self._core.refuse = _all_of(
                 self._torch.require_loss if _distils(compiled) else None,
                 self._knobs.require if self._knobs.any else None,
+                self._torch.require_data if _steers(compiled) else None,
             )
         skips = self._torch is not None and self._torch.may_skip
         if type(self).step is Engine.step and not skips:
@@ -618,6 +619,8 @@ class Engine:
 
     def _tell_data(self, drawn: Drawn) -> None:
         """Record the batch from which the data is drawn as a boundary had asked."""
+        if self._core.done:
+            return
         state, since = self._core.state, self._core.unabsorbed
         step, boundary = state.clock.step + since, state.spent.step + since
         self._core.tell(
@@ -688,6 +691,10 @@ def _all_of(*several: Callable[[], None] | None) -> Callable[[], None] | None:
             one()
 
     return call
+
+
+def _steers(compiled: CompiledGraph) -> bool:
+    return any(h.activity.data for stage in compiled.stages.values() for h in stage.during)
 
 
 def _distils(compiled: CompiledGraph) -> bool:

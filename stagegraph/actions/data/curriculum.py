@@ -8,6 +8,7 @@ The position is counted in batches handed out: what workers have fetched ahead d
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -140,7 +141,7 @@ class CurriculumLoader(Generic[T]):
         self._pending: tuple[tuple[int, Knobs], ...] = ()
         self._goes_on = False
         self._turn = 0
-        self._running: Pass[T] | None = None
+        self._running: weakref.ref[Pass[T]] | None = None
         self._listener: Callable[[Drawn], None] | None = None
         self._inner: DataLoader[Any] = DataLoader(
             self._fetching,
@@ -283,8 +284,11 @@ class CurriculumLoader(Generic[T]):
             self._turn += 1
             return 0
         earlier = tuple((at, known) for at, known in self._pending if at < begin)
-        before = earlier[-1][1] if earlier else self._knobs
-        self._pending = earlier if knobs == before else (*earlier, (begin, knobs))
+        held_from, before = earlier[-1] if earlier else (used, self._knobs)
+        if knobs == before:  # what was to come is taken back
+            self._pending = earlier
+            return held_from
+        self._pending = (*earlier, (begin, knobs))
         return begin
 
     def _check(self, knobs: Knobs) -> None:
@@ -332,8 +336,9 @@ class CurriculumLoader(Generic[T]):
             self._cursor = Cursor(cursor.number, cursor.epoch + 1, 0, cursor.taken)
         self._goes_on = False
         self._turn += 1
-        self._running = Pass(self)
-        return self._running
+        running = Pass(self)
+        self._running = weakref.ref(running)
+        return running
 
     def rest(self) -> Iterator[T]:
         """The rest of the present pass, or the next one if none was begun."""
@@ -454,7 +459,7 @@ class CurriculumLoader(Generic[T]):
         Raises:
             ProgressError: It is not that one.
         """
-        if self._running is not one:
+        if self._running is None or self._running() is not one:
             raise ProgressError(
                 "another pass over this loader was begun, and only one can run at a time; finish "
                 "a pass before the next, or make a second loader"
@@ -466,21 +471,22 @@ class CurriculumLoader(Generic[T]):
         self._goes_on = False
         seed = seed_of(self._sources.own.seed, "workers", self._cursor.number)
         self._inner.generator.manual_seed(seed)
-        self._running = one
         return iter(self._inner)
 
-    def requests(self) -> Iterator[Request]:
-        """The batches from the present position to the end of its pass, as they are drawn."""
-        assert self._running is not None
-        cursor, drawn = self._cursor, self._running.drawn
+    def request(self, at: Cursor | None) -> tuple[Request, Cursor, bool]:
+        """The batch at a position, drawn; by default at the present one.
+
+        Returns:
+            What to fetch, the position after it, and whether the pass is over with it.
+        """
+        cursor = self._cursor if at is None else at
+        draw = self._sources.draw(cursor, self.in_force(cursor.number))
+        running = None if self._running is None else self._running()
+        if running is not None:
+            running.drawn.append(draw)
         ranks, rank = self._ranks
-        while True:
-            draw = self._sources.draw(cursor, self.in_force(cursor.number))
-            drawn.append(draw)
-            cursor = draw.after
-            yield Request(draw.facts.number, draw.picks[rank::ranks], draw.facts.length)
-            if draw.facts.last:
-                return
+        picks = draw.picks[rank::ranks]
+        return Request(cursor.number, picks, draw.facts.length), draw.after, draw.facts.last
 
     def hand_out(self, draw: Draw) -> None:
         """A batch is used from here on."""

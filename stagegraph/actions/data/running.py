@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -56,10 +57,22 @@ class Pass(Generic[T]):
 
 
 class Requests(Sampler[Request]):
-    """The requests of the pass that runs, as workers take them."""
+    """The requests of the pass that runs, as workers take them.
+
+    It does not keep the loader alive: a loader in a circle with its workers would end them only
+    when the garbage collector comes, and then after a timeout each.
+    """
 
     def __init__(self, loader: CurriculumLoader[Any]) -> None:
-        self._loader = loader
+        self._loader = weakref.ref(loader)
 
     def __iter__(self) -> Iterator[Request]:
-        return self._loader.requests()
+        loader = self._loader()
+        cursor = None
+        while loader is not None:
+            request, cursor, last = loader.request(cursor)
+            loader = None
+            yield request
+            if last:
+                return
+            loader = self._loader()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from stagegraph.actions.data.curriculum import CurriculumLoader
 from stagegraph.actions.data.draws import Drawn, Knobs
 from stagegraph.engine.ports import Effect, Restore
-from stagegraph.errors import UnsupportedError
+from stagegraph.errors import StageGraphError, UnsupportedError
 from stagegraph.schema.activities import Activity, BatchSize, Difficulty, Mixture, SequenceLength
 from stagegraph.schema.data_activities import DataActivity
 
@@ -177,6 +177,19 @@ class Steering:
         assert self.loader is not None
         self.loader.steer(replace(_knobs(self.loader, effects, values), since=since))
 
+    def require(self) -> None:
+        """Refuse an update that was to be steered and whose batch comes from elsewhere.
+
+        Raises:
+            StageGraphError: It was, and no batch of the loader has been used yet.
+        """
+        held = [one for one in self._effects if _is_of_the_loader(one)]
+        if held and self.loader is not None and self.loader.drawn is None:
+            raise StageGraphError(
+                f"{held[0].place} is in force, and no batch of the CurriculumLoader that data= "
+                "gave has been used, so that it would change nothing; loop over that loader"
+            )
+
     def skip(self, restore: Restore | None) -> None:
         """Pass over the batches that a rollback names."""
         if restore is not None and restore.skip_batches and self.loader is not None:
@@ -199,6 +212,10 @@ class Steering:
         self._effects, self._values = (), {}
         if self.loader is not None:
             self.loader.listen(None)
+
+
+def _is_of_the_loader(effect: Effect) -> bool:
+    return not (isinstance(effect.activity, BatchSize) and effect.activity.accumulate == "grow")
 
 
 def _while_alive(heard: Callable[[Drawn], None]) -> Callable[[Drawn], None]:
