@@ -257,6 +257,24 @@ def two_sources(**more):
     )
 
 
+def test_a_loader_that_nothing_steers_is_gone_on_with_from_epochs_alone(tmp_path):
+    document = TOP + "initial: a\nstages:\n  a: {kind: train, duration: 9 steps, next: b}\n"
+    document += "  b: {kind: final}\n"
+
+    class Unsteered(Run):
+        def __init__(self, run=None):
+            super().__init__(document, None, run=run)
+            self.data = loader(batch_size=5)
+
+    first = Unsteered(tmp_path / "run").go(7)
+    first.engine.finish()
+    first.engine.close()
+    then = Unsteered(tmp_path / "run")
+    assert then.engine.resume()
+    then.go()
+    assert first.seen + then.seen == Unsteered().go().seen
+
+
 def test_everything_resumes_exactly(tmp_path):
     task = job(lambda: two_sources(lead=2), EVERYTHING)
     report = assert_resume_exact(task, sg.load(EVERYTHING), cuts=[3, 7, 13], folder=tmp_path)
