@@ -10,7 +10,7 @@ from typing import Any
 
 from stagegraph.errors import UnsupportedError, did_you_mean
 
-__all__ = ["Bands", "Score", "scores_of"]
+__all__ = ["Bands", "Score", "are_mixtures", "bands_of", "scores_of"]
 
 Score = Sequence[float] | Callable[[Any], float] | str
 """How hard each item is: a number per item, a function of the item, or ``length``."""
@@ -143,3 +143,35 @@ def _length(item: Any) -> float:
             f"score: 'length' is of sized items, and a {type(item).__name__} has none; give a "
             "function of the item"
         ) from error
+
+
+def are_mixtures(levels: Any) -> bool:
+    """Whether levels are mixtures of sources, and no cuts of scores."""
+    if levels is None or isinstance(levels, int) or not len(levels):
+        return False
+    return all(isinstance(one, Mapping) for one in levels)
+
+
+def bands_of(
+    sources: Mapping[str, Any],
+    score: Any,
+    levels: Any,
+    *,
+    cumulative: bool,
+    item: Callable[..., Any],
+) -> Bands | None:
+    """The items of the sources by difficulty, if a loader is to know any.
+
+    Raises:
+        UnsupportedError: Scores and levels do not go together.
+    """
+    if levels is None:
+        if score is not None:
+            raise UnsupportedError("score= is cut by levels=, and there is none; give both")
+        return None
+    if score is None:
+        raise UnsupportedError(
+            "levels= cut the items by score=, and there is none; give 'length', a number per "
+            "item, or a function of the item"
+        )
+    return Bands(scores_of(score, sources, item=item), levels, cumulative=cumulative)

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader
 
-from stagegraph.actions.data.bands import Bands, Score, scores_of
+from stagegraph.actions.data.bands import Bands, Score, are_mixtures, bands_of
 from stagegraph.actions.data.draws import Cursor, Draw, Drawn, Knobs, Own, Sources, seed_of
 from stagegraph.actions.data.fetching import Asked, AskedItems, Fetching, Request
 from stagegraph.actions.data.options import (
@@ -23,6 +23,7 @@ from stagegraph.actions.data.options import (
     checked_loading,
     checked_ranks,
     positive,
+    shares_of,
 )
 from stagegraph.actions.data.running import Pass, Requests
 from stagegraph.errors import (
@@ -30,7 +31,6 @@ from stagegraph.errors import (
     SnapshotError,
     UnsupportedError,
     another_version,
-    did_you_mean,
 )
 
 __all__ = ["CurriculumLoader"]
@@ -120,7 +120,7 @@ class CurriculumLoader(Generic[T]):
         self._isolated = isolated
         self._ranks = checked_ranks(num_ranks, rank, batch_size, drop_last=drop_last)
         self._mixtures: tuple[tuple[tuple[str, float], ...], ...] | None = None
-        bands = self._bands(sources, score, levels, cumulative=cumulative, length=length)
+        bands = self._bands(sources, score, levels, cumulative=cumulative)
         total = sum(map(len, sources.values()))
         own = Own(
             seed=seed,
@@ -230,19 +230,7 @@ class CurriculumLoader(Generic[T]):
         Raises:
             UnsupportedError: One is of no source, is no number, or all are 0.
         """
-        known = self._fetching.sources
-        for name in weights:
-            if name not in known:
-                raise UnsupportedError(
-                    f"{what}: the loader has no source {name!r}{did_you_mean(name, known)}"
-                )
-        total = float(sum(weights.values()))
-        if not 0 < total < float("inf") or min(weights.values()) < 0:
-            raise UnsupportedError(
-                f"{what}: weights are numbers from 0 on, and one of them is over 0; got "
-                f"{dict(weights)!r}"
-            )
-        return tuple((name, weights[name] / total) for name in known if name in weights)
+        return shares_of(weights, self._fetching.sources, what=what)
 
     def mixture_of(self, level: int) -> tuple[tuple[str, float], ...] | None:
         """The mixture that a level is, if levels are mixtures."""
@@ -412,36 +400,21 @@ class CurriculumLoader(Generic[T]):
     # Within
 
     def _bands(
-        self,
-        sources: Mapping[str, Any],
-        score: Any,
-        levels: Any,
-        *,
-        cumulative: bool,
-        length: int | None,
+        self, sources: Mapping[str, Any], score: Any, levels: Any, *, cumulative: bool
     ) -> Bands | None:
-        if levels is None:
-            if score is not None:
-                raise UnsupportedError("score= is cut by levels=, and there is none; give both")
-            return None
-        if not isinstance(levels, int) and all(isinstance(one, Mapping) for one in levels):
+        if are_mixtures(levels):
             if score is not None:
                 raise UnsupportedError("levels= are mixtures of sources, which no score= cuts")
             self._mixtures = tuple(
                 self.mixture(one, what=f"levels[{at}]") for at, one in enumerate(levels)
             )
             return None
-        if score is None:
-            raise UnsupportedError(
-                "levels= cut the items by score=, and there is none; give 'length', a number per "
-                "item, or a function of the item"
-            )
 
         def item(name: str, index: int) -> Any:
             seed = seed_of(0, "score", name, index)
-            return self._fetching.item(name, Asked(index, 0, length, seed))
+            return self._fetching.item(name, Asked(index, 0, None, seed))
 
-        return Bands(scores_of(score, sources, item=item), levels, cumulative=cumulative)
+        return bands_of(sources, score, levels, cumulative=cumulative, item=item)
 
     def _checked_lead(self, lead: int | None) -> int:
         if lead is not None and lead < self.prefetch:

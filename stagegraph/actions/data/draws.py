@@ -341,11 +341,14 @@ class _Tray:
         begun = {name: cursor.taken.get(name, fresh) for name in sources.sizes}
         self._epochs = {name: epoch for name, (epoch, _) in begun.items()}
         self._counts = {name: list(counts) for name, (_, counts) in begun.items()}
+        self._left = {name: self._count_left(name) for name in begun}
+        self._orders: dict[str, list[tuple[array[int], array[int]]]] = {}
 
     def taken(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Per source, its epoch and how many of each band were taken in it."""
         return {name: (self._epochs[name], tuple(c)) for name, c in self._counts.items()}
 
-    def _left(self, name: str) -> int:
+    def _count_left(self, name: str) -> int:
         sizes, counts = self._sources.band_sizes[name], self._counts[name]
         return sum(sizes[band] - counts[band] for band in self._admits)
 
@@ -353,41 +356,38 @@ class _Tray:
         """The pass is over: all that the level admits was taken in it."""
         self._epochs[name] += 1
         self._counts[name] = [0] * self._sources.num_bands
+        self._left[name] = self._count_left(name)
+        self._orders.pop(name, None)
 
     def of(self, name: str) -> Pick:
         """The next item of a source."""
-        if not self._left(name):
+        if not self._left[name]:
             self._renew(name)
-        epoch, counts = self._epochs[name], self._counts[name]
-        order = self._sources.order(name, epoch)
-        heads = [
-            (order[band][1][counts[band]], band)
-            for band in self._admits
-            if counts[band] < len(order[band][1])
-        ]
-        _, band = min(heads)
-        index = order[band][0][counts[band]]
-        counts[band] += 1
-        return name, epoch, index
+        order = self._orders.get(name)
+        if order is None:
+            order = self._orders[name] = self._sources.order(name, self._epochs[name])
+        counts = self._counts[name]
+        first, best = -1, -1
+        for band in self._admits:
+            places, count = order[band][1], counts[band]
+            if count < len(places) and (first < 0 or places[count] < best):
+                first, best = band, places[count]
+        index = order[first][0][counts[first]]
+        counts[first] += 1
+        self._left[name] -= 1
+        return name, self._epochs[name], index
 
     def any(self, draws: random.Random) -> Pick:
         """The next item of all sources as if they were one."""
-        names = list(self._counts)
-        if len(names) == 1:
-            return self.of(names[0])
-        left = [self._left(name) for name in names]
-        if not any(left):
-            admitted = [name for name in names if sum(self._sizes(name))]
-            for name in admitted:
-                self._renew(name)
-            left = [self._left(name) for name in names]
-        point = draws.randrange(sum(left))
-        for name, count in zip(names, left, strict=True):
+        if len(self._left) == 1:
+            return self.of(next(iter(self._left)))
+        if not any(self._left.values()):
+            for name in self._left:
+                if sum(self._sources.band_sizes[name][band] for band in self._admits):
+                    self._renew(name)
+        point = draws.randrange(sum(self._left.values()))
+        for name, count in self._left.items():
             if point < count:
                 return self.of(name)
             point -= count
         raise AssertionError("a place beyond all items")
-
-    def _sizes(self, name: str) -> list[int]:
-        sizes = self._sources.band_sizes[name]
-        return [sizes[band] for band in self._admits]

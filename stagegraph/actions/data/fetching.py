@@ -87,6 +87,7 @@ class Fetching(Dataset[Any]):
         isolated: bool,
     ) -> None:
         self.sources = dict(sources)
+        self._asking = {name for name, one in sources.items() if isinstance(one, AskedItems)}
         self._seed = seed
         self._collate = default_collate if collate is None else collate
         self._crop = crop
@@ -102,7 +103,9 @@ class Fetching(Dataset[Any]):
 
     def _item(self, pick: Pick, length: int | None) -> Any:
         name, epoch, index = pick
-        seed = seed_of(self._seed, "item", name, epoch, index)
+        seed = 0
+        if self._isolated or name in self._asking:
+            seed = seed_of(self._seed, "item", name, epoch, index)
         if self._isolated:
             _seed_global(seed)
         return self.item(name, Asked(index, epoch, length, seed))
@@ -110,7 +113,7 @@ class Fetching(Dataset[Any]):
     def item(self, name: str, asked: Asked) -> Any:
         """One item of a source."""
         data = self.sources[name]
-        if isinstance(data, AskedItems):
+        if name in self._asking:
             return data.item(asked)
         item = data[asked.index]
         return (

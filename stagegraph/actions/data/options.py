@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from inspect import signature
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from stagegraph.actions.data.fetching import AskedItems
 from stagegraph.errors import UnsupportedError, did_you_mean
 
-__all__ = ["check_sources", "checked_loading", "checked_ranks", "positive"]
+__all__ = ["check_sources", "checked_loading", "checked_ranks", "positive", "shares_of"]
 
 _NOT_OURS = {
     "dataset": "the first argument",
@@ -74,3 +74,31 @@ def checked_ranks(
             "share it evenly; take a multiple"
         )
     return num_ranks, rank
+
+
+def shares_of(
+    weights: Mapping[str, float], known: Iterable[str], *, what: str
+) -> tuple[tuple[str, float], ...]:
+    """Weights in the order of the sources, made to add up to 1.
+
+    Args:
+        weights: Per source how much it counts.
+        known: The sources.
+        what: Whose weights they are, for the message.
+
+    Raises:
+        UnsupportedError: One is of no source, is no number, or all are 0.
+    """
+    names = list(known)
+    for name in weights:
+        if name not in names:
+            raise UnsupportedError(
+                f"{what}: the loader has no source {name!r}{did_you_mean(name, names)}"
+            )
+    total = float(sum(weights.values()))
+    if not 0 < total < float("inf") or min(weights.values()) < 0:
+        raise UnsupportedError(
+            f"{what}: weights are numbers from 0 on, and one of them is over 0; got "
+            f"{dict(weights)!r}"
+        )
+    return tuple((name, weights[name] / total) for name in names if name in weights)
