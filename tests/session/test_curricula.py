@@ -699,6 +699,70 @@ def test_hyper_parameters_hold_with_their_stage_and_are_given_back():
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]
 
 
+def test_settings_and_learning_rates_of_parts_of_a_group_go_together():
+    document = (
+        TOP
+        + """
+initial: one
+stages:
+  one:
+    kind: train
+    during:
+      - {type: lr_factor, of: head, factor: 0.5}
+      - {type: hyper, optimizer: betas.0, value: 0.5}
+      - {type: hyper, optimizer: betas.1, factor: 0.5}
+      - {type: hyper, optimizer: weight_decay, value: 0.3}
+    duration: 2 steps
+    next: done
+  done: {kind: final}
+"""
+    )
+    model, optimizer, engine = hyper_run(document)
+    engine.start()
+    before = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    inside = []
+    optimizer.register_step_pre_hook(
+        lambda o, *_: inside.append(
+            {(g["lr"], g["betas"], g["weight_decay"]) for g in o.param_groups}
+        )
+    )
+    for _ in range(2):
+        model(PROBE).pow(2).mean().backward()
+        optimizer.step()
+        engine.step()
+    held = {(0.1, (0.5, 0.4995), 0.3), (0.05, (0.5, 0.4995), 0.3)}
+    assert inside == [held] * 2
+    after = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    assert after == before
+
+
+def test_a_setting_survives_a_step_that_raises():
+    _model, optimizer, engine = hyper_run()
+    engine.knob("clip", 1.0)
+    for _ in range(2):
+        optimizer.step()
+        engine.step()
+
+    def fail():
+        raise OSError("no batch")
+
+    with pytest.raises(OSError, match="no batch"):
+        optimizer.step(fail)
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+    optimizer.step()
+    engine.step()
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_closing_one_engine_leaves_the_loader_to_the_next():
+    data = loader(samples_per_epoch=1000)
+    first = Run(LARGER.replace("HOW", "linear"), data)
+    second = Run(LARGER.replace("HOW", "linear"), data)
+    first.engine.close()
+    second.go(5)
+    assert second.rates[3:] == pytest.approx([0.2, 0.2])
+
+
 def test_a_knob_that_nobody_asks_for_is_refused():
     model, optimizer, engine = hyper_run()
     engine.start()

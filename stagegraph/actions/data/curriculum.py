@@ -286,9 +286,14 @@ class CurriculumLoader(Generic[T]):
                 f"a batch of {knobs.batch_size} cannot be shared evenly by {self._ranks[0]} ranks"
             )
 
-    def listen(self, listener: Callable[[Drawn], None] | None) -> None:
-        """Tell somebody of each batch that is handed out, before the loop gets it."""
+    def listen(self, listener: Callable[[Drawn], None]) -> None:
+        """Tell somebody, and nobody else, of each batch before the loop gets it."""
         self._listener = listener
+
+    def forget(self, listener: Callable[[Drawn], None]) -> None:
+        """Tell that one no more."""
+        if self._listener is listener:
+            self._listener = None
 
     def skip(self, batches: int) -> None:
         """Pass over the next batches; none of them is fetched."""

@@ -128,8 +128,9 @@ class Steering:
         self.loader = data if isinstance(data, CurriculumLoader) else None
         self._effects: tuple[Effect, ...] = ()
         self._values: dict[str, float] = {}
+        self._hears = _while_alive(heard)
         if self.loader is not None:
-            self.loader.listen(_while_alive(heard))
+            self.loader.listen(self._hears)
 
     @property
     def base(self) -> int | None:
@@ -211,7 +212,7 @@ class Steering:
         """Hear of no batch any more; the data stays as it is."""
         self._effects, self._values = (), {}
         if self.loader is not None:
-            self.loader.listen(None)
+            self.loader.forget(self._hears)
 
 
 def _is_of_the_loader(effect: Effect) -> bool:
