@@ -38,7 +38,8 @@ def check(
         optimizer: The model's optimizer, or several.
         ema: The averaged weights that would be grown along.
         data: What would know the data's position.
-        loader: What the batches would come from: how exactly a run over it can be resumed is said.
+        loader: What the batches would come from: how exactly a run over it can be resumed is said,
+            and what the graph's data activities ask of it in vain.
         probe: The batch that growth would be measured on.
         parts: What the graph names and only code can give.
 

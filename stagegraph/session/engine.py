@@ -82,7 +82,8 @@ class Engine:
         scheduler: LR scheduler, or several; needed for snapshots.
         scaler: Gradient scaler; needed for snapshots.
         ema: Averaged weights; grown along with the model.
-        data: What knows the data's position (``state_dict``); needed for rewinding it.
+        data: What knows the data's position (``state_dict``); needed for rewinding it. For
+            activities of the data, a :class:`CurriculumLoader`.
         probe: A batch as the model takes it, on which growth is measured.
         parts: What the graph names and only code can give: weights to inherit (a state dict, a
             model, a path), builders (functions); a builder is needed again to resume.
