@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stagegraph.actions.data.curriculum import CurriculumLoader as CurriculumLoader
     from stagegraph.actions.data.sampling import SeededSampler as SeededSampler
     from stagegraph.actions.inheriting import InheritReport as InheritReport
     from stagegraph.actions.inheriting import inherit as inherit
@@ -55,6 +56,7 @@ _HOMES = {
     "ActionError": "errors",
     "Checkpoints": "session.checkpoints",
     "CommandError": "errors",
+    "CurriculumLoader": "actions.data.curriculum",
     "Defect": "errors",
     "DocumentError": "errors",
     "Duration": "progress",

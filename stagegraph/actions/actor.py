@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.attribute_holding import write_attributes
 from stagegraph.actions.companions import Companions
+from stagegraph.actions.data.draws import Drawn
+from stagegraph.actions.data.looping import check_loader
 from stagegraph.actions.distilling.teachers import TEACHER
 from stagegraph.actions.distilling.teachers import make as make_teacher
 from stagegraph.actions.flops import count_flops, samples_in
@@ -24,6 +26,7 @@ from stagegraph.actions.holding import Held, hold
 from stagegraph.actions.keeping.checkpoint import Checkpoint, read_checkpoint, take_checkpoint
 from stagegraph.actions.keeping.state import held_copies, load_copies, load_state, state_of
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.number_holding import write_numbers
 from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.optimizing.scales import Scale
 from stagegraph.actions.optimizing.updates import Updates
@@ -47,6 +50,7 @@ from stagegraph.errors import (
     UnsupportedError,
     another_version,
 )
+from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.schema.actions import Action, GrowthAction, SnapshotAction, TeacherAction
 from stagegraph.schema.activities import Activity
 from stagegraph.schema.spaces import Spaces
@@ -253,13 +257,16 @@ class TorchActor:
             elif isinstance(deed.action, TeacherAction):
                 with _blamed_on(deed.place):
                     evidence[deed.place] = self._teacher(deed, deed.action.name)
-        for deed in boundary.deeds:
-            if isinstance(deed.action, GrowthAction):
-                alpha = boundary.alphas.get(deed.cohort or deed.place, 1.0)
-                with _blamed_on(deed.place):
-                    evidence[deed.place] = grow(standing, deed, step=boundary.step, alpha=alpha)
+        growing = [deed for deed in boundary.deeds if isinstance(deed.action, GrowthAction)]
+        if growing:
+            standing.numbers.release()  # what is grown copies the model's own numbers
+        for deed in growing:
+            alpha = boundary.alphas.get(deed.cohort or deed.place, 1.0)
+            with _blamed_on(deed.place):
+                evidence[deed.place] = grow(standing, deed, step=boundary.step, alpha=alpha)
         with _blamed_on(f"boundary {boundary.step}"):
             self._held = hold(standing, boundary.held, boundary.alphas)
+            standing.steering.skip(boundary.restore)  # what would be drawn as it is held now
         self._rehearse(boundary, evidence, log)
         for name in boundary.forget:
             standing.snapshots.pop(name, None)
@@ -352,6 +359,26 @@ class TorchActor:
         """
         self._standing.teaching.require()
 
+    def hear_data(self, told: Callable[[Drawn], None]) -> None:
+        """Tell somebody of the first batch that is drawn as a boundary had asked."""
+        self._standing.told = told
+
+    def check_loader(self, loader: object, graph: CompiledGraph) -> None:
+        """Refuse to loop over what does not follow the graph.
+
+        Raises:
+            UnsupportedError: It is not what is steered, or a rollback could not rewind it.
+        """
+        check_loader(loader, self._standing.companions.data, graph)
+
+    def require_data(self) -> None:
+        """Refuse an update of a steered run whose loader has handed nothing out.
+
+        Raises:
+            StageGraphError: The batches come from elsewhere.
+        """
+        self._standing.steering.require()
+
     @property
     def may_skip(self) -> bool:
         """Whether an optimizer's step may be none, because a gradient scaler skips it."""
@@ -405,6 +432,7 @@ class TorchActor:
             "lasting_lr_factor": standing.rates.lasting,
             "frozen": {ids[id(p)]: flag for p, flag in standing.freezing.originals()},
             "held_attributes": standing.attributes.originals(),
+            "held_numbers": standing.numbers.originals(),
             "snapshots": list(standing.snapshots),
         }
 
@@ -433,12 +461,14 @@ class TorchActor:
             self._rebuild_to(lineage)
             standing.freezing.close()
             standing.attributes.close()
+            standing.numbers.release()
             standing.gates.close()
             standing.gates.set(state["alphas"], standing.module)
             standing.rates.hold((), {}, lasting=state["lasting_lr_factor"])
             self._restore_flags(state["frozen"])
             for model in standing.grown_models:
                 write_attributes(model, state["held_attributes"], what="this state")
+                write_numbers(model, state.get("held_numbers", {}), what="this state")
         except BaseException:
             log.undo()
             raise

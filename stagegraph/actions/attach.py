@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stagegraph.actions.actor import TorchActor
 from stagegraph.actions.companions import Companions
+from stagegraph.actions.data.steering import data_refusals
 from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.support import inspect, remarks, unsupported
@@ -28,6 +29,7 @@ __all__ = [
     "Misfit",
     "all_actions",
     "all_activities",
+    "inspect_data",
     "inspect_model",
     "release",
     "torch_actor",
@@ -209,6 +211,16 @@ def _of_trials(graph: CompiledGraph, companions: Companions) -> list[str]:
         "data=... (something with state_dict and load_state_dict)"
         for key, stage in graph.stages.items()
         if stage.kind == "trial"
+    ]
+
+
+def inspect_data(graph: CompiledGraph, data: object) -> list[Misfit]:
+    """What the data activities of a graph ask for and this data cannot do."""
+    pointers = {h.place: h.pointer for stage in graph.stages.values() for h in stage.during}
+    return [
+        _misfit(f"{place}: {reason}", pointers, may_come=False)
+        for place, activity in all_activities(graph)
+        for reason in data_refusals(activity, data)
     ]
 
 

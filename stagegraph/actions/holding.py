@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from stagegraph.actions.attribute_holding import Wanted
+from stagegraph.actions.data.steering import lr_factor
+from stagegraph.actions.number_holding import WantedNumber
 from stagegraph.actions.optimizing.learning_rates import Factor, SliceFactor
+from stagegraph.actions.optimizing.settings import Setting
 from stagegraph.actions.parameters import Selection, select
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.stillness import still_modules
 from stagegraph.engine.ports import Effect, Selected
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
-from stagegraph.schema.activities import AlphaRamp, Distill, Freeze, Head, LrFactor, LrRamp
+from stagegraph.schema.activities import (
+    AlphaRamp,
+    BatchSize,
+    Distill,
+    Freeze,
+    Head,
+    Hyper,
+    LrFactor,
+    LrRamp,
+    SequenceLength,
+)
+from stagegraph.schema.data_activities import DataActivity
 
 __all__ = ["Held", "hold"]
 
@@ -40,6 +55,8 @@ class Held:
         for place, value in values.items():
             if place in standing.teaching.levels:
                 standing.teaching.tune(place, value)
+            elif standing.steering.tune(place, value) or _tune_hyper(standing, place, value):
+                continue
             elif place in self.ramped:
                 standing.gates.tune(self.ramped[place], value)
             elif place in self._places:
@@ -48,6 +65,7 @@ class Held:
                 raise UnsupportedError(
                     f"no activity {place!r} is in force{did_you_mean(place, self._places)}"
                 )
+        standing.steering.settle()
 
 
 def hold(standing: Standing, effects: Sequence[Effect], alphas: Mapping[str, float]) -> Held:
@@ -60,7 +78,7 @@ def hold(standing: Standing, effects: Sequence[Effect], alphas: Mapping[str, flo
     chosen = [
         (effect, _selection(standing, effect))
         for effect in effects
-        if not isinstance(effect.activity, Distill | Head)
+        if not isinstance(effect.activity, Distill | Head | Hyper | DataActivity)
     ]
     standing.attributes.hold(
         standing.grown_models,
@@ -70,8 +88,11 @@ def hold(standing: Standing, effects: Sequence[Effect], alphas: Mapping[str, flo
             if isinstance(effect.activity, Head)
         ],
     )
+    standing.numbers.hold(standing.grown_models, _numbers(effects))
     _hold_freezes(standing, chosen)
-    _hold_factors(standing, chosen)  # a slice that is frozen is held by a factor of 0
+    _hold_factors(standing, chosen, effects)  # a slice that is frozen is held by a factor of 0
+    _hold_settings(standing, effects)
+    standing.steering.hold(effects)
     standing.teaching.hold(
         effects, model=standing.model, lineage=standing.lineage, teachers=standing.teachers
     )
@@ -114,9 +135,61 @@ def _hold_freezes(standing: Standing, chosen: Sequence[tuple[Effect, Selection]]
     standing.freezing.hold(parameters.values(), still.values())
 
 
-def _hold_factors(standing: Standing, chosen: Sequence[tuple[Effect, Selection]]) -> None:
+def _numbers(effects: Sequence[Effect]) -> list[WantedNumber]:
+    """The attributes of the model that are to hold a number."""
+    wanted: list[WantedNumber] = []
+    for effect in effects:
+        activity, place = effect.activity, effect.place
+        if isinstance(activity, Hyper) and activity.attribute is not None:
+            ((key, value),) = effect.levels.items()
+            tuned = f"{place}/{key}"
+            one = WantedNumber(place, activity.attribute, value, times=key == "factor", key=tuned)
+            wanted.append(one)
+        elif isinstance(activity, SequenceLength) and activity.rope_base is not None:
+            base = activity.rope_base
+            wanted += [WantedNumber(place, path, base) for path in activity.rope_attributes]
+    return wanted
+
+
+def _hold_settings(standing: Standing, effects: Sequence[Effect]) -> None:
+    held: dict[str, Setting] = {}
+    for effect in effects:
+        activity, place = effect.activity, effect.place
+        if not isinstance(activity, Hyper) or activity.optimizer is None:
+            continue
+        ((key, value),) = effect.levels.items()
+        one = Setting.of(place, activity.optimizer, value, times=key == "factor")
+        other = next((o for o in held.values() if (o.key, o.entry) == (one.key, one.entry)), None)
+        if other is not None:
+            raise UnsupportedError(
+                f"{place}: {activity.optimizer!r} of the optimizer is held by {other.place} "
+                "already, and can have one value only; keep one of the two"
+            )
+        held[f"{place}/{key}"] = one
+    standing.rates.settings.held = held
+
+
+def _tune_hyper(standing: Standing, key: str, value: float) -> bool:
+    """Move a hyper-parameter; whether it is one that is held, or that the loop reads itself."""
+    settings = standing.rates.settings.held
+    if key in settings:
+        settings[key] = replace(settings[key], value=value)
+        return True
+    return standing.numbers.tune(key, value)
+
+
+def _hold_factors(
+    standing: Standing,
+    chosen: Sequence[tuple[Effect, Selection]],
+    effects: Sequence[Effect],
+) -> None:
     factors: list[Factor | SliceFactor] = []
     values: dict[str, float] = {}
+    for effect in effects:
+        activity = effect.activity
+        if isinstance(activity, BatchSize) and activity.accumulate == "grow":
+            factors.append(Factor(effect.place, None))
+            values[effect.place] = lr_factor(activity, standing.steering.base)
     for effect, selection in chosen:
         if isinstance(effect.activity, LrFactor | LrRamp):
             if effect.value is None:

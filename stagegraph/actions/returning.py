@@ -91,4 +91,6 @@ def _data(standing: Standing, restore: Restore) -> str:
         return "goes on from where it is"
     if standing.companions.data is None:
         return "position not known: not rewound"
+    if restore.skip_batches:
+        return f"rewound, and {restore.skip_batches} batches skipped"
     return "rewound"

@@ -13,12 +13,15 @@ from stagegraph.actions.attribute_holding import AttributeHolding
 from stagegraph.actions.changes import Change
 from stagegraph.actions.cohorts import lasting_scales
 from stagegraph.actions.companions import Companions
+from stagegraph.actions.data.draws import Drawn
+from stagegraph.actions.data.steering import Steering
 from stagegraph.actions.distilling.teachers import Teacher
 from stagegraph.actions.distilling.teaching import Teaching
 from stagegraph.actions.freezing import Freezing
 from stagegraph.actions.gates import Gates
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.number_holding import NumberHolding
 from stagegraph.actions.optimizing.learning_rates import LearningRates
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.snapshots import Snapshot
@@ -41,6 +44,8 @@ class Standing:
         gates: The open gates.
         freezing: What is frozen.
         attributes: The attributes that say which head is in use.
+        numbers: The attributes that hold a hyper-parameter.
+        steering: What the data is drawn by.
         rates: The learning-rate factors.
         snapshots: Snapshots by id.
         teachers: Teachers by id.
@@ -66,10 +71,15 @@ class Standing:
         self.gates = Gates()
         self.freezing = Freezing()
         self.attributes = AttributeHolding()
+        self.numbers = NumberHolding()
         self.rates = LearningRates(self.optimizers)
         self.snapshots: dict[str, Snapshot] = {}
         self.teachers: dict[str, Teacher] = {}
         self.teaching = Teaching()
+        self.steering = Steering(companions.data, self._hear)
+        self.told: Callable[[Drawn], None] | None = None
+        """Called with the first batch that is drawn as a boundary had asked."""
+        self._since: int | None = None
 
     @property
     def lineage(self) -> Lineage:
@@ -110,6 +120,19 @@ class Standing:
         """The blocks and modules with a hook; compiled code may not see it come or go."""
         return frozenset[str | int](self.gates.alphas()) | self.freezing.still
 
+    def _hear(self, drawn: Drawn) -> None:
+        """The learning rate goes with the size of the batch in hand."""
+        self.rates.batch = drawn.lr_factor
+        since, self._since = self._since, drawn.knobs.since
+        if self.told is not None and (since is None or since != drawn.knobs.since):
+            self.told(drawn)
+
+    def hear_again(self) -> None:
+        """The batch in hand is the one that was in hand when the state was saved."""
+        drawn = None if self.steering.loader is None else self.steering.loader.drawn
+        if drawn is not None:
+            self.rates.batch, self._since = drawn.lr_factor, drawn.knobs.since
+
     def site(self, *, alpha: float = 1.0) -> Site:
         """The model as an operation sees it.
 
@@ -138,7 +161,10 @@ class Standing:
     def remember(self) -> Callable[[], None]:
         """A way back to what is held now; the model itself is undone by reference."""
         lineage, snapshots, teachers = self.lineage, dict(self.snapshots), dict(self.teachers)
-        held = (self.gates, self.freezing, self.attributes, self.rates, self.teaching)
+        held = (
+            *(self.gates, self.freezing, self.attributes, self.numbers),
+            *(self.rates, self.teaching, self.steering),
+        )
         ways = [one.remember() for one in held]
 
         def way_back() -> None:
@@ -156,3 +182,5 @@ class Standing:
         self.gates.close()
         self.freezing.close()
         self.attributes.close()
+        self.numbers.release()
+        self.steering.close()

@@ -14,16 +14,20 @@ from torch.optim.swa_utils import AveragedModel
 from stagegraph.actions.attribute_holding import Wanted, find_head_attribute, refuse_unknown_head
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.copying import why_no_copy
+from stagegraph.actions.data.curriculum import CurriculumLoader
+from stagegraph.actions.data.steering import data_refusals
 from stagegraph.actions.distilling.taps import outermost
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.growth.operations import plan
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.number_holding import find_numbers, refuse_made_frequencies
 from stagegraph.actions.optimizing.optimizers import (
     foreign_parameters,
     innermost,
     refuse_growth,
     refuse_lr_factors,
 )
+from stagegraph.actions.optimizing.settings import why_no_setting
 from stagegraph.actions.parameters import select, uncompiled
 from stagegraph.actions.probes import Probe
 from stagegraph.engine.ports import Selected
@@ -41,14 +45,18 @@ from stagegraph.schema.actions import (
 from stagegraph.schema.activities import (
     Activity,
     AlphaRamp,
+    BatchSize,
     Distill,
     Freeze,
     GroupMembers,
     Head,
+    Hyper,
     LrFactor,
     LrRamp,
     Selection,
+    SequenceLength,
 )
+from stagegraph.schema.data_activities import DataActivity
 from stagegraph.schema.spaces import Spaces
 
 __all__ = ["Placed", "inspect", "remarks", "unsupported"]
@@ -72,7 +80,7 @@ def unsupported(
         reasons = _of_action(action, model, optimizers, companions, probe)
         problems += [f"{place}: {reason}" for reason in reasons]
     for place, activity in activities:
-        reasons = _of_activity(activity, model, optimizers)
+        reasons = _of_activity(activity, model, optimizers, companions)
         problems += [f"{place}: {reason}" for reason in reasons]
     return problems
 
@@ -89,6 +97,11 @@ def _of_action(
     if isinstance(action, TeacherAction):
         return why_no_copy(model)
     if isinstance(action, RollBack):
+        if action.skip_batches is not None and not isinstance(companions.data, CurriculumLoader):
+            return [
+                f"roll_back returns the data to its position and skips {action.skip_batches} "
+                "batches, which a CurriculumLoader can; give data=stagegraph.CurriculumLoader(...)"
+            ]
         if action.data == "rewind" and action.rng != "fork" and companions.data is None:
             return [
                 "roll_back returns the data to its position too (data: rewind), and nobody gave "
@@ -113,14 +126,19 @@ def _of_action(
 
 
 def _of_activity(
-    activity: Activity, model: nn.Module, optimizers: Sequence[Optimizer]
+    activity: Activity, model: nn.Module, optimizers: Sequence[Optimizer], companions: Companions
 ) -> list[str]:
     if isinstance(activity, LrFactor | LrRamp):
         return _of_factor(optimizers)
     if isinstance(activity, Freeze):
         reasons = [why for optimizer in optimizers if (why := refuse_growth(optimizer))]
         return reasons + _of_wrapping(model)
-    if isinstance(activity, AlphaRamp | Distill | Head):
+    if isinstance(activity, DataActivity):
+        moves = isinstance(activity, BatchSize) and activity.lr != "keep"
+        return data_refusals(activity, companions.data) + (_of_factor(optimizers) if moves else [])
+    if isinstance(activity, Hyper) and activity.optimizer is not None:
+        return why_no_setting(optimizers, activity.optimizer)
+    if isinstance(activity, AlphaRamp | Distill | Head | Hyper):
         return []
     return [f"this version has nothing that could hold a {activity.type}"]
 
@@ -196,6 +214,7 @@ def inspect(
             problems += _problem(
                 lambda a=activity, at=place: _look_for_head(model, a, actions, place=at)
             )
+        problems += _problem(lambda a=activity, at=place: _look_for_numbers(model, a, place=at))
         problems += _look_for_selections(model, activity, inner, place=place)
     for optimizer in inner:
         own = {id(parameter) for parameter in model.parameters()}
@@ -222,6 +241,16 @@ def _look_for_selections(
                 )
             )
     return problems
+
+
+def _look_for_numbers(model: nn.Module, activity: Activity, *, place: str) -> None:
+    """See that the attributes are there which an activity writes numbers to."""
+    if isinstance(activity, Hyper) and activity.attribute is not None:
+        find_numbers(model, activity.attribute, place=place)
+    if isinstance(activity, SequenceLength):
+        for path in activity.rope_attributes:
+            find_numbers(model, path, place=place)
+        refuse_made_frequencies(model, activity.rope_attributes, place=place)
 
 
 def _look_for_head(

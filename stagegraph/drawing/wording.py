@@ -154,7 +154,8 @@ def action_words(action: Model) -> str:
         case "snapshot" | "teacher" as kind:
             return f"{kind} {given.get('name')}"
         case "roll_back":
-            differ = [f"{key} {given[key]}" for key in ("data", "rng") if key in given] + (
+            told = ("data", "skip_batches", "rng")
+            differ = [f"{key} {given[key]}" for key in told if key in given] + (
                 [f"LR × {given['lr_factor']:g}"] if "lr_factor" in given else []
             )
             return f"roll back to {given.get('to')}" + (f" ({', '.join(differ)})" if differ else "")
@@ -238,8 +239,27 @@ def activity_words(activity: Model) -> str:
             return f"difficulty {getattr(activity, 'level', '?')}"
         case "distill":
             return _distill_words(given)
+        case "mixture" | "sequence_length" | "batch_size" | "hyper" as kind:
+            return _data_words(kind, given)
         case kind:
             return f"{kind}{on} " + " ".join(f"{key}={_item(v)}" for key, v in given.items())
+
+
+def _data_words(kind: str, given: dict[str, Any]) -> str:
+    """An activity of the data, or a hyper-parameter."""
+    if kind == "mixture":
+        shares = given.get("weights", {}).items()
+        return "mix " + ", ".join(f"{name} {_level(weight)}" for name, weight in shares)
+    if kind == "sequence_length":
+        base = f", RoPE base {given['rope_base']:g}" if "rope_base" in given else ""
+        return f"length {_level(given.get('length', 0))}{base}"
+    if kind == "batch_size":
+        size = given["size"] if "size" in given else f"× {given.get('factor', 1):g}"
+        lr = f", LR {given['lr']}" if "lr" in given else ""
+        return f"batch {size}{lr}" + (" by accumulation" if "accumulate" in given else "")
+    name = next((str(given[key]) for key in ("optimizer", "attribute", "knob") if key in given), "")
+    mark, level = ("=", given["value"]) if "value" in given else ("×", given.get("factor", 1))
+    return f"{name} {mark} {_level(level)}"
 
 
 def _distill_words(given: dict[str, Any]) -> str:

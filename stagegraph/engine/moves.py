@@ -192,9 +192,10 @@ def _restore(
         restore = Restore(
             placed.place,
             snapshot.id,
-            action.data == "rewind",
+            action.data == "rewind" or action.skip_batches is not None,
             action.lr_factor,
             attempt if action.rng == "fork" else None,
+            action.skip_batches or 0,
         )
         return restored, restore, dropped
     return state, None, ()

@@ -123,6 +123,7 @@ class Restore:
         rewind_data: Whether the data's position returns too.
         lr_factor: A factor on every learning rate from now on, or ``None``.
         fork: The attempt's number if random numbers are to differ this time, or ``None``.
+        skip_batches: How many batches to pass over from the rewound position on.
     """
 
     place: str
@@ -130,6 +131,7 @@ class Restore:
     rewind_data: bool
     lr_factor: float | None
     fork: int | None
+    skip_batches: int = 0
 
 
 @dataclass(frozen=True, slots=True)

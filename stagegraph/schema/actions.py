@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stagegraph.schema.action_model import ActionModel
-from stagegraph.schema.amounts import Factor
+from stagegraph.schema.amounts import Count, Factor
 from stagegraph.schema.branch_actions import ATTACHABLE, AddExperts, AddHead, Attach, Upcycle
 from stagegraph.schema.growth_actions import Deepen, GrowthAction, SizedGrowth
 from stagegraph.schema.inherit_actions import Inherit, Regrow
@@ -76,12 +76,21 @@ class RollBack(ActionModel):
     """The snapshot; the newest of that name."""
     data: Literal["rewind", "skip"] = "rewind"
     """Whether the data returns to its position too, or goes on from where it is."""
+    skip_batches: Count | None = None
+    """With ``data: skip``: how many batches to pass over from the snapshot's position on
+    (2204.02311), instead of all that were used since."""
     lr_factor: Annotated[Factor, Field(gt=0, lt=1)] | None = None
     """A cut of every learning rate from now on."""
     rng: Literal["restore", "fork"] = "restore"
     """``fork``: other random numbers than the last time, derived from the attempt's number."""
     exclude: Reference | None = None
     """A stage with options: the one that it took last is not taken again."""
+
+    @model_validator(mode="after")
+    def _skips(self) -> RollBack:
+        if self.skip_batches is not None and self.data != "skip":
+            raise ValueError("'skip_batches' belongs to data: skip; write that too")
+        return self
 
 
 class Send(ActionModel):

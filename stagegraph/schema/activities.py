@@ -6,19 +6,31 @@ Factors and freezes are released at every exit; alpha is part of the model and s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from stagegraph.progress import Duration
+from stagegraph.schema.activity_model import (
+    ActivityModel,
+    GroupMembers,
+    GrownCohort,
+    Selection,
+    SelectionPart,
+    leaving_some,
+)
 from stagegraph.schema.amounts import Factor, Number
-from stagegraph.schema.base import Model, Note, Seq, as_union
+from stagegraph.schema.base import Model, Seq, as_union
+from stagegraph.schema.data_activities import BatchSize, Difficulty, Mixture, SequenceLength
+from stagegraph.schema.hyper import Hyper
 from stagegraph.schema.levels import Curve, Level, MovingLevel, bounds_of, rests_at_zero
 from stagegraph.schema.names import Glob, Name
 
 __all__ = [
     "Activity",
+    "ActivityModel",
     "AlphaRamp",
+    "BatchSize",
     "Curve",
     "Difficulty",
     "Distill",
@@ -26,108 +38,36 @@ __all__ = [
     "GroupMembers",
     "GrownCohort",
     "Head",
+    "Hyper",
     "LrFactor",
     "LrRamp",
+    "Mixture",
     "Ramp",
     "Selection",
+    "SequenceLength",
     "WeightedTeacher",
 ]
 
 Alpha = Annotated[Number, Field(ge=0, le=1)]
 
 
-class GrownCohort(Model):
-    """The parameters that one named growth added."""
-
-    grown: Name
-    """The cohort's name."""
-
-
-class GroupMembers(Model):
-    """The parameters in groups of the optimizer."""
-
-    group: Glob
-    """A shell pattern over the groups' names: what each has under its key ``name``."""
-
-
-def _selection_tag(value: object) -> str:
-    if isinstance(value, str):
-        return "glob"
-    named = isinstance(value, dict) and "group" in value
-    return "group" if named or isinstance(value, GroupMembers) else "cohort"
-
-
-_Selected = Annotated[
-    Annotated[Glob, Tag("glob")]
-    | Annotated[GrownCohort, Tag("cohort")]
-    | Annotated[GroupMembers, Tag("group")],
-    Discriminator(_selection_tag),
-]
-
-
-Selection = Annotated[
-    tuple[_Selected, ...], BeforeValidator(as_union), Field(min_length=1, max_length=200)
-]
-"""``all``, ``grown`` (this region's last growth), ``{grown: name}``, ``{group: name}``, a glob, or
-a list of them."""
-
 ALL: Selection = ("all",)
-NONE: tuple[_Selected, ...] = ()
+NONE: tuple[SelectionPart, ...] = ()
 
 
-def _not_all(selection: tuple[_Selected, ...]) -> tuple[_Selected, ...]:
+def _not_all(selection: tuple[SelectionPart, ...]) -> tuple[SelectionPart, ...]:
     if "all" in selection or "*" in selection:
         raise ValueError("'but' takes out of 'of', and without all nothing would be left")
     return selection
 
 
 But = Annotated[
-    tuple[_Selected, ...],
+    tuple[SelectionPart, ...],
     BeforeValidator(as_union),
     Field(max_length=200),
     AfterValidator(_not_all),
 ]
 """What is taken out of a selection; it may be nothing."""
-
-
-class ActivityModel(Model):
-    """What every activity has."""
-
-    writes: ClassVar[str]
-    """The knob it holds: ``alpha``, ``lr``, ``grad``, ``loss``, ``head`` or a data knob."""
-    disturbs: ClassVar[bool] = True
-    """Whether its start and end bend the metrics' curves."""
-    data: ClassVar[bool] = False
-    """Whether it changes the data."""
-    note: Note | None = None
-    """A remark for people."""
-
-    @property
-    def selection(self) -> Selection:
-        """The parameters that it is about; none where it is about something else."""
-        of: Selection = getattr(self, "of", ())
-        return of
-
-    @property
-    def excepted(self) -> Selection:
-        """What is taken out of the selection; none for most."""
-        but: Selection = getattr(self, "but", ())
-        return but
-
-    @property
-    def levels(self) -> Mapping[str, float | MovingLevel]:
-        """Its numbers that may move while it is held, by key, but for a ramp's own value."""
-        return {}
-
-
-A = TypeVar("A", bound=ActivityModel)
-
-
-def _leaving_some(activity: A) -> A:
-    """Refuse an activity that takes out all that it is about."""
-    if activity.selection and set(activity.selection) <= set(activity.excepted):
-        raise ValueError("'but' takes out all that 'of' names; nothing would be left")
-    return activity
 
 
 class Ramp(ActivityModel):
@@ -188,7 +128,7 @@ class LrRamp(Ramp):
                 f"this ramp goes from {self.start:g} to {self.end:g}; "
                 "give 'start' or 'end', or use lr_factor"
             )
-        return _leaving_some(self)
+        return leaving_some(self)
 
 
 class LrFactor(ActivityModel):
@@ -205,7 +145,7 @@ class LrFactor(ActivityModel):
 
     @model_validator(mode="after")
     def _leaves_some(self) -> LrFactor:
-        return _leaving_some(self)
+        return leaving_some(self)
 
 
 class Freeze(ActivityModel):
@@ -224,7 +164,7 @@ class Freeze(ActivityModel):
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Freeze:
-        return _leaving_some(self)
+        return leaving_some(self)
 
 
 class Head(ActivityModel):
@@ -245,16 +185,6 @@ class Head(ActivityModel):
     def selection(self) -> Selection:
         """None: it is about an attribute."""
         return ()
-
-
-class Difficulty(ActivityModel):
-    """The difficulty level of the data, for a sampler that knows levels."""
-
-    writes: ClassVar = "difficulty"
-    data: ClassVar = True
-    type: Literal["difficulty"]
-    level: Annotated[int, Field(ge=0, le=1_000_000)]
-    """The level, from 0."""
 
 
 class WeightedTeacher(Model):
@@ -367,7 +297,17 @@ class Distill(ActivityModel):
 
 
 Activity = Annotated[
-    AlphaRamp | LrRamp | LrFactor | Freeze | Head | Difficulty | Distill,
+    AlphaRamp
+    | LrRamp
+    | LrFactor
+    | Freeze
+    | Head
+    | Difficulty
+    | Mixture
+    | SequenceLength
+    | BatchSize
+    | Hyper
+    | Distill,
     Field(discriminator="type"),
 ]
 

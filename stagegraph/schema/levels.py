@@ -16,10 +16,22 @@ from pydantic import (
 )
 
 from stagegraph.progress import Duration
-from stagegraph.schema.amounts import NUMBER_TEXT, Factor, Number
+from stagegraph.schema.amounts import NUMBER_TEXT, Count, Factor, Number
 from stagegraph.schema.base import Model, Seq
 
-__all__ = ["Curve", "Level", "MovingLevel", "Points", "Shape", "bounds_of", "rests_at_zero"]
+__all__ = [
+    "CountLevel",
+    "Curve",
+    "Level",
+    "MovingCount",
+    "MovingLevel",
+    "MovingNumber",
+    "Points",
+    "Setting",
+    "Shape",
+    "bounds_of",
+    "rests_at_zero",
+]
 
 Shape = Literal["linear", "cosine", "exponential"]
 """A curve by its name."""
@@ -135,3 +147,34 @@ def rests_at_zero(level: float | MovingLevel) -> bool:
     if isinstance(level.curve, str):
         return False
     return any(level.start + (level.end - level.start) * way == 0 for _, way in level.curve[1:-1])
+
+
+class MovingNumber(MovingLevel):
+    """Any number that moves from ``start`` to ``end``."""
+
+    start: Number
+    """The number at the first update."""
+    end: Number
+    """The number when complete, held until the stage is left."""
+
+
+class MovingCount(MovingLevel):
+    """A whole number that moves from ``start`` to ``end``."""
+
+    start: Count
+    """The number at the first update."""
+    end: Count
+    """The number when complete, held until the stage is left."""
+
+
+Setting = Annotated[
+    Annotated[Number, Tag("level")] | Annotated[MovingNumber, Tag("moving")],
+    Discriminator(_level_tag),
+]
+"""Any number, or ``{start, end, over, curve}``."""
+
+CountLevel = Annotated[
+    Annotated[Count, Tag("level")] | Annotated[MovingCount, Tag("moving")],
+    Discriminator(_level_tag),
+]
+"""A whole number from 1, or ``{start, end, over, curve}``."""

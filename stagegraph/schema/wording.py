@@ -30,6 +30,8 @@ _NOUNS = {
     "GrownCohort": "a selection by cohort",
     "GroupMembers": "a selection by the optimizer's groups",
     "MovingLevel": "a moving level",
+    "MovingNumber": "a moving number",
+    "MovingCount": "a moving whole number",
     "WeightedTeacher": "a teacher with its weight",
     "Use": "a stage with 'use'",
 }

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from stagegraph.actions.attach import Misfit
+
 __all__ = ["check"]
 
 
@@ -36,7 +38,8 @@ def check(
         optimizer: The model's optimizer, or several.
         ema: The averaged weights that would be grown along.
         data: What would know the data's position.
-        loader: What the batches would come from: how exactly a run over it can be resumed is said.
+        loader: What the batches would come from: how exactly a run over it can be resumed is said,
+            and what the graph's data activities ask of it in vain.
         probe: The batch that growth would be measured on.
         parts: What the graph names and only code can give.
 
@@ -45,28 +48,42 @@ def check(
         from running; those that the author waived say so.
     """
     findings = [*graph_check.check(graph), *_exactness(graph, loader)]
-    if model is None or any(finding.severity == "error" for finding in findings):
+    if any(finding.severity == "error" for finding in findings):
         return findings
+    if model is None:
+        source = loader if data is None else data
+        return findings if source is None else [*findings, *_data(graph, source)]
     from stagegraph.actions.attach import inspect_model
+    from stagegraph.actions.companions import Stateful
 
     compiled, _ = compile_graph(graph)
+    if data is None and isinstance(loader, Stateful):
+        data = loader
     misfits = inspect_model(
         compiled, model, optimizer, ema=ema, data=data, probe=probe, parts=parts
     )
-    for misfit in misfits:
-        position = graph.source.position(misfit.pointer) if misfit.pointer else None
-        findings.append(
-            Finding(
-                code="model-mismatch",
-                severity="error" if misfit.refused else "warning",
-                message=f"{misfit.place}: {misfit.message}",
-                remedy=misfit.remedy,
-                pointer=misfit.pointer,
-                file=graph.source.file,
-                line=None if position is None else position[0],
-            )
-        )
-    return findings
+    return findings + [_finding(graph, misfit) for misfit in misfits]
+
+
+def _data(graph: StageGraph, source: object) -> list[Finding]:
+    """What the data activities of a graph ask for and this data cannot do."""
+    from stagegraph.actions.attach import inspect_data
+
+    compiled, _ = compile_graph(graph)
+    return [_finding(graph, misfit) for misfit in inspect_data(compiled, source)]
+
+
+def _finding(graph: StageGraph, misfit: Misfit) -> Finding:
+    position = graph.source.position(misfit.pointer) if misfit.pointer else None
+    return Finding(
+        code="model-mismatch",
+        severity="error" if misfit.refused else "warning",
+        message=f"{misfit.place}: {misfit.message}",
+        remedy=misfit.remedy,
+        pointer=misfit.pointer,
+        file=graph.source.file,
+        line=None if position is None else position[0],
+    )
 
 
 def _exactness(graph: StageGraph, loader: Any) -> list[Finding]:

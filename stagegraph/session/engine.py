@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -32,6 +32,7 @@ from stagegraph.schema.activities import Distill
 from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
+from stagegraph.session.knobs import Knobs
 from stagegraph.session.passes import Count, Epoch, Position
 from stagegraph.session.recording import Recording
 from stagegraph.session.saving import Files
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from stagegraph.actions.actor import TorchActor
+    from stagegraph.actions.data.draws import Drawn
 
 __all__ = ["Engine"]
 
@@ -80,7 +82,8 @@ class Engine:
         scheduler: LR scheduler, or several; needed for snapshots.
         scaler: Gradient scaler; needed for snapshots.
         ema: Averaged weights; grown along with the model.
-        data: What knows the data's position (``state_dict``); needed for rewinding it.
+        data: What knows the data's position (``state_dict``); needed for rewinding it. For
+            activities of the data, a :class:`CurriculumLoader`.
         probe: A batch as the model takes it, on which growth is measured.
         parts: What the graph names and only code can give: weights to inherit (a state dict, a
             model, a path), builders (functions); a builder is needed again to resume.
@@ -149,8 +152,15 @@ class Engine:
         self._seed = seed
         self._core = Core(compiled, actor, clock=time.monotonic, seed=seed, reader=reader)
         self._core.decided = weakly(self._decided)
-        if self._torch is not None and _distils(compiled):
-            self._core.refuse = self._torch.require_loss
+        self._knobs = Knobs(self._core, data)
+        self._data = data
+        if self._torch is not None:
+            self._torch.hear_data(weakly(self._tell_data))
+            self._core.refuse = _all_of(
+                self._torch.require_loss if _distils(compiled) else None,
+                self._knobs.require if self._knobs.any else None,
+                self._torch.require_data if _steers(compiled) else None,
+            )
         skips = self._torch is not None and self._torch.may_skip
         if type(self).step is Engine.step and not skips:
             # One call less at every update; the method below says what it takes.
@@ -262,6 +272,8 @@ class Engine:
         Args:
             loader: The batches; with a length, fractions of a pass are counted too.
         """
+        if self._torch is not None:
+            self._torch.check_loader(loader, self._core.graph)
         self.start()
         self._tell_exactness(loader)
         with self.preemptible():
@@ -306,6 +318,32 @@ class Engine:
         if self._torch is None:
             return loss
         return self._torch.loss(loss, outputs=outputs, inputs=inputs)
+
+    def knob(self, name: str, own: float, /) -> float:
+        """A hyper-parameter of the loop's own, for the next update.
+
+        Example::
+
+            clip_grad_norm_(model.parameters(), engine.knob("clip", 1.0))
+
+        Args:
+            name: What ``knob:`` of the graph's ``hyper`` activities calls it.
+            own: What it is where no stage holds it.
+
+        Raises:
+            ProgressError: The graph has no such knob.
+        """
+        self.start()
+        return self._knobs.read(name, own)
+
+    @property
+    def accumulate(self) -> int:
+        """How many times as many micro-batches the next update takes as the loop's own count.
+
+        More than 1 under ``batch_size`` with ``accumulate: grow``.
+        """
+        self.start()
+        return self._knobs.accumulate()
 
     def step(
         self,
@@ -580,8 +618,26 @@ class Engine:
         name = type(loader).__name__
         self._core.tell("data", loader=name, exactness=found.label, why=found.why)
 
+    def _tell_data(self, drawn: Drawn) -> None:
+        """Record the batch from which the data is drawn as a boundary had asked."""
+        if self._core.done:
+            return
+        state, since = self._core.state, self._core.unabsorbed
+        step, boundary = state.clock.step + since, state.spent.step + since
+        self._core.tell(
+            "curriculum",
+            batch=drawn.number,
+            asked_at=drawn.knobs.since,
+            **{key: value for key, value in drawn.knobs.to_json().items() if key != "since"},
+            step=step,
+            boundary=boundary,
+            progress={"step": step},
+        )
+
     def _decided(self, structural: bool) -> None:  # noqa: FBT001 - what the core calls
         """A boundary has been decided and has held."""
+        if self._knobs.any:
+            self._knobs.held()
         self._vitals()
         if self._record is not None:
             self._record.at_boundary(structural=structural)
@@ -623,6 +679,23 @@ class _FanOut:
     def write(self, records: tuple[Record, ...]) -> None:
         for listener in reversed(self._listeners):
             listener.write(records)
+
+
+def _all_of(*several: Callable[[], None] | None) -> Callable[[], None] | None:
+    """All that are there, one after the other; ``None`` if there is none."""
+    there = [one for one in several if one is not None]
+    if len(there) < 2:
+        return next(iter(there), None)
+
+    def call() -> None:
+        for one in there:
+            one()
+
+    return call
+
+
+def _steers(compiled: CompiledGraph) -> bool:
+    return any(h.activity.data for stage in compiled.stages.values() for h in stage.during)
 
 
 def _distils(compiled: CompiledGraph) -> bool:

@@ -28,6 +28,11 @@ class Position(Protocol):
         """Whether any pass was begun."""
         ...
 
+    @property
+    def drawn(self) -> Any:
+        """What is known of the batch in hand, if the loader knows it; else ``None``."""
+        ...
+
     def coming(self, counted: int) -> int:
         """Which pass comes: the one that is gone on with, or else the next."""
         ...
@@ -49,6 +54,8 @@ class Position(Protocol):
 
 class Count:
     """A position without a model: the batches that were used are read again and dropped."""
+
+    drawn = None
 
     def __init__(self) -> None:
         self.batches = 0
@@ -122,6 +129,14 @@ class Epoch(Generic[T]):
         self._core = core
         self._position = position
 
+    @property
+    def drawn(self) -> Any:
+        """What is known of the batch in hand: its level, sources, length and size.
+
+        ``None`` before the first batch, and for a loader that does not know.
+        """
+        return self._position.drawn
+
     def __iter__(self) -> Iterator[T]:
         """The batches.
 
@@ -136,7 +151,13 @@ class Epoch(Generic[T]):
             if core.done:
                 return
             number = position.batches = number + 1
-            if size:
+            drawn = position.drawn
+            if drawn is not None:  # the loader counts its own passes, and may have gone back
+                self.index = drawn.epoch
+                meter = core.meter
+                before = meter.reading if meter.coming is None else meter.coming
+                meter.coming = before + drawn.share
+            elif size:
                 core.meter.coming = start + Fraction(min(number, size), size)
             yield batch
         position.ended = True

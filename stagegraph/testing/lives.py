@@ -292,9 +292,18 @@ class _SeenEpoch(Epoch[T]):
     """A pass whose batches are looked at."""
 
     def __init__(self, epoch: Epoch[T], observer: _Observer) -> None:
-        self.index = epoch.index
         self._epoch = epoch
         self._observer = observer
+
+    @property
+    def index(self) -> int:  # type: ignore[override]
+        """Which pass, from 0."""
+        return self._epoch.index
+
+    @property
+    def drawn(self) -> Any:
+        """What is known of the batch in hand."""
+        return self._epoch.drawn
 
     def __iter__(self) -> Iterator[T]:
         for batch in self._epoch:

@@ -53,7 +53,22 @@ def test_actions_that_cannot_be_had(action, message):
 @pytest.mark.parametrize(
     ("fields", "optimizer", "message"),
     [
-        ({"type": "difficulty", "level": 1}, None, "nothing that could hold a difficulty"),
+        (
+            {"type": "difficulty", "level": 1},
+            None,
+            "difficulty steers the data, and nobody gave the data; give data=",
+        ),
+        ({"type": "batch_size", "factor": 2.0, "lr": "sqrt"}, Adafactor, "nobody gave the data"),
+        (
+            {"type": "batch_size", "factor": 2.0, "lr": "sqrt", "accumulate": "grow"},
+            Adafactor,
+            "Adafactor is no optimizer",
+        ),
+        (
+            {"type": "hyper", "optimizer": "momentum", "value": 0.5},
+            LBFGS,
+            "'momentum' is no number of a parameter group of LBFGS",
+        ),
         (
             {"type": "lr_factor", "factor": 0.5},
             Adafactor,

@@ -77,6 +77,12 @@ KINDS = {
     "freeze": Traits(activities.Freeze, writes="grad", disturbs=True),
     "head": Traits(activities.Head, writes="head", disturbs=True),
     "difficulty": Traits(activities.Difficulty, writes="difficulty", disturbs=True, data=True),
+    "mixture": Traits(activities.Mixture, writes="mixture", disturbs=True, data=True),
+    "sequence_length": Traits(
+        activities.SequenceLength, writes="sequence_length", disturbs=True, data=True
+    ),
+    "batch_size": Traits(activities.BatchSize, writes="batch_size", disturbs=True, data=True),
+    "hyper": Traits(activities.Hyper, writes="hyper", disturbs=True),
     "distill": Traits(activities.Distill, writes="loss", disturbs=True),
     # actions
     "teacher": Traits(actions.TeacherAction),

@@ -100,6 +100,13 @@ activities = st.one_of(
     ),
     selections.map(lambda of: {"type": "freeze", "of": of}),
     st.just({"type": "difficulty", "level": 1}),
+    st.just({"type": "hyper", "optimizer": "betas.0", "value": 0.5}),
+    amounts.map(
+        lambda over: {
+            "type": "sequence_length",
+            "length": {"start": 8, "end": 64, "over": over},
+        }
+    ),
     st.just("low"),
 )
 

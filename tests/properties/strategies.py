@@ -17,7 +17,7 @@ from stagegraph.schema import guards as gd
 from stagegraph.schema import stages as sg
 from stagegraph.schema import transitions as tr
 from stagegraph.schema.base import FrozenMap
-from stagegraph.schema.levels import MovingLevel
+from stagegraph.schema.levels import MovingCount, MovingLevel, MovingNumber
 from stagegraph.schema.names import GRAMMAR_WORDS, PROGRESS_NAMES, RESERVED
 from stagegraph.schema.stagegraph import Budget, Metric, Region, StageGraph, SubGraph
 from tests.properties.sound import sound_graphs
@@ -389,6 +389,14 @@ def actions():
             exclude=_maybe(references()),
             note=NOTES,
         )
+        | st.builds(
+            act.RollBack,
+            type=st.just("roll_back"),
+            to=names(),
+            data=st.just("skip"),
+            skip_batches=st.integers(1, 10**6),
+            note=NOTES,
+        )
     )
 
 
@@ -448,6 +456,66 @@ def lessons():
     )
 
 
+def counts(least=1, most=10**6):
+    """Whole numbers, and whole numbers that move."""
+    ends = st.integers(least, most)
+    pairs = st.tuples(ends, ends).filter(lambda pair: pair[0] != pair[1])
+    return ends | st.builds(
+        lambda pair, **rest: MovingCount(start=pair[0], end=pair[1], **rest),
+        pair=pairs,
+        over=durations(),
+        curve=st.sampled_from(["linear", "cosine", "exponential"]),
+    )
+
+
+def settings():
+    """Any numbers, and numbers that move."""
+    ends = numbers(-1e6, 1e6)
+    pairs = st.tuples(ends, ends).filter(lambda pair: pair[0] != pair[1])
+    return ends | st.builds(
+        lambda pair, **rest: MovingNumber(start=pair[0], end=pair[1], **rest),
+        pair=pairs,
+        over=durations(),
+        curve=st.sampled_from(["linear", "cosine", "exponential"]),
+    )
+
+
+def of_the_data():
+    """Activities of the data, and hyper-parameters."""
+    about = st.sampled_from([{"optimizer": "betas.0"}, {"attribute": "*.p"}, {"knob": "clip"}])
+    to = settings().map(lambda one: {"value": one}) | levels(0.0, 0.9).map(
+        lambda one: {"factor": one}
+    )
+    sizes = st.integers(1, 10**6).map(lambda one: {"size": one}) | st.integers(2, 9).map(
+        lambda one: {"factor": float(one)}
+    )
+    ropes = st.just({}) | st.builds(
+        lambda base, paths: {"rope_base": base, "rope_attributes": paths},
+        numbers(1, 1e6),
+        _tuples(texts(1), 1),
+    )
+    return (
+        st.builds(
+            during.Difficulty, type=st.just("difficulty"), level=st.integers(0, 10**6), note=NOTES
+        )
+        | st.builds(during.Mixture, type=st.just("mixture"), weights=_maps(names(), levels(0.1), 1))
+        | st.builds(
+            lambda length, ropes: during.SequenceLength(
+                type="sequence_length", length=length, **ropes
+            ),
+            counts(),
+            ropes,
+        )
+        | st.builds(
+            lambda size, **rest: during.BatchSize(type="batch_size", **size, **rest),
+            sizes,
+            lr=st.sampled_from(["keep", "linear", "sqrt"]),
+            accumulate=st.sampled_from(["keep", "grow"]),
+        )
+        | st.builds(lambda about, to: during.Hyper(type="hyper", **about, **to), about, to)
+    )
+
+
 def activities():
     """Activities of every type."""
     grown = _tuples(st.just("grown") | st.builds(during.GrownCohort, grown=names()), 1)
@@ -489,9 +557,7 @@ def activities():
         )
         | lessons()
         | st.builds(during.Head, type=st.just("head"), of=texts(1), use=texts(1), note=NOTES)
-        | st.builds(
-            during.Difficulty, type=st.just("difficulty"), level=st.integers(0, 10**6), note=NOTES
-        )
+        | of_the_data()
     )
 
 

@@ -99,7 +99,7 @@ def test_keys_are_offered(server, text, keys):
 
 def test_keys_of_other_kinds_are_not_offered(server):
     offered = server.completions(HEAD + "    kind: grow\n    |\n")
-    assert not offered & {"duration", "during", "lr_factor", "options"}
+    assert not offered & {"duration", "during", "lr_factor", "over"}
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ def test_all_mismatches_are_found_at_once():
 def test_what_this_version_cannot_hold_is_found():
     text = EVERY_STAGE.replace("{type: freeze, of: inp}", "{type: difficulty, level: 1}")
     (finding,) = mismatches(text)
-    assert finding.message.startswith("main:consolidate.during[0]: this version has nothing")
+    assert finding.message.startswith("main:consolidate.during[0]: difficulty steers the data")
+    assert "give data=stagegraph.CurriculumLoader" in finding.message
     assert finding.pointer == "/stages/consolidate/during/0"
 
 
@@ -121,7 +122,7 @@ def hooks_of(optimizer):
         ),
         (
             EVERY_STAGE.replace("{type: freeze, of: inp}", "{type: difficulty, level: 1}"),
-            r"main:consolidate.during\[0\]: this version has nothing that could hold a difficulty",
+            r"main:consolidate.during\[0\]: difficulty steers the data, and nobody gave the data",
         ),
     ],
     ids=["trial", "widen", "difficulty"],

@@ -17,6 +17,7 @@ from torch.utils.data import (
 )
 
 from stagegraph.actions.companions import Stateful
+from stagegraph.actions.data.curriculum import CurriculumLoader
 from stagegraph.actions.data.sampling import SeededSampler
 
 __all__ = ["Exactness", "exactness"]
@@ -54,6 +55,8 @@ _SEEDED = "make the order with sampler=stagegraph.SeededSampler(dataset, seed=..
 
 def exactness(loader: Any) -> Exactness:
     """How exactly a run over this loader can be resumed."""
+    if isinstance(loader, CurriculumLoader):
+        return _of_curriculum(loader)
     if isinstance(loader, DataLoader) and not isinstance(loader, Stateful):
         return _of_data_loader(loader)
     if isinstance(loader, Stateful):
@@ -69,6 +72,21 @@ def exactness(loader: Any) -> Exactness:
         f"a {type(loader).__name__} tells nothing of its order; the batches that were used are "
         "fetched again and dropped, and the rest is right only if each pass repeats itself",
         f"use a DataLoader, and {_SEEDED}; or give the loader state_dict() and load_state_dict()",
+    )
+
+
+def _of_curriculum(loader: CurriculumLoader[Any]) -> Exactness:
+    if loader.isolated:
+        return Exactness(
+            "exact",
+            "CurriculumLoader: a batch depends on its number and on what is in force there, an "
+            "item on seed, epoch and index",
+        )
+    return Exactness(
+        "order exact",
+        "CurriculumLoader: the items and their order depend on the batch's number; what they "
+        "draw of global random numbers may differ",
+        "leave out isolated=False",
     )
 
 

@@ -13,6 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from stagegraph.actions.companions import Stateful
+from stagegraph.actions.data.curriculum import CurriculumLoader
+from stagegraph.actions.data.draws import Drawn
 from stagegraph.actions.data.sampling import SeededSampler
 from stagegraph.actions.randomness import RandomState, preserved_randomness
 from stagegraph.errors import SnapshotError
@@ -66,10 +68,17 @@ class Position:
         state = self._waiting
         if state is not None and _goes_on(state):
             return int(state["index"])
+        if isinstance(self._loader, CurriculumLoader):
+            return self._loader.coming_epoch
         if self._loader is not None:
             return max(counted, self._index + 1)
         known = state is not None and state["shape"] is not None
         return max(counted, int(state["index"]) + 1) if known and state is not None else counted
+
+    @property
+    def drawn(self) -> Drawn | None:
+        """What is known of the batch in hand, if the loader knows it."""
+        return self._loader.drawn if isinstance(self._loader, CurriculumLoader) else None
 
     def state(self) -> dict[str, Any]:
         """The position in containers and tensors; they may change when training goes on."""
@@ -128,6 +137,8 @@ class Position:
         if state is not None and isinstance(loader, Stateful) and state["loader"] is not None:
             loader.load_state_dict(state["loader"])
         self._loader, self.ended = loader, False
+        if isinstance(loader, CurriculumLoader):
+            return self._enter_curriculum(index, loader, start, state)
         if state is not None and _goes_on(state):
             return self._go_on(state, loader, sampler)
         if state is not None:
@@ -140,6 +151,22 @@ class Position:
         self._began, self._warm = RandomState.capture(), _has_workers(loader)
         self._generators = [one.get_state() for one in _generators(loader)]
         return iter(loader), 0, start
+
+    def _enter_curriculum(
+        self,
+        index: int,
+        loader: CurriculumLoader[Any],
+        start: Fraction,
+        state: Mapping[str, Any] | None,
+    ) -> tuple[Iterator[Any], int, Fraction]:
+        """A loader that knows where it is, draws no random numbers and can go back."""
+        self._began, self._warm, self._generators = None, False, []
+        if state is None or not _goes_on(state):
+            self._index, self._start, self.batches = index, start, 0
+            return iter(loader), 0, start
+        self._index, self._start, self.batches = state["index"], state["start"], state["batches"]
+        rest: Iterator[Any] = iter(()) if loader.pass_over else loader.rest()
+        return rest, self.batches, self._start
 
     def _go_on(
         self, state: Mapping[str, Any], loader: Any, sampler: Any

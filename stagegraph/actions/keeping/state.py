@@ -89,6 +89,7 @@ def load_state(standing: Standing, state: Any) -> None:
         companions=standing.companions,
         rewind_data=True,
     )
+    standing.hear_again()
 
 
 def _other_companions(kept: set[str], given: set[str]) -> str:

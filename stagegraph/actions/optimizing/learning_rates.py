@@ -16,6 +16,7 @@ import torch
 from torch.optim import Optimizer
 
 from stagegraph.actions.optimizing.scales import Scale
+from stagegraph.actions.optimizing.settings import Settings
 from stagegraph.actions.optimizing.slice_factors import SliceFactor, entry_factors
 from stagegraph.actions.optimizing.step_hooks import StepHooks
 
@@ -50,11 +51,16 @@ class LearningRates:
         self._scales: dict[int, Scale] = {}
         self.lasting = 1.0
         """A factor on everything that outlives its stage."""
+        self.batch = 1.0
+        """A factor on everything that goes with the size of the batch in hand."""
+        self.settings = Settings()
+        """Other hyper-parameters that are set while an optimizer steps."""
 
     @property
     def active(self) -> bool:
         """Whether anything is in force."""
-        return bool(self._factors or self._slices or self._scales) or self.lasting != 1.0
+        held = self._factors or self._slices or self._scales or self.settings.held
+        return bool(held) or self.lasting != 1.0 or self.batch != 1.0
 
     @property
     def lasting_scales(self) -> Mapping[int, Scale]:
@@ -110,7 +116,7 @@ class LearningRates:
 
     def product(self, keys: Sequence[str]) -> float:
         """The product of these factors and the lasting one."""
-        product = self.lasting
+        product = self.lasting * self.batch
         for key in keys:
             product *= self._values[key]
         return product
@@ -150,9 +156,11 @@ class LearningRates:
         """A way back to what is in force now."""
         factors: tuple[Factor | SliceFactor, ...] = (*self._factors, *self._slices)
         values, lasting, scales = dict(self._values), self.lasting, dict(self._scales)
+        batch, settings = self.batch, dict(self.settings.held)
 
         def way_back() -> None:
             self._scales = scales
+            self.batch, self.settings.held = batch, settings
             self.hold(factors, values, lasting=lasting)
 
         return way_back

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.optimizing.group_splits import Group, Split, merge, scaled, split, take_over
 from stagegraph.actions.optimizing.scales import Scale
+from stagegraph.actions.optimizing.settings import Applied, Settings
 from stagegraph.actions.optimizing.slice_factors import Slices
 from stagegraph.errors import UnsupportedError
 
@@ -30,6 +31,9 @@ __all__ = ["InForce", "StepHooks"]
 
 class InForce(Protocol):
     """What is in force, for the hooks of one optimizer to ask."""
+
+    settings: Settings
+    """Other hyper-parameters that are set while the optimizer steps."""
 
     @property
     def active(self) -> bool:
@@ -82,6 +86,7 @@ class StepHooks:
         self._in_closure = False
         self._applied: list[tuple[Group, str, Any, Any]] = []
         self._splits: list[Split] = []
+        self._hosts: list[Applied] = []
         self._slices = Slices()
         self._classes: dict[int, tuple[int, dict[Class, list[int]]]] = {}
         self._handles = (
@@ -157,6 +162,7 @@ class StepHooks:
     def _apply(self) -> None:
         if not self.rates.active:
             return
+        self._hosts = self.rates.settings.apply(self._optimizer)
         groups: list[Group] = []
         for group in self._optimizer.param_groups:
             groups.extend(self._scaled(group))
@@ -209,6 +215,8 @@ class StepHooks:
             self._optimizer.param_groups[:] = merge(self._optimizer.param_groups, splits)
         for one in splits:
             take_over(one, name)
+        hosts, self._hosts = self._hosts, []
+        self.rates.settings.give_back(hosts)
 
 
 def _refuse_second(optimizer: Optimizer) -> None:

@@ -8,7 +8,14 @@ from stagegraph.graph.compiled import CompiledStage
 from stagegraph.graph.history import GROWTH, Past
 from stagegraph.graph.rules.context import Context
 from stagegraph.graph.rules.registry import Found, rule
-from stagegraph.schema.activities import Activity, AlphaRamp, Freeze, GrownCohort, Head
+from stagegraph.schema.activities import (
+    Activity,
+    AlphaRamp,
+    Freeze,
+    GrownCohort,
+    Head,
+    Hyper,
+)
 from stagegraph.schema.stages import Settle
 
 __all__: list[str] = []
@@ -18,8 +25,8 @@ __all__: list[str] = []
 def knob_conflict(context: Context) -> Iterator[Found]:
     """Two activities that hold one knob at once.
 
-    Learning-rate factors multiply and freezes unite, but a data knob, the alpha of a growth or
-    the attribute of a head can only have one value.
+    Learning-rate factors multiply and freezes unite, but a data knob, the alpha of a growth, a
+    hyper-parameter or the attribute of a head can only have one value.
 
     Example: a stage with `{type: difficulty, level: 0}` and `{type: difficulty, level: 2}`.
     """
@@ -44,12 +51,14 @@ def _exclusive(activity: Activity) -> tuple[object, ...]:
         return activity.of
     if isinstance(activity, Head):
         return (activity.of,)
+    if isinstance(activity, Hyper):
+        return (activity.target,)
     return (None,) if activity.data else ()
 
 
 @rule("shared-data-knob", "warning")
 def shared_data_knob(context: Context) -> Iterator[Found]:
-    """Two regions that turn the same data knob, or hold the same attribute of a head.
+    """Two regions that turn the same data knob, hyper-parameter or attribute of a head.
 
     Regions run side by side: if both hold the same one at one boundary, the run stops with an
     error.
@@ -74,6 +83,8 @@ def _shared(activity: Activity) -> tuple[str, ...]:
     """What of the model or its data an activity holds for all regions."""
     if isinstance(activity, Head):
         return (f"the attribute {activity.of!r}",)
+    if isinstance(activity, Hyper):
+        return (f"the hyper-parameter {activity.target!r}",)
     return (f"the data knob {activity.writes!r}",) if activity.data else ()
 
 
