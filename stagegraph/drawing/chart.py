@@ -28,6 +28,7 @@ from stagegraph.graph.compiled import (
 from stagegraph.progress import Duration, Unit
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.schema.stages import Trial, Use
+from stagegraph.schema.templates.template import UseTemplate
 
 __all__ = ["Chart", "ChartRegion", "Line", "Link", "Node", "draw_up", "made_chart"]
 
@@ -386,7 +387,11 @@ class _Draft:
         """What each ``use`` at the region's top puts in."""
         graph = self.compiled.graph
         stages = graph.all_regions[self.region.name].stages
-        return {(name,): spec.use for name, spec in stages.items() if isinstance(spec, Use)}
+        return {
+            (name,): spec.with_.template if isinstance(spec, UseTemplate) else spec.use
+            for name, spec in stages.items()
+            if isinstance(spec, Use | UseTemplate)
+        }
 
 
 def _last(edge_id: str) -> str:

@@ -54,6 +54,7 @@ from stagegraph.schema.guards import (
 from stagegraph.schema.names import PROGRESS_NAMES
 from stagegraph.schema.stagegraph import Region, StageGraph
 from stagegraph.schema.stages import Settle, Trial
+from stagegraph.schema.templates.registry import TEMPLATES
 from stagegraph.schema.transitions import Interrupt, Transition
 
 __all__ = ["compile_graph"]
@@ -85,10 +86,13 @@ def compile_graph(graph: StageGraph) -> tuple[CompiledGraph, Problems]:
         ]
     for scope in names.values():
         for use, pointer in scope.unknown:
-            known = did_you_mean(use, graph.graphs)
-            problems.add("unknown-graph", pointer, f"there is no graph {use!r}{known}")
+            problems.add("unknown-graph", pointer, _no_graph(use, graph))
         for use, pointer in scope.loops:
             problems.add("endless-use", pointer, f"graph {use!r} is put into itself")
+        for reference, prefix, pointer in scope.following:
+            if stage_key(names, reference, scope.region, prefix) is None:
+                known = did_you_mean(reference, scope.stages)
+                problems.add("unknown-target", pointer, f"there is no stage {reference!r}{known}")
     _define_interrupts(graph, names)
     regions = [
         _Compiler(graph, names, scope, problems).region(graph.all_regions[name], root, name)
@@ -98,6 +102,12 @@ def compile_graph(graph: StageGraph) -> tuple[CompiledGraph, Problems]:
     stages = {key: stage for region in regions for key, stage in region.stages.items()}
     _unplaced_interrupts(graph, names, problems)
     return CompiledGraph(graph=graph, regions=tuple(regions), stages=stages), problems
+
+
+def _no_graph(name: str, graph: StageGraph) -> str:
+    if name in TEMPLATES:
+        return f"{name!r} is a template: fill it in with 'with', or add {name!r} to 'graphs'"
+    return f"there is no graph {name!r}{did_you_mean(name, graph.graphs)}"
 
 
 def _define_interrupts(graph: StageGraph, names: Names) -> None:

@@ -119,10 +119,23 @@ class _Generator(GenerateJsonSchema):
             moving = members["moving"]
             return {"if": {"type": "object"}, "then": moving, "else": members["level"]}
         if "use" in tags:
-            use = members.pop("use")
+            templates = {
+                tag.removeprefix("use "): members.pop(tag)
+                for tag in list(members)
+                if tag.startswith("use ")
+            }
+            use: JsonSchemaValue = {
+                "if": {"required": ["with"]},
+                "then": _by_tag("use", templates),
+                "else": members.pop("use"),
+            }
             choice: JsonSchemaValue = {"if": {"type": "object", "required": ["use"]}, "then": use}
             by_kind = _by_tag("kind", members)
-            what = {"description": "Instead of `kind`: the entry of `graphs` to put in here."}
+            what = {
+                "description": "Instead of `kind`: the entry of `graphs` to put in here; or, with "
+                f"`with`, a template: {', '.join(templates)}.",
+                "examples": list(templates),
+            }
             by_kind["allOf"].append(
                 {"if": {"not": {"required": ["kind"]}}, "then": {"properties": {"use": what}}}
             )

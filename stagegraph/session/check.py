@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stagegraph.graph import check as graph_check
 from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.findings import Finding
+from stagegraph.graph.places import split_pointer
 from stagegraph.schema.stagegraph import StageGraph
 
 if TYPE_CHECKING:
@@ -54,14 +55,15 @@ def check(
         compiled, model, optimizer, ema=ema, data=data, probe=probe, parts=parts
     )
     for misfit in misfits:
-        position = graph.source.position(misfit.pointer) if misfit.pointer else None
+        pointer, _ = split_pointer(graph, misfit.pointer)
+        position = graph.source.position(pointer) if pointer else None
         findings.append(
             Finding(
                 code="model-mismatch",
                 severity="error" if misfit.refused else "warning",
                 message=f"{misfit.place}: {misfit.message}",
                 remedy=misfit.remedy,
-                pointer=misfit.pointer,
+                pointer=pointer,
                 file=graph.source.file,
                 line=None if position is None else position[0],
             )
