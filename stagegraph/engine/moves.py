@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from zlib import crc32
 
 from stagegraph.engine.absorb import active_memories
@@ -86,6 +87,7 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
             after = _kept(after, deed, restored)
         if grown:
             after = _grew(after, move.region, tuple(grown))
+    after, superseded = _newest(after) if deeds else (after, ())
     after = replace(after, ended=decision.ends, blocked=dict(decision.blocked))
     heard, ignored, kept_events = _events(graph, state, decision)
     after = replace(after, events=(*kept_events, *sent))
@@ -100,7 +102,8 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     if changed:
         alpha = all_alphas(graph, after)
         number = state.spent.step
-        forget = (*forget, *sorted(state.all_teachers() - after.all_teachers()))
+        gone = sorted(state.all_teachers() - after.all_teachers())
+        forget = (*forget, *superseded, *gone)
         boundary = Boundary(state.clock.step, restore, tuple(deeds), held, alpha, forget, number)
     return Step(after, boundary, cohorts, heard, ignored, disturbed)
 
@@ -280,6 +283,19 @@ def _kept(after: State, deed: Deed, start: State) -> State:
     if isinstance(action, TeacherAction) and deed.teacher is not None:
         return replace(after, teachers={**after.teachers, action.name: deed.teacher})
     return after
+
+
+def _newest(after: State) -> tuple[State, tuple[str, ...]]:
+    """Give up each snapshot that one of its own name follows, and say which.
+
+    A rollback keeps both or drops both, unless it is to the later one: the earlier can never be the
+    newest of its name again. With another between them it can, and stays.
+    """
+    gone = tuple(
+        one.id for one, following in pairwise(after.snapshots) if one.name == following.name
+    )
+    kept = tuple(one for one in after.snapshots if one.id not in gone)
+    return (replace(after, snapshots=kept), gone) if gone else (after, ())
 
 
 def _cohort(placed: PlacedAction, visits: Mapping[str, int], taken: Collection[str]) -> str | None:

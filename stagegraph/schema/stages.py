@@ -152,7 +152,7 @@ class Use(Model):
 
 
 def _stage_tag(value: Any) -> str | None:
-    """The kind; ``use`` for an entry of ``graphs:``; ``use NAME`` for a template (with ``with``)."""
+    """The kind; ``use`` for an entry of ``graphs:``; ``use NAME`` for a template with ``with``."""
     if isinstance(value, dict):
         if "use" not in value:
             kind = value.get("kind")

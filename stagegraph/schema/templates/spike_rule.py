@@ -51,9 +51,11 @@ class SpikeRule(Template):
 
     @model_validator(mode="after")
     def _one_condition(self) -> SpikeRule:
-        unused = {"by", "lasting", "nonfinite"} & self.model_fields_set
+        fields = type(self).model_fields
+        said = ("by", "lasting", "nonfinite")
+        unused = [key for key in said if getattr(self, key) != fields[key].default]
         if self.when is not None and unused:
-            raise ValueError(f"'when' takes the place of {', '.join(sorted(unused))}; leave it out")
+            raise ValueError(f"'when' takes the place of {', '.join(map(repr, unused))}")
         return self
 
     def parts(self) -> dict[str, Any]:
