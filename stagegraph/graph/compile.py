@@ -89,10 +89,10 @@ def compile_graph(graph: StageGraph) -> tuple[CompiledGraph, Problems]:
             problems.add("unknown-graph", pointer, _no_graph(use, graph))
         for use, pointer in scope.loops:
             problems.add("endless-use", pointer, f"graph {use!r} is put into itself")
-        for reference, prefix, pointer in scope.following:
-            if stage_key(names, reference, scope.region, prefix) is None:
+        for code, reference, prefix, pointer in scope.leads:
+            if scope.stage(reference, prefix) is None:
                 known = did_you_mean(reference, scope.stages)
-                problems.add("unknown-target", pointer, f"there is no stage {reference!r}{known}")
+                problems.add(code, pointer, f"there is no stage {reference!r}{known}")
     _define_interrupts(graph, names)
     regions = [
         _Compiler(graph, names, scope, problems).region(graph.all_regions[name], root, name)
@@ -456,7 +456,7 @@ class _Compiler:
 
     def _stage_key(self, reference: str, prefix: str, pointer: str, code: str) -> str | None:
         key = stage_key(self.names, reference, self.scope.region, prefix)
-        if key is None:
+        if key is None and not self.scope.dangles(reference, prefix):
             self._unknown_stage(reference, pointer, code)
         return key
 

@@ -55,7 +55,8 @@ class Scope:
         cohorts: Prefixed names of cohorts.
         loops: Names of sub-graphs that include themselves, with pointers.
         unknown: ``use`` of entries that do not exist: (name, pointer).
-        following: Where uses lead: (reference, prefix, pointer).
+        leads: What uses lead to, at their beginning and their end, with the finding's code if it is
+            not there: (code, reference, prefix, pointer).
     """
 
     region: str
@@ -68,7 +69,7 @@ class Scope:
     cohorts: set[str] = field(default_factory=set)
     loops: list[tuple[str, str]] = field(default_factory=list)
     unknown: list[tuple[str, str]] = field(default_factory=list)
-    following: list[tuple[str, str, str]] = field(default_factory=list)
+    leads: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     def stage(self, name: str, prefix: str) -> str | None:
         """The full name of a stage, seen from inside ``prefix``; ``None`` if there is none."""
@@ -77,6 +78,11 @@ class Scope:
             if found is not None:
                 return found
         return None
+
+    def dangles(self, name: str, prefix: str) -> bool:
+        """Whether a name is that of an end, or of a ``use``, that itself leads to no stage."""
+        found = self.stage(name, prefix) is not None
+        return not found and any(outer + name in self.aliases for outer in _outwards(prefix))
 
     def _follow(self, name: str) -> str | None:
         for _ in range(MAX_NESTING * 4):
@@ -153,8 +159,9 @@ def _include_use(
     prefix = f"{full}."
     _include_names(scope, sub, prefix, place)
     scope.aliases[full] = (sub.initial, prefix)
+    scope.leads.append(("unknown-initial", sub.initial, prefix, f"{place}/initial"))
     if use.next is not None and any(isinstance(stage, Final) for stage in sub.stages.values()):
-        scope.following.append((use.next, outer, f"{pointer}/next"))
+        scope.leads.append(("unknown-target", use.next, outer, f"{pointer}/next"))
     _include_stages(
         graph,
         scope,
