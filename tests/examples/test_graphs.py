@@ -20,10 +20,10 @@ def stays(simulation):
     return [(i.stage, i.start, i.end) for i in simulation.schedule]
 
 
-def test_there_are_four_documents_and_the_readme_tells_of_each():
+def test_there_are_eleven_documents_and_the_readme_tells_of_each():
     readme = (FOLDER.parent / "README.md").read_text("utf-8")
     names = [path.name for path in sorted(FOLDER.glob("*.yaml"))]
-    assert len(names) == 4
+    assert len(names) == 11
     assert all(f"`{name}`" in readme for name in names)
 
 
