@@ -83,9 +83,10 @@ def expands_to_the_same(graph, stream):
     assert sg.load(sg.dump(expanded)) == expanded
     assert sg.digest(sg.load(sg.dump(expanded, "json"))) == sg.digest(expanded)
     assert machine(expanded) == machine(graph)
-    assert [(f.code, f.severity) for f in sg.check(expanded)] == [
+    # as sets: equal templates share an entry, and so what is found in it
+    assert {(f.code, f.severity) for f in sg.check(expanded)} == {
         (f.code, f.severity) for f in sg.check(graph)
-    ]
+    }
     runs = run_of(graph), run_of(expanded)
     for given_ in stream:
         for run in runs:
