@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 import stagegraph as sg
+from stagegraph.schema.differences import differences
 from stagegraph.schema.expansion import put_in
 from stagegraph.schema.stages import Stage, Use, UseTemplate
 from stagegraph.schema.templates.registry import TEMPLATES
@@ -142,6 +143,15 @@ def test_templates_inside_of_templates_and_of_entries_are_written_out_too():
 def test_a_graph_without_templates_comes_back_as_it_is():
     graph = sg.load("{stagegraph: 1, name: x, initial: a, stages: {a: {kind: final}}}")
     assert sg.expand(graph) is graph
+
+
+def test_what_differs_in_a_field_is_told_at_the_field():
+    one = sg.sequential({"c": CYCLE}, name="x")
+    other = sg.sequential({"c": {**CYCLE, "warmup": "60 steps", "settle": "5 steps"}}, name="x")
+    assert [str(found) for found in differences(one, other)] == [
+        "~ /stages/c/with/warmup: 50 steps -> 60 steps",
+        "+ /stages/c/with/settle: 5 steps",
+    ]
 
 
 # whole graphs
