@@ -114,6 +114,12 @@ def test_each_is_built_checked_drawn_and_comes_to_its_end(name, capsys):
     assert capsys.readouterr().out == sg.dump(sg.expand(graph))
 
 
+def test_a_drawing_names_the_templates_inside_of_templates_too():
+    drawn = sg.render(document("sequential-growths"), "svg")
+    assert "growths uses sequential" in drawn
+    assert "growth2 uses grow_cycle" in drawn
+
+
 def test_all_are_listed(capsys):
     templates.main()
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == list(
