@@ -17,7 +17,7 @@ WIDEN = {"type": "widen", "space": "mlp", "factor": 2}
 
 def growth(action: Mapping[str, object]) -> sg.GrowCycle:
     """Grow when the loss has flattened, after 6000 updates at the latest."""
-    return sg.GrowCycle(
+    return sg.grow_cycle(
         trigger="plateau(val_loss, worth=1%)",
         wait="6k steps",
         growth=[action],
@@ -30,7 +30,7 @@ def growth(action: Mapping[str, object]) -> sg.GrowCycle:
 
 def grow_cycle() -> sg.StageGraph:
     """One growth, and an anneal."""
-    anneal = sg.WarmupStableDecay(stable="2k steps", decay="1k steps")
+    anneal = sg.warmup_stable_decay(stable="2k steps", decay="1k steps")
     parts = {"deeper": growth(DEEPEN), "anneal": anneal}
     return sg.sequential(parts, name="grow cycle", metrics=LOSS)
 
@@ -50,13 +50,13 @@ def overlapping() -> sg.StageGraph:
 def gradual_unfreezing() -> sg.StageGraph:
     """Three groups, from the top down."""
     groups = ["classifier", "encoder.layer.[45].*", ["embeddings.*", "encoder.layer.[0-3].*"]]
-    thaw = sg.GradualUnfreezing(groups=groups, every="1k steps", warmup="100 steps", lr_decay=2.6)
+    thaw = sg.gradual_unfreezing(groups=groups, every="1k steps", warmup="100 steps", lr_decay=2.6)
     return sg.sequential({"thaw": thaw}, name="gradual unfreezing")
 
 
 def warmup_stable_decay() -> sg.StageGraph:
     """Three anneals off one trunk."""
-    rate = sg.WarmupStableDecay(
+    rate = sg.warmup_stable_decay(
         warmup="500 steps", stable=["3500 steps", "4k steps", "4k steps"], decay="800 steps"
     )
     return sg.sequential({"lr": rate}, name="warm-up, stable, decay", budget={"steps": "20k"})
@@ -64,7 +64,7 @@ def warmup_stable_decay() -> sg.StageGraph:
 
 def context_extension() -> sg.StageGraph:
     """Twice as long, and twice again."""
-    longer = sg.ContextExtension(
+    longer = sg.context_extension(
         space="positions", lengths=[1024, 2048], rope_base=4, warmup="200 steps", train="1k steps"
     )
     sizes = {"sizes": {"config.max_position_embeddings": "positions"}}
@@ -74,8 +74,8 @@ def context_extension() -> sg.StageGraph:
 
 def spike_rule() -> sg.StageGraph:
     """Training watched for spikes by a region beside it."""
-    rate = sg.WarmupStableDecay(warmup="500 steps", stable="15k steps", decay="4k steps")
-    watch = sg.SpikeRule(metric="loss", by="50%", nonfinite=3, every="500 steps", at_most=5)
+    rate = sg.warmup_stable_decay(warmup="500 steps", stable="15k steps", decay="4k steps")
+    watch = sg.spike_rule(metric="loss", by="50%", nonfinite=3, every="500 steps", at_most=5)
     metrics = {"loss": {"goal": "minimize"}}
     return sg.sequential({"lr": rate}, name="spike rule", metrics=metrics, watch=watch)
 

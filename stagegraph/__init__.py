@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from stagegraph.schema.expansion import expand as expand
     from stagegraph.schema.load import load as load
     from stagegraph.schema.stagegraph import StageGraph as StageGraph
+    from stagegraph.schema.templates.builders import context_extension as context_extension
+    from stagegraph.schema.templates.builders import gradual_unfreezing as gradual_unfreezing
+    from stagegraph.schema.templates.builders import grow_cycle as grow_cycle
+    from stagegraph.schema.templates.builders import spike_rule as spike_rule
+    from stagegraph.schema.templates.builders import warmup_stable_decay as warmup_stable_decay
     from stagegraph.schema.templates.context_extension import ContextExtension as ContextExtension
     from stagegraph.schema.templates.gradual_unfreezing import (
         GradualUnfreezing as GradualUnfreezing,
@@ -99,9 +104,12 @@ _HOMES = {
     "WarmupStableDecay": "schema.templates.warmup_stable_decay",
     "__version__": "version",
     "check": "session.check",
+    "context_extension": "schema.templates.builders",
     "digest": "schema.dump",
     "dump": "schema.dump",
     "expand": "schema.expansion",
+    "gradual_unfreezing": "schema.templates.builders",
+    "grow_cycle": "schema.templates.builders",
     "inherit": "actions.inheriting",
     "load": "schema.load",
     "overlapping": "schema.building",
@@ -110,6 +118,8 @@ _HOMES = {
     "render": "drawing.render",
     "sequential": "schema.building",
     "simulate": "engine.simulate",
+    "spike_rule": "schema.templates.builders",
+    "warmup_stable_decay": "schema.templates.builders",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the table is the one list of names

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, overload
 
 from stagegraph.schema.base import FrozenMap
 from stagegraph.schema.stagegraph import StageGraph, SubGraph
@@ -29,8 +29,14 @@ def put_in(template: Template) -> SubGraph:
     return SubGraph.model_validate(template.parts())
 
 
-def expand(graph: StageGraph) -> StageGraph:
-    """Write out what every template of a graph means.
+@overload
+def expand(graph: StageGraph) -> StageGraph: ...
+@overload
+def expand(graph: Template) -> SubGraph: ...
+
+
+def expand(graph: StageGraph | Template) -> StageGraph | SubGraph:
+    """Write out what every template of a graph means; of a template, its own stages.
 
     The result has no template left; it decides and writes as the graph does. A graph without
     templates comes back as it is.
@@ -62,11 +68,14 @@ def expand(graph: StageGraph) -> StageGraph:
       done: {kind: final}
 
     Args:
-        graph: The graph.
+        graph: The graph, or one template.
 
     Returns:
-        The plain graph; it knows no file, as none of it need stand in one.
+        The plain graph; it knows no file, as none of it need stand in one. Of a template: the entry
+        of ``graphs:`` that it is; a template in it stays one.
     """
+    if isinstance(graph, Template):
+        return put_in(graph)
     entries = _Entries(graph.graphs)
     written = {name: entries.rewritten(sub) for name, sub in graph.graphs.items()}
     changed: dict[str, Any] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 from pydantic import ValidationError
 
@@ -152,6 +154,41 @@ def test_what_differs_in_a_field_is_told_at_the_field():
         "~ /stages/c/with/warmup: 50 steps -> 60 steps",
         "+ /stages/c/with/settle: 5 steps",
     ]
+
+
+# filled in from Python
+
+BUILDERS = {
+    template.template: getattr(sg, template.template)
+    for template in TEMPLATES.values()
+    if template is not Sequential
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_builder_has_the_fields_and_the_defaults_of_its_template(name):
+    fields = TEMPLATES[name].model_fields
+    parameters = inspect.signature(BUILDERS[name]).parameters
+    assert set(parameters) == set(fields)
+    for key, parameter in parameters.items():
+        required = fields[key].is_required()
+        default = parameter.empty if required else fields[key].default
+        assert parameter.default == default, key
+
+
+def test_a_builder_gives_the_frozen_template():
+    made = sg.grow_cycle(**CYCLE, undo={"metric": "m", "by": "5%"})
+    assert made == sg.GrowCycle(**CYCLE, undo={"metric": "m", "by": 0.05})
+    assert list(sg.expand(made).stages)[:2] == ["wait", "grow"]
+    rule = sg.spike_rule(metric="m", every="9 steps", at_most=2, when="m > 5")
+    assert rule == sg.SpikeRule(metric="m", every="9 steps", at_most=2, when="m > 5")
+
+
+def test_what_is_wrong_in_a_builder_is_told_by_its_field():
+    with pytest.raises(sg.DocumentError) as caught:
+        sg.grow_cycle(growth=[{"type": "deepn"}], warmup="5 stps", consolidate="9 steps")
+    assert [defect.pointer for defect in caught.value.defects] == ["/growth/0/type", "/warmup"]
+    assert str(caught.value).startswith("<grow_cycle>: /growth/0/type: unknown type of action")
 
 
 # whole graphs
