@@ -74,8 +74,8 @@ def context_extension() -> sg.StageGraph:
 
 def spike_rule() -> sg.StageGraph:
     """Training watched for spikes by a region beside it."""
-    rate = sg.warmup_stable_decay(warmup="500 steps", stable="15k steps", decay="4k steps")
-    watch = sg.spike_rule(metric="loss", by="50%", nonfinite=3, every="500 steps", at_most=5)
+    rate = sg.warmup_stable_decay(warmup="100 steps", stable="1500 steps", decay="400 steps")
+    watch = sg.spike_rule(metric="loss", by="50%", nonfinite=3, every="200 steps", at_most=5)
     metrics = {"loss": {"goal": "minimize"}}
     return sg.sequential({"lr": rate}, name="spike rule", metrics=metrics, watch=watch)
 

@@ -22,7 +22,7 @@ def lived(document, stream):
     return run
 
 
-@settings(max_examples=40, suppress_health_check=SLOW)
+@settings(max_examples=20, suppress_health_check=SLOW)
 @given(runnable_graphs(), streams)
 def test_what_is_given_up_is_never_missed(document, stream):
     frugal = lived(document, stream)

@@ -17,8 +17,8 @@ from tests.engine.driving import Run
 from tests.properties.templates import built_graphs
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-few = settings(max_examples=25, suppress_health_check=SLOW)
-many = settings(max_examples=2000, suppress_health_check=SLOW)
+few = settings(max_examples=15, suppress_health_check=SLOW)
+many = settings(max_examples=1000, suppress_health_check=SLOW)
 
 values = st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0, -1.0, math.nan, math.inf, 1e300])
 updates = st.fixed_dictionaries({}, optional={"m": values, "n": values, "ping": st.just(None)})
