@@ -39,10 +39,27 @@ if TYPE_CHECKING:
     from stagegraph.progress import Duration as Duration
     from stagegraph.progress import Progress as Progress
     from stagegraph.progress import Unit as Unit
+    from stagegraph.schema.building import overlapping as overlapping
+    from stagegraph.schema.building import sequential as sequential
     from stagegraph.schema.dump import digest as digest
     from stagegraph.schema.dump import dump as dump
+    from stagegraph.schema.expansion import expand as expand
     from stagegraph.schema.load import load as load
     from stagegraph.schema.stagegraph import StageGraph as StageGraph
+    from stagegraph.schema.templates.builders import context_extension as context_extension
+    from stagegraph.schema.templates.builders import gradual_unfreezing as gradual_unfreezing
+    from stagegraph.schema.templates.builders import grow_cycle as grow_cycle
+    from stagegraph.schema.templates.builders import spike_rule as spike_rule
+    from stagegraph.schema.templates.builders import warmup_stable_decay as warmup_stable_decay
+    from stagegraph.schema.templates.context_extension import ContextExtension as ContextExtension
+    from stagegraph.schema.templates.gradual_unfreezing import (
+        GradualUnfreezing as GradualUnfreezing,
+    )
+    from stagegraph.schema.templates.grow_cycle import GrowCycle as GrowCycle
+    from stagegraph.schema.templates.spike_rule import SpikeRule as SpikeRule
+    from stagegraph.schema.templates.warmup_stable_decay import (
+        WarmupStableDecay as WarmupStableDecay,
+    )
     from stagegraph.session.check import check as check
     from stagegraph.session.checkpoints import Checkpoints as Checkpoints
     from stagegraph.session.engine import Engine as Engine
@@ -56,6 +73,7 @@ _HOMES = {
     "ActionError": "errors",
     "Checkpoints": "session.checkpoints",
     "CommandError": "errors",
+    "ContextExtension": "schema.templates.context_extension",
     "CurriculumLoader": "actions.data.curriculum",
     "Defect": "errors",
     "DocumentError": "errors",
@@ -63,7 +81,9 @@ _HOMES = {
     "Engine": "session.engine",
     "Explanation": "engine.explain",
     "Finding": "graph.findings",
+    "GradualUnfreezing": "schema.templates.gradual_unfreezing",
     "GraphError": "errors",
+    "GrowCycle": "schema.templates.grow_cycle",
     "InheritReport": "actions.inheriting",
     "Interval": "engine.simulate",
     "Job": "session.job",
@@ -77,21 +97,31 @@ _HOMES = {
     "SelectorError": "errors",
     "Simulation": "engine.simulate",
     "SnapshotError": "errors",
+    "SpikeRule": "schema.templates.spike_rule",
     "StageGraph": "schema.stagegraph",
     "StageGraphError": "errors",
     "Terminal": "session.terminal",
     "Unit": "progress",
     "UnsupportedError": "errors",
+    "WarmupStableDecay": "schema.templates.warmup_stable_decay",
     "__version__": "version",
     "check": "session.check",
+    "context_extension": "schema.templates.builders",
     "digest": "schema.dump",
     "dump": "schema.dump",
+    "expand": "schema.expansion",
+    "gradual_unfreezing": "schema.templates.builders",
+    "grow_cycle": "schema.templates.builders",
     "inherit": "actions.inheriting",
     "load": "schema.load",
+    "overlapping": "schema.building",
     "propose_spaces": "session.spaces",
     "register_state": "actions.optimizing.state_rules",
     "render": "drawing.render",
+    "sequential": "schema.building",
     "simulate": "engine.simulate",
+    "spike_rule": "schema.templates.builders",
+    "warmup_stable_decay": "schema.templates.builders",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the table is the one list of names

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from stagegraph.cli.main import main
+from stagegraph.schema.templates.registry import TEMPLATES
 from tests.pages import ROOT, Block, Reader, blocks
 
 DOCS = ROOT / "docs"
@@ -32,6 +33,17 @@ def test_resume_shows_what_happens(desk):
 
 def test_testing_page_shows_what_happens(desk):
     assert Reader(DOCS / "testing.md").read() == 10
+
+
+def test_templates_page_shows_what_happens(desk):
+    assert Reader(DOCS / "templates.md").read() == 5
+
+
+def test_templates_page_tells_of_every_field():
+    page = (DOCS / "templates.md").read_text("utf-8")
+    for name, template in TEMPLATES.items():
+        section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(template.model_fields)
 
 
 def test_readme_shows_what_happens(desk):

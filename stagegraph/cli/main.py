@@ -22,6 +22,7 @@ INTERRUPTED = 130
 
 COMMANDS: Mapping[str, str] = {
     "validate": "say what is wrong with a graph",
+    "expand": "write a graph with every template replaced by the stages that it means",
     "diff": "say what differs in meaning between two graphs, or whether a run can go on under one",
     "render": "draw a graph: mermaid, dot, svg, html or text",
     "simulate": "run a graph on numbers and say what it would do",

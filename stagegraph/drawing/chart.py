@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,8 +26,10 @@ from stagegraph.graph.compiled import (
     PlacedAction,
 )
 from stagegraph.progress import Duration, Unit
+from stagegraph.schema.expansion import put_in
 from stagegraph.schema.stagegraph import StageGraph
-from stagegraph.schema.stages import Trial, Use
+from stagegraph.schema.stages import Stage, Trial, Use
+from stagegraph.schema.templates.template import UseTemplate
 
 __all__ = ["Chart", "ChartRegion", "Line", "Link", "Node", "draw_up", "made_chart"]
 
@@ -384,10 +386,24 @@ class _Draft:
         return key.removeprefix(f"{self.region.name}:")
 
     def _uses(self) -> dict[tuple[str, ...], str]:
-        """What each ``use`` at the region's top puts in."""
-        graph = self.compiled.graph
-        stages = graph.all_regions[self.region.name].stages
-        return {(name,): spec.use for name, spec in stages.items() if isinstance(spec, Use)}
+        """What each ``use`` puts in, by the names of the stages around it and its own."""
+        found: dict[tuple[str, ...], str] = {}
+        groups = {tuple(node.name.split(".")[:-1]) for node in self.region.stages.values()}
+
+        def look(stages: Mapping[str, Stage], around: tuple[str, ...]) -> None:
+            for name, spec in stages.items():
+                here = (*around, name)
+                if not any(group[: len(here)] == here for group in groups):
+                    continue
+                if isinstance(spec, UseTemplate):
+                    found[here] = spec.with_.template
+                    look(put_in(spec.with_).stages, here)
+                elif isinstance(spec, Use) and spec.use in self.compiled.graph.graphs:
+                    found[here] = spec.use
+                    look(self.compiled.graph.graphs[spec.use].stages, here)
+
+        look(self.compiled.graph.all_regions[self.region.name].stages, ())
+        return found
 
 
 def _last(edge_id: str) -> str:

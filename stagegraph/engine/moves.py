@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from zlib import crc32
 
 from stagegraph.engine.absorb import active_memories
@@ -77,6 +78,7 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     for move in decision.moves:
         work.move(move, returning=restore is not None)
     after, cohorts = work.after, work.cohorts
+    after, superseded = _newest(after) if work.deeds else (after, ())
     after = replace(
         after, ended=decision.ends, blocked=dict(decision.blocked), trial=_trial(state.trial, turn)
     )
@@ -93,7 +95,8 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     held = effects(graph, after)
     boundary = None
     if decision.moves or decision.ends:
-        forget = (*forget, *sorted(state.all_teachers() - after.all_teachers()))
+        gone = sorted(state.all_teachers() - after.all_teachers())
+        forget = (*forget, *superseded, *gone)
         alpha, deeds = all_alphas(graph, after), tuple(work.deeds)
         number = state.spent.step
         boundary = Boundary(state.clock.step, restore, deeds, held, alpha, forget, number)
@@ -420,6 +423,19 @@ def _kept(after: State, deed: Deed, start: State) -> State:
     if isinstance(action, TeacherAction) and deed.teacher is not None:
         return replace(after, teachers={**after.teachers, action.name: deed.teacher})
     return after
+
+
+def _newest(after: State) -> tuple[State, tuple[str, ...]]:
+    """Give up each snapshot that one of its own name follows, and say which.
+
+    A rollback keeps both or drops both, unless it is to the later one: the earlier can never be the
+    newest of its name again. With another between them it can, and stays.
+    """
+    gone = tuple(
+        one.id for one, following in pairwise(after.snapshots) if one.name == following.name
+    )
+    kept = tuple(one for one in after.snapshots if one.id not in gone)
+    return (replace(after, snapshots=kept), gone) if gone else (after, ())
 
 
 def _cohort(placed: PlacedAction, visits: Mapping[str, int], taken: Collection[str]) -> str | None:

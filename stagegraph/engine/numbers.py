@@ -39,8 +39,6 @@ class NumbersActor:
                     boundary.restore.place, f"there is no snapshot {boundary.restore.snapshot!r}"
                 )
             params = snapshots[boundary.restore.snapshot]
-        for forgotten in boundary.forget:
-            snapshots.pop(forgotten, None)
         at_start = params
         evidence: dict[str, dict[str, Any]] = {}
         grown: set[str] = set()
@@ -57,6 +55,8 @@ class NumbersActor:
             after = None if params is None or cost is None else params + cost
             evidence[deed.place] = {"params_before": params, "params_after": after}
             params = after
+        for forgotten in boundary.forget:
+            snapshots.pop(forgotten, None)
         outcome = Outcome(evidence, Facts(params, dict(self._costs)))
         confirm(outcome)
         self._params, self._snapshots = params, snapshots

@@ -10,6 +10,7 @@ from stagegraph.errors import did_you_mean
 from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.findings import Finding
+from stagegraph.graph.places import split_pointer
 from stagegraph.graph.problems import Problems
 from stagegraph.graph.rules import REMEDIES, RULES, Context, Rule, breaks_structure
 from stagegraph.schema.stagegraph import StageGraph
@@ -96,9 +97,17 @@ def _waive(findings: list[Finding], waivers: Mapping[str, str]) -> list[Finding]
 
 
 def _place(finding: Finding, graph: StageGraph) -> Finding:
-    position = graph.source.position(finding.pointer)
+    pointer, inner = split_pointer(graph, finding.pointer)
+    position = graph.source.position(pointer)
     line = None if position is None else position[0]
-    return replace(finding, file=graph.source.file, line=line)
+    message = f"{finding.message} (in what the template puts in: {inner})" if inner else ""
+    return replace(
+        finding,
+        pointer=pointer,
+        message=message or finding.message,
+        file=graph.source.file,
+        line=line,
+    )
 
 
 def _walk(graph: StageGraph, pointer: str) -> tuple[int, ...]:

@@ -56,6 +56,7 @@ from stagegraph.schema.guards import (
 from stagegraph.schema.names import PROGRESS_NAMES
 from stagegraph.schema.stagegraph import Region, StageGraph
 from stagegraph.schema.stages import GrowthOption, Settle, Trial
+from stagegraph.schema.templates.registry import TEMPLATES
 from stagegraph.schema.transitions import Interrupt, Transition
 
 __all__ = ["compile_graph"]
@@ -87,10 +88,13 @@ def compile_graph(graph: StageGraph) -> tuple[CompiledGraph, Problems]:
         ]
     for scope in names.values():
         for use, pointer in scope.unknown:
-            known = did_you_mean(use, graph.graphs)
-            problems.add("unknown-graph", pointer, f"there is no graph {use!r}{known}")
+            problems.add("unknown-graph", pointer, _no_graph(use, graph))
         for use, pointer in scope.loops:
             problems.add("endless-use", pointer, f"graph {use!r} is put into itself")
+        for code, reference, prefix, pointer in scope.leads:
+            if scope.stage(reference, prefix) is None:
+                known = did_you_mean(reference, scope.stages)
+                problems.add(code, pointer, f"there is no stage {reference!r}{known}")
     _define_interrupts(graph, names)
     regions = [
         _Compiler(graph, names, scope, problems).region(graph.all_regions[name], root, name)
@@ -100,6 +104,12 @@ def compile_graph(graph: StageGraph) -> tuple[CompiledGraph, Problems]:
     stages = {key: stage for region in regions for key, stage in region.stages.items()}
     _unplaced_interrupts(graph, names, problems)
     return CompiledGraph(graph=graph, regions=tuple(regions), stages=stages), problems
+
+
+def _no_graph(name: str, graph: StageGraph) -> str:
+    if name in TEMPLATES:
+        return f"{name!r} is a template: fill it in with 'with', or add {name!r} to 'graphs'"
+    return f"there is no graph {name!r}{did_you_mean(name, graph.graphs)}"
 
 
 def _define_interrupts(graph: StageGraph, names: Names) -> None:
@@ -467,7 +477,7 @@ class _Compiler:
 
     def _stage_key(self, reference: str, prefix: str, pointer: str, code: str) -> str | None:
         key = stage_key(self.names, reference, self.scope.region, prefix)
-        if key is None:
+        if key is None and not self.scope.dangles(reference, prefix):
             self._unknown_stage(reference, pointer, code)
         return key
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from stagegraph.schema.actions import GrowthAction, SnapshotAction, TeacherAction
 from stagegraph.schema.activities import Activity
+from stagegraph.schema.expansion import put_in
 from stagegraph.schema.names import split_reference
 from stagegraph.schema.stagegraph import Region, StageGraph, SubGraph
 from stagegraph.schema.stages import Final, Stage, Use
+from stagegraph.schema.templates.template import UseTemplate
 from stagegraph.schema.transitions import Interrupt
 
 __all__ = ["Included", "Names", "Scope", "collect", "define_actions", "include", "stage_key"]
@@ -53,6 +55,8 @@ class Scope:
         cohorts: Prefixed names of cohorts.
         loops: Names of sub-graphs that include themselves, with pointers.
         unknown: ``use`` of entries that do not exist: (name, pointer).
+        leads: What uses lead to, at their beginning and their end, with the finding's code if it is
+            not there: (code, reference, prefix, pointer).
     """
 
     region: str
@@ -65,6 +69,7 @@ class Scope:
     cohorts: set[str] = field(default_factory=set)
     loops: list[tuple[str, str]] = field(default_factory=list)
     unknown: list[tuple[str, str]] = field(default_factory=list)
+    leads: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     def stage(self, name: str, prefix: str) -> str | None:
         """The full name of a stage, seen from inside ``prefix``; ``None`` if there is none."""
@@ -73,6 +78,11 @@ class Scope:
             if found is not None:
                 return found
         return None
+
+    def dangles(self, name: str, prefix: str) -> bool:
+        """Whether a name is that of an end, or of a ``use``, that itself leads to no stage."""
+        found = self.stage(name, prefix) is not None
+        return not found and any(outer + name in self.aliases for outer in _outwards(prefix))
 
     def _follow(self, name: str) -> str | None:
         for _ in range(MAX_NESTING * 4):
@@ -124,7 +134,7 @@ def _include_stages(
 ) -> None:
     for name, stage in stages.items():
         full, here = prefix + name, f"{pointer}/{name}"
-        if isinstance(stage, Use):
+        if isinstance(stage, Use | UseTemplate):
             _include_use(graph, scope, stage, full, here, inside, prefix)
         elif leads_to is not None and isinstance(stage, Final):
             scope.aliases[full] = leads_to
@@ -136,31 +146,55 @@ def _include_stages(
 def _include_use(
     graph: StageGraph,
     scope: Scope,
-    use: Use,
+    use: Use | UseTemplate,
     full: str,
     pointer: str,
     inside: tuple[str, ...],
     outer: str,
 ) -> None:
-    sub = graph.graphs.get(use.use)
-    if sub is None:
-        scope.unknown.append((use.use, f"{pointer}/use"))
+    found = _put_in(graph, scope, use, pointer, inside)
+    if found is None:
         return
-    if use.use in inside or len(inside) >= MAX_NESTING:
-        scope.loops.append((use.use, f"{pointer}/use"))
-        return
-    prefix, place = f"{full}.", f"/graphs/{use.use}"
+    sub, place = found
+    prefix = f"{full}."
     _include_names(scope, sub, prefix, place)
     scope.aliases[full] = (sub.initial, prefix)
+    scope.leads.append(("unknown-initial", sub.initial, prefix, f"{place}/initial"))
+    if use.next is not None and any(isinstance(stage, Final) for stage in sub.stages.values()):
+        scope.leads.append(("unknown-target", use.next, outer, f"{pointer}/next"))
     _include_stages(
         graph,
         scope,
         sub.stages,
         prefix,
         f"{place}/stages",
-        (*inside, use.use),
-        leads_to=(use.next, outer),
+        (*inside, use.use) if isinstance(use, Use) else inside,
+        leads_to=None if use.next is None else (use.next, outer),
     )
+
+
+def _put_in(
+    graph: StageGraph,
+    scope: Scope,
+    use: Use | UseTemplate,
+    pointer: str,
+    inside: tuple[str, ...],
+) -> tuple[SubGraph, str] | None:
+    """What a ``use`` puts in, and the pointer to where that is written.
+
+    The stages of a template are written nowhere; they are pointed at below the ``use``, which is a
+    text and has nothing below it (:func:`stagegraph.graph.places.split_pointer`).
+    """
+    if isinstance(use, UseTemplate):
+        return put_in(use.with_), f"{pointer}/use"
+    sub = graph.graphs.get(use.use)
+    if sub is None:
+        scope.unknown.append((use.use, f"{pointer}/use"))
+    elif use.use in inside or len(inside) >= MAX_NESTING:
+        scope.loops.append((use.use, f"{pointer}/use"))
+    else:
+        return sub, f"/graphs/{use.use}"
+    return None
 
 
 def _include_names(scope: Scope, sub: SubGraph, prefix: str, place: str) -> None:

@@ -81,7 +81,11 @@ def _parts(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     fields = type(value).model_fields
-    parts = {name: getattr(value, name) for name in fields if name not in _NO_MEANING}
+    parts = {
+        info.alias or name: getattr(value, name)
+        for name, info in fields.items()
+        if name not in _NO_MEANING
+    }
     return {name: part for name, part in parts.items() if part is not None}
 
 
@@ -112,7 +116,8 @@ def shown(value: Any) -> str:
         return format_guard(value)
     if isinstance(value, Model):
         fields = type(value).model_fields
-        value = {k: part for k, part in _parts(value).items() if part != fields[k].default}
+        plain = {info.alias or name: info.default for name, info in fields.items()}
+        value = {key: part for key, part in _parts(value).items() if part != plain[key]}
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {shown(part)}" for key, part in value.items()) + "}"
     if isinstance(value, tuple):

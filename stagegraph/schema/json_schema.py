@@ -19,6 +19,7 @@ from pydantic_core import core_schema
 
 from stagegraph.schema.base import Model
 from stagegraph.schema.stagegraph import StageGraph
+from stagegraph.schema.templates.registry import TEMPLATES
 
 __all__ = ["SCHEMA_NAME", "json_schema", "schema_text", "write"]
 
@@ -70,6 +71,7 @@ def json_schema() -> dict[str, Any]:
     for model in _models(Model):
         if model.__name__ in definitions:
             _tighten(definitions[model.__name__], model)
+    _offer_templates(definitions["Use"]["properties"])
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "stagegraph document, version 1",
@@ -122,10 +124,22 @@ class _Generator(GenerateJsonSchema):
             moving = members["moving"]
             return {"if": {"type": "object"}, "then": moving, "else": members["level"]}
         if "use" in tags:
-            use = members.pop("use")
+            templates = {
+                tag.removeprefix("use "): members.pop(tag)
+                for tag in list(members)
+                if tag.startswith("use ")
+            }
+            use: JsonSchemaValue = {
+                "if": {"required": ["with"]},
+                "then": _by_tag("use", templates),
+                "else": members.pop("use"),
+            }
             choice: JsonSchemaValue = {"if": {"type": "object", "required": ["use"]}, "then": use}
             by_kind = _by_tag("kind", members)
-            what = {"description": "Instead of `kind`: the entry of `graphs` to put in here."}
+            what = {
+                "description": "Instead of `kind`: the entry of `graphs` to put in here; or, with "
+                f"`with`, a template: {', '.join(templates)}.",
+            }
             by_kind["allOf"].append(
                 {"if": {"not": {"required": ["kind"]}}, "then": {"properties": {"use": what}}}
             )
@@ -148,6 +162,15 @@ class _Generator(GenerateJsonSchema):
         if getattr(schema["function"]["function"], "__name__", "") == "as_union":
             return {"if": {"type": "array"}, "then": made, "else": made["items"]}
         return made
+
+
+def _offer_templates(use: dict[str, Any]) -> None:
+    """Let editors offer templates where an entry of ``graphs`` may be meant as well.
+
+    What has ``with`` is judged as a template, so that this ``with`` is offered and never met.
+    """
+    use["use"]["examples"] = list(TEMPLATES)
+    use["with"] = {"type": "object", "description": "For a template: what fills it in."}
 
 
 def _tighten(definition: dict[str, Any], model: type[BaseModel]) -> None:

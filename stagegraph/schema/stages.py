@@ -12,6 +12,13 @@ from stagegraph.schema.activities import During
 from stagegraph.schema.amounts import Factor, Share
 from stagegraph.schema.base import Model, Note, Seq
 from stagegraph.schema.names import MetricName, Name, Reference
+from stagegraph.schema.templates.context_extension import UseContextExtension
+from stagegraph.schema.templates.gradual_unfreezing import UseGradualUnfreezing
+from stagegraph.schema.templates.grow_cycle import UseGrowCycle
+from stagegraph.schema.templates.sequential import UseSequential
+from stagegraph.schema.templates.spike_rule import UseSpikeRule
+from stagegraph.schema.templates.template import UseTemplate
+from stagegraph.schema.templates.warmup_stable_decay import UseWarmupStableDecay
 from stagegraph.schema.transitions import Transition
 
 __all__ = [
@@ -195,9 +202,15 @@ class Use(Model):
 
 
 def _stage_tag(value: Any) -> str | None:
+    """The kind; ``use`` for an entry of ``graphs:``; ``use NAME`` for a template with ``with``."""
     if isinstance(value, dict):
-        kind = "use" if "use" in value else value.get("kind")
-        return kind if isinstance(kind, str) else None
+        if "use" not in value:
+            kind = value.get("kind")
+            return kind if isinstance(kind, str) else None
+        name = value["use"]
+        return f"use {name}" if isinstance(name, str) and "with" in value else "use"
+    if isinstance(value, UseTemplate):
+        return f"use {value.with_.template}"
     return "use" if isinstance(value, Use) else getattr(value, "kind", None)
 
 
@@ -209,6 +222,12 @@ Stage = Annotated[
     | Annotated[Settle, Tag("settle")]
     | Annotated[Consolidate, Tag("consolidate")]
     | Annotated[Final, Tag("final")]
-    | Annotated[Use, Tag("use")],
+    | Annotated[Use, Tag("use")]
+    | Annotated[UseGrowCycle, Tag("use grow_cycle")]
+    | Annotated[UseSequential, Tag("use sequential")]
+    | Annotated[UseGradualUnfreezing, Tag("use gradual_unfreezing")]
+    | Annotated[UseWarmupStableDecay, Tag("use warmup_stable_decay")]
+    | Annotated[UseContextExtension, Tag("use context_extension")]
+    | Annotated[UseSpikeRule, Tag("use spike_rule")],
     Discriminator(_stage_tag),
 ]

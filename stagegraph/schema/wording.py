@@ -14,6 +14,8 @@ from stagegraph.schema.places import Place, keys_of, same_union, tags_of
 from stagegraph.schema.reading import child, shown
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.schema.stages import Use
+from stagegraph.schema.templates.registry import TEMPLATES
+from stagegraph.schema.templates.template import Template, UseTemplate
 
 __all__ = ["aim", "noun", "word"]
 
@@ -34,6 +36,7 @@ _NOUNS = {
     "MovingCount": "a moving whole number",
     "WeightedTeacher": "a teacher with its weight",
     "Use": "a stage with 'use'",
+    "Undo": "'undo'",
 }
 
 
@@ -46,6 +49,10 @@ def noun(model: type[Model]) -> str:
     """
     if model.__name__ in _NOUNS:
         return _NOUNS[model.__name__]
+    if issubclass(model, Template):
+        return f"the template {model.template!r}"
+    if issubclass(model, UseTemplate):
+        return _NOUNS["Use"]
     tag = _tag(model)
     if tag is None:
         return "this mapping"
@@ -70,6 +77,8 @@ def aim(error: Any, place: Place) -> str:
     """The pointer to what is wrong: for a stage of an unknown kind, its ``kind``."""
     value = error["input"]
     if error["type"] in ("union_tag_invalid", "union_tag_not_found") and isinstance(value, dict):
+        if _is_filled_in(value, place):
+            return child(place.pointer, "use")
         key, _ = _tag_key(place)
         found = key if key in value else _misspelt(value, key)
         if found is not None:
@@ -84,7 +93,7 @@ def _misspelt(value: dict[str, Any], key: str) -> str | None:
 def _unknown_key(value: Any, context: dict[str, Any], place: Place) -> str:
     assert place.model is not None
     key = str(place.key)
-    if place.model is Use and key == "kind":
+    if issubclass(place.model, Use | UseTemplate) and key == "kind":
         return "a stage with 'use' has no 'kind': the stages it puts in have theirs"
     known = keys_of(place.model)
     owners = _owners(place.model, key)
@@ -130,8 +139,19 @@ def _missing(value: Any, context: dict[str, Any], place: Place) -> str:
 
 def _unknown_tag(value: Any, context: dict[str, Any], place: Place) -> str:
     key, what = _tag_key(place)
+    if _is_filled_in(value, place):
+        name = value["use"]
+        return (
+            f"there is no template {shown(name)}{_one_of(name, list(TEMPLATES))}; what stands in "
+            "'graphs' is used without 'with'"
+        )
     found = value.get(key)
     return f"unknown {key} of {what} {shown(found)}{_one_of(str(found), tags_of(place.expected))}"
+
+
+def _is_filled_in(value: dict[str, Any], place: Place) -> bool:
+    """Whether this is a stage that would use a template."""
+    return "use" in value and "with" in value and _tag_key(place) == ("kind", "stage")
 
 
 def _no_tag(value: Any, context: dict[str, Any], place: Place) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stagegraph.graph import check as graph_check
 from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.findings import Finding
+from stagegraph.graph.places import split_pointer
 from stagegraph.schema.stagegraph import StageGraph
 
 if TYPE_CHECKING:
@@ -74,13 +75,14 @@ def _data(graph: StageGraph, source: object) -> list[Finding]:
 
 
 def _finding(graph: StageGraph, misfit: Misfit) -> Finding:
-    position = graph.source.position(misfit.pointer) if misfit.pointer else None
+    pointer, _ = split_pointer(graph, misfit.pointer)
+    position = graph.source.position(pointer) if pointer else None
     return Finding(
         code="model-mismatch",
         severity="error" if misfit.refused else "warning",
         message=f"{misfit.place}: {misfit.message}",
         remedy=misfit.remedy,
-        pointer=misfit.pointer,
+        pointer=pointer,
         file=graph.source.file,
         line=None if position is None else position[0],
     )

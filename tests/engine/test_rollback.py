@@ -91,11 +91,14 @@ stages:
   c: {kind: train, actions: [{type: snapshot, name: s}], duration: 1 step, next: a}
 interrupts: [{name: mark, when: step == 3, target: a, actions: [{type: snapshot, name: old}]}]
 """)
-    run.step(3)  # s at 0 and 2, old and s at 3
-    assert [s.id for s in run.core.state.snapshots] == ["s@0.0", "s@2.0", "old@3.0", "s@3.1"]
+    run.step(2)  # s at 0 and 2: nothing can return to the first any more
+    assert [s.id for s in run.core.state.snapshots] == ["s@2.0"]
+    assert run.actor.boundaries[-1].forget == ("s@0.0",)
+    run.step(1)  # old and s at 3: by way of old, that of 2 can be the newest again
+    assert [s.id for s in run.core.state.snapshots] == ["s@2.0", "old@3.0", "s@3.1"]
     run.step(1).step(m=8.0)  # back to old: what came after it is gone
     assert run.core.state.clock.step == 3
-    assert [s.id for s in run.core.state.snapshots] == ["s@0.0", "s@2.0", "old@3.0", "s@5.0"]
+    assert [s.id for s in run.core.state.snapshots] == ["s@2.0", "old@3.0", "s@5.0"]
     assert run.actor.boundaries[-1].forget == ("s@3.1",)
     newest = run.core.state.snapshots[-1].state
     assert newest.clock.step == 3, "a snapshot taken after the return is of what was returned to"

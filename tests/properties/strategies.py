@@ -7,6 +7,8 @@ be run. ``expressions()``, ``guards()``, ``durations()`` and the rest build thei
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from hypothesis import strategies as st
 
 from stagegraph.progress import Duration, Unit
@@ -21,6 +23,7 @@ from stagegraph.schema.levels import MovingCount, MovingLevel, MovingNumber
 from stagegraph.schema.names import GRAMMAR_WORDS, PROGRESS_NAMES, RESERVED
 from stagegraph.schema.stagegraph import Budget, Metric, Region, StageGraph, SubGraph
 from tests.properties.sound import sound_graphs
+from tests.properties.templates import used
 
 __all__ = [
     "actions",
@@ -589,7 +592,7 @@ def _timed():
 
 
 def stages():
-    """Stages of every kind, and those that ``use`` an entry of ``graphs``."""
+    """Stages of every kind, and those that ``use`` an entry of ``graphs`` or a template."""
     length = _maybe(durations())
     option = st.builds(sg.GrowthOption, name=names(), actions=_tuples(growths(), 1, 2))
 
@@ -650,6 +653,22 @@ def stages():
         st.builds(sg.Consolidate, kind=st.just("consolidate"), duration=length, **_timed()),
         st.builds(sg.Final, kind=st.just("final"), note=NOTES),
         st.builds(sg.Use, use=names(), next=references(), note=NOTES),
+        used(_fillings(), references(), NOTES),
+    )
+
+
+def _fillings():
+    """What may stand in the fields of templates."""
+    return SimpleNamespace(
+        spans=durations(),
+        waits=durations(),
+        guards=guards(),
+        metrics=metric_names(),
+        growths=growths(),
+        held=names() | activities(),
+        names=names(),
+        globs=texts(1),
+        limits=st.integers(1, 10**6),
     )
 
 

@@ -20,6 +20,7 @@ from stagegraph.schema.guards import Guard
 from stagegraph.schema.json_schema import SCHEMA_NAME
 from stagegraph.schema.places import tags_of
 from stagegraph.schema.stages import Stage
+from stagegraph.schema.templates.registry import TEMPLATES
 from tests.schema.language_server import LanguageServer
 
 pytestmark = pytest.mark.node
@@ -59,6 +60,20 @@ def server():
 
 def test_every_kind_of_stage_is_offered(server):
     assert set(tags_of(Stage)) <= server.completions(HEAD + "    kind: |\n")
+
+
+def test_every_template_is_offered(server):
+    assert set(TEMPLATES) <= server.completions(HEAD + "    use: |\n")
+
+
+def test_what_fills_a_template_in_is_offered(server):
+    assert "with" in server.completions(HEAD + "    use: grow_cycle\n    |\n")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_field_of_a_template_is_offered(server, name):
+    text = f"    use: {name}\n    next: b\n    with:\n      |\n"
+    assert set(TEMPLATES[name].model_fields) <= server.completions(HEAD + text)
 
 
 def test_every_action_is_offered(server):

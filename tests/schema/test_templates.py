@@ -1,0 +1,279 @@
+"""Templates in documents and in Python: what they may say, what they expand to, whole graphs."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from pydantic import ValidationError
+
+import stagegraph as sg
+from stagegraph.schema.differences import differences
+from stagegraph.schema.expansion import put_in
+from stagegraph.schema.stages import Stage, Use, UseTemplate
+from stagegraph.schema.templates.registry import TEMPLATES
+from stagegraph.schema.templates.sequential import Sequential
+from stagegraph.schema.templates.template import Template
+
+DEEPEN = {"type": "deepen", "stack": "blocks", "add": 2}
+WIDEN = {"type": "widen", "space": "mlp", "factor": 2}
+AT_ONCE = {"growth": [DEEPEN], "warmup": "50 steps", "consolidate": "90 steps"}
+CYCLE = {**AT_ONCE, "trigger": "step >= 5", "wait": "40 steps"}
+
+
+def stages_of(template):
+    return list(put_in(template).stages)
+
+
+def test_every_template_is_listed_once_and_can_be_used():
+    assert set(TEMPLATES.values()) == set(Template.__subclasses__())
+    uses = {kind.model_fields["with_"].annotation for kind in UseTemplate.__subclasses__()}
+    assert uses == set(TEMPLATES.values())
+    members = str(Stage)
+    assert all(f"'use {name}'" in members for name in TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    ("fields", "stages"),
+    [
+        ({}, ["grow", "warmup", "consolidate", "done"]),
+        ({"settle": "5 steps"}, ["grow", "warmup", "settle", "consolidate", "done"]),
+        ({"trigger": "step > 5"}, ["wait", "grow", "warmup", "consolidate", "done"]),
+        ({"undo": {"metric": "m"}}, ["grow", "warmup", "consolidate", "undone", "done"]),
+    ],
+)
+def test_a_cycle_has_the_stages_that_are_asked_for(fields, stages):
+    assert stages_of(sg.GrowCycle(**{**AT_ONCE, **fields})) == stages
+
+
+@pytest.mark.parametrize(
+    ("growth", "blend", "ramps"),
+    [
+        ([DEEPEN], True, ["alpha_ramp", "lr_ramp"]),
+        ([DEEPEN], False, ["lr_ramp"]),
+        ([WIDEN], True, ["lr_ramp"]),
+        ([WIDEN, DEEPEN], True, ["alpha_ramp", "lr_ramp"]),
+    ],
+)
+def test_new_modules_are_blended_in_and_new_units_are_not(growth, blend, ramps):
+    cycle = sg.GrowCycle(**{**AT_ONCE, "growth": growth, "blend": blend})
+    assert [held.type for held in put_in(cycle).stages["warmup"].during] == ramps
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sg.GrowCycle(**{**AT_ONCE, "growth": []}), "at least 1 item"),
+        (lambda: sg.GrowCycle(**AT_ONCE, wait="5 steps"), "'wait' is for a trigger"),
+        (
+            lambda: sg.GrowCycle(**AT_ONCE, trigger="step > 5", otherwise="skip"),
+            "'otherwise' is for when the wait is over",
+        ),
+        (
+            lambda: sg.GrowCycle(**{**AT_ONCE, "growth": [{"type": "snapshot", "name": "s"}]}),
+            "'growth' has no growth in it",
+        ),
+        (
+            lambda: sg.SpikeRule(
+                metric="m", when="m > 5", lasting="9 steps", every="9 steps", at_most=1
+            ),
+            "'when' takes the place of 'lasting'",
+        ),
+        (
+            lambda: sg.ContextExtension(
+                space="p", lengths=[8, 16, 32], rope_base=[2, 4], warmup="5 steps", train="5 steps"
+            ),
+            "3 lengths and 2 numbers in 'rope_base'",
+        ),
+        (lambda: sg.WarmupStableDecay(stable=[], decay="5 steps"), "at least 1 item"),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(make, message):
+    with pytest.raises(ValidationError, match=message):
+        make()
+
+
+def test_one_amount_stands_for_all():
+    rate = sg.WarmupStableDecay(stable=["5 steps", "6 steps"], decay="2 steps")
+    assert [str(put_in(rate).stages[f"anneal{n}"].duration) for n in (1, 2)] == ["2 steps"] * 2
+    longer = sg.ContextExtension(
+        space="p", lengths=[8, 16], rope_base=2, warmup="5 steps", train="5 steps"
+    )
+    assert [put_in(longer).stages[f"extend{n}"].actions[0].rope_base for n in (1, 2)] == [2, 2]
+
+
+def test_a_template_is_frozen_and_hashable():
+    one, other = sg.GrowCycle(**CYCLE), sg.GrowCycle(**CYCLE)
+    assert one == other
+    assert hash(one) == hash(other)
+    with pytest.raises(ValidationError, match="frozen"):
+        one.warmup = "9 steps"
+
+
+# expand
+
+
+def test_equal_templates_share_an_entry_and_others_get_a_number():
+    other = {**CYCLE, "growth": [WIDEN]}
+    mine = {"initial": "a", "stages": {"a": {"kind": "final"}}}
+    graph = sg.sequential([CYCLE, other, CYCLE], name="x", graphs={"grow_cycle": mine})
+    expanded = sg.expand(graph)
+    assert list(expanded.graphs) == ["grow_cycle", "grow_cycle_2", "grow_cycle_3"]
+    assert expanded.graphs["grow_cycle"] == graph.graphs["grow_cycle"]
+    used = [stage.use for stage in expanded.stages.values() if isinstance(stage, Use)]
+    assert used == ["grow_cycle_2", "grow_cycle_3", "grow_cycle_2"]
+
+
+def test_templates_inside_of_templates_and_of_entries_are_written_out_too():
+    growths = {"use": "sequential", "with": {"growths": [CYCLE]}, "next": "end", "note": "both"}
+    mine = {"initial": "a", "stages": {"a": growths, "end": {"kind": "final"}}}
+    graph = sg.load(
+        {
+            "stagegraph": 1,
+            "name": "x",
+            "graphs": {"mine": mine},
+            "initial": "c",
+            "stages": {"c": {"use": "mine", "next": "done"}, "done": {"kind": "final"}},
+        }
+    )
+    expanded = sg.expand(graph)
+    assert list(expanded.graphs) == ["mine", "grow_cycle", "sequential"]
+    assert expanded.graphs["mine"].stages["a"] == Use(use="sequential", next="end", note="both")
+    assert expanded.graphs["sequential"].stages["growth1"].use == "grow_cycle"
+
+
+def test_a_graph_without_templates_comes_back_as_it_is():
+    graph = sg.load("{stagegraph: 1, name: x, initial: a, stages: {a: {kind: final}}}")
+    assert sg.expand(graph) is graph
+
+
+def test_what_differs_in_a_field_is_told_at_the_field():
+    one = sg.sequential({"c": CYCLE}, name="x")
+    other = sg.sequential({"c": {**CYCLE, "warmup": "60 steps", "settle": "5 steps"}}, name="x")
+    assert [str(found) for found in differences(one, other)] == [
+        "~ /stages/c/with/warmup: 50 steps -> 60 steps",
+        "+ /stages/c/with/settle: 5 steps",
+    ]
+
+
+# filled in from Python
+
+BUILDERS = {
+    template.template: getattr(sg, template.template)
+    for template in TEMPLATES.values()
+    if template is not Sequential
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_builder_has_the_fields_and_the_defaults_of_its_template(name):
+    fields = TEMPLATES[name].model_fields
+    parameters = inspect.signature(BUILDERS[name]).parameters
+    assert set(parameters) == set(fields)
+    for key, parameter in parameters.items():
+        required = fields[key].is_required()
+        default = parameter.empty if required else fields[key].default
+        assert parameter.default == default, key
+
+
+def test_a_builder_gives_the_frozen_template():
+    made = sg.grow_cycle(**CYCLE, undo={"metric": "m", "by": "5%"})
+    assert made == sg.GrowCycle(**CYCLE, undo={"metric": "m", "by": 0.05})
+    assert list(sg.expand(made).stages)[:2] == ["wait", "grow"]
+    rule = sg.spike_rule(metric="m", every="9 steps", at_most=2, when="m > 5")
+    assert rule == sg.SpikeRule(metric="m", every="9 steps", at_most=2, when="m > 5")
+
+
+def test_what_is_wrong_in_a_builder_is_told_by_its_field():
+    with pytest.raises(sg.DocumentError) as caught:
+        sg.grow_cycle(growth=[{"type": "deepn"}], warmup="5 stps", consolidate="9 steps")
+    assert [defect.pointer for defect in caught.value.defects] == ["/growth/0/type", "/warmup"]
+    assert str(caught.value).startswith("<grow_cycle>: /growth/0/type: unknown type of action")
+
+
+# whole graphs
+
+
+def test_parts_without_names_are_called_by_their_template_and_a_number():
+    rate = sg.WarmupStableDecay(stable="9 steps", decay="5 steps")
+    graph = sg.sequential([CYCLE, rate, sg.GrowCycle(**CYCLE)], name="x")
+    assert list(graph.stages) == ["grow_cycle1", "warmup_stable_decay1", "grow_cycle2", "done"]
+
+
+def test_python_and_yaml_build_the_same_graph():
+    graph = sg.sequential({"c": sg.GrowCycle(**CYCLE)}, name="x", budget={"steps": "2k"})
+    text = """
+stagegraph: 1
+name: x
+budget: {steps: 2000}
+initial: c
+stages:
+  c:
+    use: grow_cycle
+    with:
+      growth: [{type: deepen, stack: blocks, add: 2}]
+      trigger: step >= 5
+      wait: 40 steps
+      warmup: 50 steps
+      consolidate: 90 steps
+    next: done
+  done: {kind: final}
+"""
+    assert sg.load(text) == graph
+    assert sg.load(sg.dump(graph)) == graph
+
+
+def test_a_growth_without_a_trigger_cannot_overlap():
+    with pytest.raises(sg.DocumentError, match=r"/regions/b: growths that overlap are grow cycles"):
+        sg.overlapping({"a": CYCLE, "b": AT_ONCE}, name="x")
+    rate = sg.WarmupStableDecay(stable="9 steps", decay="5 steps")
+    with pytest.raises(sg.DocumentError, match=r"/regions/warmup_stable_decay1: "):
+        sg.overlapping([CYCLE, rate], name="x")
+
+
+def test_priorities_are_of_growths_that_there_are():
+    graph = sg.overlapping({"a": CYCLE, "b": CYCLE}, name="x", priorities={"b": 7})
+    assert {name: region.priority for name, region in graph.regions.items()} == {"a": 1, "b": 7}
+    with pytest.raises(sg.DocumentError, match="there is no growth 'c' for a priority: a, b"):
+        sg.overlapping({"a": CYCLE, "b": CYCLE}, name="x", priorities={"c": 7})
+
+
+def test_a_rule_for_spikes_is_no_part_but_a_region_beside():
+    rule = sg.SpikeRule(metric="m", every="9 steps", at_most=2)
+    with pytest.raises(sg.DocumentError, match="'spike_rule' has no end; give it as 'watch'"):
+        sg.sequential([CYCLE, rule], name="x")
+    metrics = {"m": {"goal": "minimize"}}
+    one = sg.sequential([CYCLE], name="x", watch=rule, metrics=metrics)
+    assert list(one.regions) == ["main", "watch"]
+    two = sg.overlapping([CYCLE, CYCLE], name="x", watch=rule, metrics=metrics)
+    assert list(two.regions) == ["grow_cycle1", "grow_cycle2", "watch"]
+    assert not any(f.severity == "error" for graph in (one, two) for f in sg.check(graph))
+
+
+def test_what_is_wrong_in_a_part_is_told_with_its_place():
+    with pytest.raises(sg.DocumentError) as caught:
+        sg.sequential({"c": {**CYCLE, "warm_up": "5 steps"}}, name="x", budget={"stepps": 5})
+    assert [defect.pointer for defect in caught.value.defects] == [
+        "/budget/stepps",
+        "/stages/c/with/warm_up",
+    ]
+
+
+@pytest.mark.parametrize("build", [sg.sequential, sg.overlapping])
+def test_a_graph_is_built_of_something(build):
+    with pytest.raises(sg.DocumentError, match="at least one part"):
+        build([], name="x")
+    with pytest.raises(TypeError, match="part 'grow_cycle1' is a template, or a mapping"):
+        build([5], name="x")
+
+
+def test_sequential_in_python_and_as_a_template_run_the_same():
+    """The one is stages of the graph, the other one stage of it."""
+    python = sg.sequential([CYCLE, CYCLE], name="x")
+    template = sg.sequential({"c": Sequential(growths=[CYCLE, CYCLE])}, name="x")
+    stays = [
+        [(i.stage.rpartition(".")[2], i.start, i.end) for i in sg.simulate(graph).schedule]
+        for graph in (python, template)
+    ]
+    assert stays[0] == stays[1]
+    assert len(stays[0]) == 7
