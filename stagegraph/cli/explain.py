@@ -14,7 +14,10 @@ from stagegraph.runs.folder import RunFolder
 
 __all__ = ["add_arguments", "run"]
 
-KINDS = ("move", "blocked", "unblocked", "error", "roll_back", "command", "end")
+KINDS = (
+    *("move", "blocked", "unblocked", "error", "roll_back", "command", "end"),
+    *("reference", "decay", "baseline"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +58,13 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
                 yield f"{step}: {record['action']} failed: {record['reason']}"
             case "roll_back":
                 yield f"{step}: back to step {record['to']:,} ({record['snapshot']})"
+            case "reference":
+                why, who = ", ".join(record["because"]), ", ".join(record["restarted"])
+                yield f"{step}: a new reference for {who}: {why}"
+            case "decay":
+                yield f"{step}: {record['guard']}: {record['told']}"
+            case "baseline":
+                yield f"{step}: the metrics are remembered as {record['name']!r}"
             case "command":
                 yield f"{step}: {_command(record)}"
             case "end":

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stagegraph.engine.memories import evidence as remembered
 from stagegraph.engine.plans import Plans, StagePlan
 from stagegraph.engine.slots import Slot, costs_of, left, read, spent, stage_completed
 from stagegraph.engine.standing import lengthened, waited
 from stagegraph.engine.state import RegionState, State
 from stagegraph.engine.taking import Force
-from stagegraph.engine.trace import Trace, memory_evidence, trace
+from stagegraph.engine.trace import Trace, trace
 from stagegraph.graph.compiled import (
     BACK,
     STOP,
@@ -390,8 +391,7 @@ def _evidence(slot: Slot, state: State, plan: StagePlan) -> Mapping[str, Any] | 
     entered, extension = here.entered, here.extended
     match slot.kind:
         case "memory":
-            leaf = plan.leaves.get(slot.name)
-            return memory_evidence(state.memories.get(slot.name), leaf.spec if leaf else None)
+            return remembered(state.memories.get(slot.name), plan.leaves.get(slot.name))
         case "elapsed" if slot.duration is not None:
             return _passed(slot.duration, entered, state)
         case "completed" if plan.stage.duration is not None:

@@ -27,7 +27,17 @@ from stagegraph.schema.activities import (
 )
 from stagegraph.schema.levels import MovingLevel
 
-__all__ = ["all_alphas", "alphas", "bending", "effects", "held_after", "moving", "overs", "values"]
+__all__ = [
+    "all_alphas",
+    "alphas",
+    "bending",
+    "bends",
+    "effects",
+    "held_after",
+    "moving",
+    "overs",
+    "values",
+]
 
 
 def held_after(
@@ -176,9 +186,20 @@ def all_alphas(graph: CompiledGraph, state: State) -> dict[str, float]:
 
 
 def bending(graph: CompiledGraph, state: State) -> Counter[Any]:
-    """The activities in force whose start and end bend the metrics' curves (rule S8)."""
+    """The activities in force whose start and end bend the metrics' curves (rule S8).
+
+    One whose values move is another one when it begins again, for its values jump back.
+    """
     return Counter(
-        held.activity
-        for held, _ in (_held(graph, state) if state.ended is None else ())
+        (held.activity, region.held[held.place] if overs(held.activity) else None)
+        for held, region in (_held(graph, state) if state.ended is None else ())
         if held.activity.disturbs
+    )
+
+
+def bends(graph: CompiledGraph, state: State) -> bool:
+    """Whether something moves that bends the metrics' curves: a ramp, alpha's too, or a level."""
+    return any(
+        held.activity.disturbs or isinstance(held.activity, AlphaRamp)
+        for held, _ in moving(graph, state)
     )

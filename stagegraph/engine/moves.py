@@ -12,14 +12,23 @@ from zlib import crc32
 
 from stagegraph.engine.absorb import active_memories
 from stagegraph.engine.decide import Decision, Move, listens
-from stagegraph.engine.holding import all_alphas, alphas, bending, effects, held_after
-from stagegraph.engine.memories import Memory, is_trend
+from stagegraph.engine.disturbance import causes, kept_through, retaken, still_moving
+from stagegraph.engine.holding import all_alphas, alphas, effects, held_after
+from stagegraph.engine.memories import Memory
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Boundary, Deed, Restore
+from stagegraph.engine.references import baseline_of
 from stagegraph.engine.state import BackSlot, PendingEvent, RegionState, SnapshotState, State
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import STOP, CompiledGraph, PlacedAction
-from stagegraph.schema.actions import GrowthAction, RollBack, Send, SnapshotAction, TeacherAction
+from stagegraph.schema.actions import (
+    Baseline,
+    GrowthAction,
+    RollBack,
+    Send,
+    SnapshotAction,
+    TeacherAction,
+)
 
 __all__ = ["Step", "work_out"]
 
@@ -34,7 +43,9 @@ class Step:
         cohorts: Per place of a growth, the cohort it adds.
         heard: Events that an edge listened to when it was taken.
         ignored: Events that nobody listened to.
-        disturbed: Whether the metrics' curves are bent here.
+        causes: What bends the metrics' curves here, each in a few words.
+        anew: Keys of the memories that begin anew for it.
+        moving: Places of what goes on bending the curves after it.
     """
 
     state: State
@@ -42,7 +53,14 @@ class Step:
     cohorts: Mapping[str, str]
     heard: tuple[str, ...]
     ignored: tuple[str, ...]
-    disturbed: bool
+    causes: tuple[str, ...] = ()
+    anew: tuple[str, ...] = ()
+    moving: tuple[str, ...] = ()
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the metrics' curves are bent here."""
+        return bool(self.causes)
 
 
 def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> Step:
@@ -71,12 +89,9 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
         visits = after.visits
         grown: list[str] = []
         for placed in move.actions:
-            match placed.action:
-                case RollBack():
-                    continue
-                case Send():
-                    sent.append(PendingEvent(placed.action.event))
-                    continue
+            if isinstance(placed.action, RollBack | Send | Baseline):
+                after = _noted(after, placed.action, restored, sent)
+                continue
             cohort = _cohort(placed, visits, (*after.cohorts, *cohorts.values()))
             deed = _deed(placed, cohort, state, seed, len(deeds))
             deeds.append(deed)
@@ -89,11 +104,14 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     after = replace(after, ended=decision.ends, blocked=dict(decision.blocked))
     heard, ignored, kept_events = _events(graph, state, decision)
     after = replace(after, events=(*kept_events, *sent))
-    structural = bool(cohorts) or restore is not None
-    disturbed = structural or bending(graph, state) != bending(graph, after)
-    if disturbed:
+    bent = causes(graph, state, after, grown=cohorts.values(), restore=restore)
+    remembered = active_memories(plans, after)
+    if bent:
         after = _disturb(after)
-    after = replace(after, memories=_memories(plans, after, decision, disturbed=disturbed))
+    fresh = retaken(restored, after)
+    left = _memories(plans, after, decision, disturbed=bool(bent), taken=fresh)
+    anew = tuple(key for key in remembered if left.get(key) != remembered[key]) if bent else ()
+    after = replace(after, memories=left)
     held = effects(graph, after)
     changed = decision.moves or decision.ends
     boundary = None
@@ -102,7 +120,8 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
         number = state.spent.step
         forget = (*forget, *sorted(state.all_teachers() - after.all_teachers()))
         boundary = Boundary(state.clock.step, restore, tuple(deeds), held, alpha, forget, number)
-    return Step(after, boundary, cohorts, heard, ignored, disturbed)
+    going_on = still_moving(graph, after) if bent else ()
+    return Step(after, boundary, cohorts, heard, ignored, bent, anew, going_on)
 
 
 # Ways back
@@ -260,6 +279,18 @@ def _grew(after: State, name: str, grown: tuple[str, ...]) -> State:
 # Actions
 
 
+def _noted(
+    after: State, action: RollBack | Send | Baseline, start: State, sent: list[PendingEvent]
+) -> State:
+    """The state after an action that is the engine's own affair; events go to ``sent``."""
+    match action:
+        case Send():
+            sent.append(PendingEvent(action.event))
+        case Baseline():
+            return replace(after, baselines={**after.baselines, action.name: baseline_of(start)})
+    return after
+
+
 def _deed(placed: PlacedAction, cohort: str | None, state: State, seed: int, index: int) -> Deed:
     action = placed.action
     snapshot = teacher = None
@@ -328,26 +359,31 @@ def _disturb(after: State) -> State:
     regions = {
         name: region
         if region.back is None
-        else replace(region, back=replace(region.back, memories=_without_trends(region.back)))
+        else replace(region, back=replace(region.back, memories=kept_through(region.back.memories)))
         for name, region in after.regions.items()
     }
-    return replace(after, disturbed=after.observations, regions=regions)
-
-
-def _without_trends(slot: BackSlot) -> Mapping[str, Memory]:
-    return {key: memory for key, memory in slot.memories.items() if not is_trend(memory)}
+    return replace(after, disturbed=after.observations, regions=regions, recent={})
 
 
 def _memories(
-    plans: Plans, after: State, decision: Decision, *, disturbed: bool
+    plans: Plans, after: State, decision: Decision, *, disturbed: bool, taken: Collection[str]
 ) -> Mapping[str, Memory]:
-    """Memories of guards that no stage uses any more go; a stage's own begin at its entry."""
+    """Memories of guards that no stage uses any more go; a stage's own begin at its entry.
+
+    So do those of guards whose snapshot or baseline was taken anew: they compared with another.
+    """
     entered = {
         f"{move.target}|" for move in decision.moves if not move.back and move.target != STOP
     }
-    return {
+    leaves = {
+        key: leaf
+        for region in after.regions.values()
+        for key, leaf in plans[region.stage].leaves.items()
+    }
+    found = {
         key: memory
         for key, memory in active_memories(plans, after).items()
         if not any(key.startswith(scope) for scope in entered)
-        and not (disturbed and is_trend(memory))
+        and not (taken and leaves[key].since in taken)
     }
+    return kept_through(found) if disturbed else found

@@ -11,9 +11,12 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 from stagegraph.engine.conforming import check_conforms
+from stagegraph.engine.host_rates import HostRate, rates_from_json, rates_to_json
 from stagegraph.engine.memories import Memory, memory_from_json, memory_to_json
 from stagegraph.engine.ports import Facts
+from stagegraph.engine.references import BaselineState, recent_from_json, recent_to_json
 from stagegraph.engine.standing import Commands, Extension
+from stagegraph.engine.unstable import Recent
 from stagegraph.errors import ProgressError, SnapshotError, another_version
 from stagegraph.progress import Progress
 
@@ -176,6 +179,9 @@ class State:
         ended: Why the run ended, or ``None``.
         teachers: Per name of a teacher, the id of the newest on the present branch.
         commands: What was commanded from outside and is in force.
+        baselines: The metrics that were remembered under a name.
+        recent: The newest values of metrics whose level and spread a guard asks for, by key.
+        host: The host's learning rate, as it changed.
     """
 
     clock: Progress = Progress()
@@ -199,6 +205,9 @@ class State:
     ended: str | None = None
     teachers: Mapping[str, str] = field(default_factory=dict)
     commands: Commands = field(default_factory=Commands)
+    baselines: Mapping[str, BaselineState] = field(default_factory=dict)
+    recent: Mapping[str, Recent] = field(default_factory=dict)
+    host: tuple[HostRate, ...] = ()
 
     @property
     def stages(self) -> dict[str, str]:
@@ -271,6 +280,9 @@ def _state_to_json(state: State) -> dict[str, Any]:
         "ended": state.ended,
         "teachers": dict(state.teachers),
         "commands": state.commands.to_json(),
+        "baselines": {name: one.to_json() for name, one in state.baselines.items()},
+        "recent": recent_to_json(state.recent),
+        "host": rates_to_json(state.host),
     }
 
 
@@ -300,6 +312,11 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         ended=data["ended"],
         teachers=dict(data.get("teachers", {})),  # states of earlier versions have none
         commands=Commands.from_json(data["commands"]),
+        baselines={
+            name: BaselineState.from_json(one) for name, one in data.get("baselines", {}).items()
+        },
+        recent=recent_from_json(data.get("recent", {})),
+        host=rates_from_json(data.get("host", ())),
     )
 
 

@@ -30,8 +30,8 @@ from stagegraph.schema.guards import (
     InStage,
     Not,
     Plateau,
-    Regressed,
 )
+from stagegraph.schema.since_guards import Since
 
 __all__ = ["Case", "Condition", "Impossible", "Truth"]
 
@@ -55,7 +55,7 @@ class Condition:
     @property
     def known(self) -> bool:
         """Whether it is always true or false."""
-        return not isinstance(self.node, Plateau | Regressed | Affordable)
+        return not isinstance(self.node, Plateau | Since | Affordable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ class Truth:
             found = _has_passed(duration)
             return ((found if positive else found.negated(),),)
         text = format_guard(node)
-        if isinstance(node, Plateau | Regressed):
+        if isinstance(node, Plateau | Since):
             text = f"{edge.scope} {text}"
         return ((Condition(text, node, positive),),)
 

@@ -11,7 +11,8 @@ from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.truth import Case, Condition
 from stagegraph.schema.actions import GrowthAction
 from stagegraph.schema.activities import GrownCohort, Ramp
-from stagegraph.schema.guards import Completed, Regressed
+from stagegraph.schema.guards import Completed
+from stagegraph.schema.since_guards import Since
 
 __all__ = ["landing"]
 
@@ -218,13 +219,13 @@ def _completed(context: Context, stage: CompiledStage, case: Case) -> bool:
 def no_monitor(context: Context) -> Iterator[Found]:
     """A graph that grows and never looks whether that made it worse.
 
-    A growth can hurt, and nobody watches at night. A guard with `regressed(…)` notices, and a
-    `roll_back` or a longer settling answers.
+    A growth can hurt, and nobody watches at night. A guard with `regressed(…)`, `recovered(…)`,
+    `improved(…)` or `unstable(…)` notices, and a `roll_back` or a longer settling answers.
 
     Example: any graph with a `grow` stage and no `regressed(…)` in it.
     """
     if context.growing and not any(
-        isinstance(node, Regressed) for edge, _ in context.guarded for node in leaves(edge.guard)
+        isinstance(node, Since) for edge, _ in context.guarded for node in leaves(edge.guard)
     ):
         first = next(iter(context.growing.values()))[0]
         yield Found(

@@ -9,8 +9,9 @@ from stagegraph.graph.compiled import CompiledStage, Edge
 from stagegraph.graph.rules.context import Context, leaves
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.progress import Duration, Unit
-from stagegraph.schema.expressions import NameExpr, Spent
-from stagegraph.schema.guards import Elapsed, Plateau, Regressed
+from stagegraph.schema.expressions import Gain, NameExpr, Spent
+from stagegraph.schema.guards import Elapsed, Plateau
+from stagegraph.schema.since_guards import Since
 
 __all__: list[str] = []
 
@@ -225,7 +226,7 @@ def _in_seconds(node: object) -> bool:
         return node.name == "seconds"
     if isinstance(node, Spent) or getattr(node, "type", "") == "left":
         return getattr(node, "amount", "") == "seconds"
-    if not isinstance(node, Elapsed | Plateau | Regressed):
+    if not isinstance(node, Elapsed | Plateau | Gain | Since):
         return False
     lengths = [getattr(node, field, None) for field in ("duration", "over", "patience", "lasting")]
     return any(length is not None and length.unit is Unit.SECONDS for length in lengths)
