@@ -58,13 +58,8 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
                 yield f"{step}: {record['action']} failed: {record['reason']}"
             case "roll_back":
                 yield f"{step}: back to step {record['to']:,} ({record['snapshot']})"
-            case "reference":
-                why, who = ", ".join(record["because"]), ", ".join(record["restarted"])
-                yield f"{step}: a new reference for {who}: {why}"
-            case "decay":
-                yield f"{step}: {record['guard']}: {record['told']}"
-            case "baseline":
-                yield f"{step}: the metrics are remembered as {record['name']!r}"
+            case "reference" | "decay" | "baseline":
+                yield f"{step}: {_detected(record)}"
             case "command":
                 yield f"{step}: {_command(record)}"
             case "end":
@@ -77,6 +72,17 @@ def _why(move: Mapping[str, Any]) -> str:
     if move.get("kind") == "force":
         return f"forced by {move.get('author') or 'somebody'}"
     return move["edge"] or "the beginning"
+
+
+def _detected(record: Mapping[str, Any]) -> str:
+    """What detectors compare with, and what bends the curves that they look at."""
+    match record["type"]:
+        case "reference":
+            why, who = ", ".join(record["because"]), ", ".join(record["restarted"])
+            return f"a new reference for {who}: {why}"
+        case "decay":
+            return f"{record['guard']}: {record['told']}"
+    return f"the metrics are remembered as {record['name']!r}"
 
 
 def _command(record: Mapping[str, Any]) -> str:
