@@ -50,10 +50,10 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
                 yield f"{step}: {way}  ({_why(record)})"
                 if record.get("evidence"):
                     yield from trace_lines(record["evidence"], "    ")
-            case "blocked":
-                yield f"{step}: {record['edge']} is held back: {record['reason']}"
-            case "unblocked":
-                yield f"{step}: {record['edge']} is not held back any more"
+            case "blocked" | "unblocked":
+                held = "is held back" if "reason" in record else "is not held back any more"
+                why = f": {record['reason']}" if "reason" in record else ""
+                yield f"{step}: {record['edge']} {held}{why}"
             case "error":
                 yield f"{step}: {record['action']} failed: {record['reason']}"
             case "roll_back":

@@ -149,6 +149,8 @@ class Engine:
         self._seed = seed
         self._core = Core(compiled, actor, clock=time.monotonic, seed=seed, reader=reader)
         self._core.decided = weakly(self._decided)
+        if self._torch is not None:
+            self._core.host_rate = self._torch.host_rate
         if self._torch is not None and _distils(compiled):
             self._core.refuse = self._torch.require_loss
         skips = self._torch is not None and self._torch.may_skip
@@ -342,6 +344,24 @@ class Engine:
         self._core.step(
             loss=loss, samples=samples, tokens=tokens, flops=flops, epoch=epoch, **metrics
         )
+
+    def grad_norm(self) -> Tensor:
+        """The norm of all gradients together, as ``clip_grad_norm_`` measures it, not clipped.
+
+        Stays on its device, and is read when a guard asks: ``engine.step(grad_norm=norm)``. Call it
+        after ``backward`` and before ``optimizer.step``; with a gradient scaler after
+        ``scaler.unscale_``, and over several micro-batches after the last.
+
+        Raises:
+            StageGraphError: The engine has no model.
+        """
+        if self._model is None:
+            raise StageGraphError(
+                "the norm of the gradient is a model's; this engine runs on numbers alone"
+            )
+        from stagegraph.actions.optimizing.norms import grad_norm
+
+        return grad_norm(self._model.parameters())
 
     @property
     def wants_evaluation(self) -> bool:
