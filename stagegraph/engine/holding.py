@@ -15,15 +15,15 @@ from stagegraph.engine.ports import Effect, Selected
 from stagegraph.engine.state import RegionState, State
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import CompiledGraph, HeldActivity
-from stagegraph.progress import Duration, Progress
+from stagegraph.progress import Progress
 from stagegraph.schema.activities import (
-    Activity,
     AlphaRamp,
     Distill,
     GrownCohort,
     LrFactor,
     LrRamp,
     Ramp,
+    overs,
 )
 from stagegraph.schema.levels import MovingLevel
 
@@ -35,7 +35,6 @@ __all__ = [
     "effects",
     "held_after",
     "moving",
-    "overs",
     "values",
 ]
 
@@ -88,12 +87,6 @@ def _teachers(held: HeldActivity, state: State) -> dict[str, str]:
     if missing:
         raise ActionError(held.place, f"no teacher {missing[0]!r} has been made yet")
     return {name: state.teachers[name] for name in names}
-
-
-def overs(activity: Activity) -> tuple[Duration, ...]:
-    """How long each of an activity's moving values takes."""
-    own = (activity.over,) if isinstance(activity, Ramp) else ()
-    return (*own, *(v.over for v in activity.levels.values() if isinstance(v, MovingLevel)))
 
 
 def _selected(held: HeldActivity, region: RegionState, cohorts: tuple[str, ...]) -> Selected:

@@ -30,6 +30,7 @@ __all__ = [
     "Ramp",
     "Selection",
     "WeightedTeacher",
+    "overs",
 ]
 
 Alpha = Annotated[Number, Field(ge=0, le=1)]
@@ -297,6 +298,12 @@ Activity = Annotated[
     AlphaRamp | LrRamp | LrFactor | Freeze | Head | Difficulty | Distill,
     Field(discriminator="type"),
 ]
+
+
+def overs(activity: Activity) -> tuple[Duration, ...]:
+    """How long each of an activity's moving values takes."""
+    own = (activity.over,) if isinstance(activity, Ramp) else ()
+    return (*own, *(v.over for v in activity.levels.values() if isinstance(v, MovingLevel)))
 
 
 def _during_tag(value: object) -> str:
