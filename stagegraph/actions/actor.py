@@ -29,6 +29,7 @@ from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.number_holding import write_numbers
 from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.optimizing.scales import Scale
+from stagegraph.actions.optimizing.schedules import host_rate
 from stagegraph.actions.optimizing.updates import Updates
 from stagegraph.actions.parameters import num_parameters, uncompiled
 from stagegraph.actions.probes import Probe
@@ -415,6 +416,11 @@ class TorchActor:
                 most = max(counts, key=counts.__getitem__, default=((), Scale()))
                 found.append(float(group["lr"]) * rates.scale(*most).lr)
         return found
+
+    def host_rate(self) -> float | None:
+        """The host's learning rate, without the engine's factors; ``None``: not at hand."""
+        self._standing.rates.heal()
+        return host_rate(self._standing.optimizers)
 
     def heal(self) -> None:
         """Put the host's learning rates back after an optimizer's step that raised."""

@@ -35,6 +35,7 @@ from stagegraph.errors import SelectorError, UnsupportedError
 from stagegraph.schema.actions import (
     Action,
     AddHead,
+    Baseline,
     GrowthAction,
     Regrow,
     RollBack,
@@ -92,7 +93,7 @@ def _of_action(
     companions: Companions,
     probe: Probe | None,
 ) -> list[str]:
-    if isinstance(action, SnapshotAction | Send):
+    if isinstance(action, SnapshotAction | Baseline | Send):
         return []
     if isinstance(action, TeacherAction):
         return why_no_copy(model)

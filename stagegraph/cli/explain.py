@@ -14,7 +14,10 @@ from stagegraph.runs.folder import RunFolder
 
 __all__ = ["add_arguments", "run"]
 
-KINDS = ("move", "blocked", "unblocked", "error", "roll_back", "command", "end")
+KINDS = (
+    *("move", "blocked", "unblocked", "error", "roll_back", "command", "end"),
+    *("reference", "decay", "baseline"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,20 +50,22 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
                 yield f"{step}: {way}  ({_why(record)})"
                 if record.get("evidence"):
                     yield from trace_lines(record["evidence"], "    ")
-            case "blocked":
-                yield f"{step}: {record['edge']} is held back: {record['reason']}"
-            case "unblocked":
-                yield f"{step}: {record['edge']} is not held back any more"
+            case "blocked" | "unblocked":
+                held = "is held back" if "reason" in record else "is not held back any more"
+                why = f": {record['reason']}" if "reason" in record else ""
+                yield f"{step}: {record['edge']} {held}{why}"
             case "error":
                 yield f"{step}: {record['action']} failed: {record['reason']}"
             case "roll_back":
                 yield f"{step}: back to step {record['to']:,} ({record['snapshot']})"
+            case "reference" | "decay" | "baseline":
+                yield f"{step}: {_detected(record)}"
             case "command":
                 yield f"{step}: {_command(record)}"
             case "end":
                 by = f" by {record['author']}" if record.get("author") else ""
-                why = record.get("because") if record["reason"] == "budget" else None
-                yield f"{step}: the end ({why or record['reason']}{by})"
+                spent = record.get("because") if record["reason"] == "budget" else None
+                yield f"{step}: the end ({spent or record['reason']}{by})"
 
 
 def _why(move: Mapping[str, Any]) -> str:
@@ -68,6 +73,17 @@ def _why(move: Mapping[str, Any]) -> str:
     if move.get("kind") == "force":
         return f"forced by {move.get('author') or 'somebody'}"
     return move["edge"] or "the beginning"
+
+
+def _detected(record: Mapping[str, Any]) -> str:
+    """What detectors compare with, and what bends the curves that they look at."""
+    match record["type"]:
+        case "reference":
+            why, who = ", ".join(record["because"]), ", ".join(record["restarted"])
+            return f"a new reference for {who}: {why}"
+        case "decay":
+            return f"{record['guard']}: {record['told']}"
+    return f"the metrics are remembered as {record['name']!r}"
 
 
 def _command(record: Mapping[str, Any]) -> str:

@@ -167,6 +167,8 @@ def _happened(record: Mapping[str, Any]) -> str | None:
             return f"back to step {record['to']:,} ({record['snapshot']})"
         case "blocked":
             return f"{record['edge']} is held back: {record['reason']}"
+        case "reference":
+            return f"a new reference for {', '.join(record['restarted'])}"
         case "unblocked":
             return f"{record['edge']} is not held back any more"
         case "error":

@@ -22,6 +22,7 @@ _KNOWN = frozenset(
     (
         *("run", "move", "growth", "facts", "metric", "vitals", "verdict", "blocked", "unblocked"),
         *("event", "command", "error", "roll_back", "reading", "end", "missing", "clock"),
+        *("baseline", "reference", "decay"),
     )
 )
 
@@ -99,7 +100,7 @@ def happenings(history: History) -> Markup:
     """Roll-backs, errors, blocks, verdicts, events and commands, in order."""
     kinds = (
         *("roll_back", "error", "blocked", "unblocked", "verdict", "event", "command"),
-        *("missing", "clock"),
+        *("missing", "clock", "baseline", "reference", "decay"),
     )
     found = [record for record in history.records if record.get("type") in kinds]
     if not found:
@@ -149,9 +150,24 @@ def _told(record: Record) -> tuple[Content, Content]:
             seconds, updates = shown(record.get("seconds")), shown(record.get("updates"))
             usual = shown(record.get("usual"))
             return "", f"{seconds} s passed with {updates} updates; usual are {usual} s"
+        case "baseline" | "reference" | "decay":
+            return _told_of_references(record)
         case _:
             by = f", by {shown(record.get('author'))}" if record.get("author") else ""
             return shown(record.get("name")), shown(record.get("status")) + by
+
+
+def _told_of_references(record: Record) -> tuple[Content, Content]:
+    """What detectors compare with, and what bends the curves that they look at."""
+    match record.get("type"):
+        case "baseline":
+            return shown(record.get("name")), _pairs(mapping(record.get("metrics")))
+        case "reference":
+            why = ", ".join(shown(cause) for cause in sequence(record.get("because")))
+            who = ", ".join(shown(key) for key in sequence(record.get("restarted")))
+            moving = ", ".join(shown(place) for place in sequence(record.get("until_end_of")))
+            return who, f"a new reference: {why}" + (f"; until the end of {moving}" * bool(moving))
+    return shown(record.get("guard")), shown(record.get("told"))
 
 
 def _return(record: Record) -> str:

@@ -131,6 +131,8 @@ def _happened(record: Record, *, colour: bool) -> str:
             told += f" (attempt {shown(record.get('attempt'))})" if record.get("attempt") else ""
         case "command":
             told = _commanded(record)
+        case "decay":
+            told = f"{shown(record.get('guard'))}: {shown(record.get('told'))}"
         case _:
             told = shown(record.get("edge") or record.get("name"))
             told += f": {shown(record['reason'])}" if record.get("reason") is not None else ""

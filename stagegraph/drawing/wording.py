@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 _SUFFIXES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
-_SHARES = frozenset({"worth", "by"})
+_SHARES = frozenset({"worth", "by", "within", "confidence"})
 _MARKS = {"<=": "≤", ">=": "≥", "!=": "≠", "==": "="}
 
 
@@ -151,7 +151,7 @@ def action_words(action: Model) -> str:
     """An action in short."""
     given = _given(action)
     match given.pop("type", ""):
-        case "snapshot" | "teacher" as kind:
+        case "snapshot" | "baseline" | "teacher" as kind:
             return f"{kind} {given.get('name')}"
         case "roll_back":
             told = ("data", "skip_batches", "rng")

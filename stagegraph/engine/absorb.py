@@ -7,11 +7,15 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import NamedTuple
 
+from stagegraph.engine.comparing import ComparedSpec
+from stagegraph.engine.holding import bends
+from stagegraph.engine.host_rates import follow
 from stagegraph.engine.memories import Memory, MemoryLeaf, remember
 from stagegraph.engine.plans import Plans
+from stagegraph.engine.references import reference_of
 from stagegraph.engine.state import MetricState, State
+from stagegraph.engine.unstable import Recent, UnstableSpec
 from stagegraph.progress import Progress
-from stagegraph.schema.guards import Regressed
 
 __all__ = ["Arrival", "Observation", "absorb", "told_twice"]
 
@@ -46,10 +50,13 @@ class Observation:
     Attributes:
         progress: What was added: updates made, samples, tokens, passes, seconds.
         metrics: Values in the order they came.
+        rate: The host's learning rate now, if somebody knows it. It is kept with values that
+            guards remember, which are absorbed as they come.
     """
 
     progress: Progress = Progress()
     metrics: tuple[Arrival, ...] = ()
+    rate: float | None = None
 
 
 def told_twice(state: State, progress: Progress, arrivals: Iterable[Arrival]) -> list[Arrival]:
@@ -89,6 +96,7 @@ def absorb(plans: Plans, state: State, observation: Observation) -> State:
         return state
     newest = {name: _Newest(metric) for name, metric in state.metrics.items()}
     memories = dict(state.memories)
+    recent = dict(state.recent)
     listening = _listening(plans, state)
     count = state.observations
     for arrival in observation.metrics:
@@ -97,28 +105,30 @@ def absorb(plans: Plans, state: State, observation: Observation) -> State:
         metric = newest.get(name)
         if metric is None:
             metric = newest[name] = _Newest(MetricState(None, None, None, 0))
-        metric.came = count
-        if not arrival.seen:
-            continue
-        metric.seen, metric.cell = count, arrival.cell
-        metric.boundary = state.spent.step - arrival.ago
-        if not isfinite(value):
-            metric.value = None
-            metric.nonfinite += 1
-            continue
-        metric.value = metric.last = value
-        metric.nonfinite = 0
-        if metric.best is None or (
-            value < metric.best if plans.minimizes[name] else value > metric.best
-        ):
-            metric.best = value
-        for key, leaf in listening.get(name, ()) if arrival.trend else ():
-            reference = _reference(leaf.guard, state) if isinstance(leaf.guard, Regressed) else None
-            memory = remember(memories.get(key), leaf, clock, value, reference)
-            if memory is not None:
-                memories[key] = memory
+        known = metric.take(arrival, count, state.spent.step, minimizes=plans.minimizes[name])
+        if known and arrival.trend:
+            for key, leaf in listening.get(name, ()):
+                memory = remember(memories.get(key), leaf, clock, value, reference_of(leaf, state))
+                if memory is not None:
+                    memories[key] = memory
+            _keep_recent(plans, recent, name, clock, value)
+    host = state.host
+    if observation.rate is not None and any(arrival.trend for arrival in observation.metrics):
+        host = follow(host, clock, observation.rate)
     metrics = {name: metric.state() for name, metric in newest.items()}
-    return replace(state, metrics=metrics, memories=memories, observations=count)
+    return replace(
+        state, metrics=metrics, memories=memories, observations=count, recent=recent, host=host
+    )
+
+
+def _keep_recent(
+    plans: Plans, recent: dict[str, Recent], name: str, clock: Progress, value: float
+) -> None:
+    """Keep a value that the reference of a growth to come may be made of."""
+    for key, leaf in plans.before.items():
+        if leaf.metric == name and isinstance(leaf.spec, UnstableSpec):
+            at = float(clock.of(leaf.unit))
+            recent[key] = recent.get(key, Recent()).add(leaf.spec.spacing, at, value)
 
 
 class _Newest:
@@ -140,6 +150,22 @@ class _Newest:
             metric.boundary,
         )
 
+    def take(self, arrival: Arrival, count: int, spent: int, *, minimizes: bool) -> bool:
+        """Take a value; whether it is looked at and finite."""
+        self.came, value = count, arrival.value
+        if not arrival.seen:
+            return False
+        self.seen, self.cell, self.boundary = count, arrival.cell, spent - arrival.ago
+        if not isfinite(value):
+            self.value = None
+            self.nonfinite += 1
+            return False
+        self.value = self.last = value
+        self.nonfinite = 0
+        if self.best is None or (value < self.best if minimizes else value > self.best):
+            self.best = value
+        return True
+
     def state(self) -> MetricState:
         return MetricState(
             self.value,
@@ -154,22 +180,25 @@ class _Newest:
 
 
 def _listening(plans: Plans, state: State) -> dict[str, list[tuple[str, MemoryLeaf]]]:
-    """Per metric, the remembering guards of the configuration, each once."""
+    """Per metric, the remembering guards of the configuration, each once.
+
+    While a ramp moves it bends the curves, and those that look at a curve's slope look away.
+    """
     leaves = {
         key: leaf
         for region in state.regions.values()
         for key, leaf in plans[region.stage].leaves.items()
     }
+    if bends(plans.graph, state):
+        leaves = {
+            key: leaf
+            for key, leaf in leaves.items()
+            if isinstance(leaf.spec, ComparedSpec | UnstableSpec)
+        }
     found: dict[str, list[tuple[str, MemoryLeaf]]] = {}
     for key, leaf in leaves.items():
         found.setdefault(leaf.metric, []).append((key, leaf))
     return found
-
-
-def _reference(guard: Regressed, state: State) -> float | None:
-    snapshot = state.snapshot(guard.since)
-    metric: MetricState | None = snapshot.metrics.get(guard.metric) if snapshot else None
-    return None if metric is None else metric.last
 
 
 def active_memories(plans: Plans, state: State) -> Mapping[str, Memory]:

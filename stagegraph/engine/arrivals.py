@@ -20,6 +20,7 @@ from stagegraph.engine.metrics import Unread, as_number, read_one_by_one
 from stagegraph.engine.plans import Plans, Watch
 from stagegraph.engine.ports import Reader
 from stagegraph.engine.state import State
+from stagegraph.engine.unstable import Recent
 from stagegraph.engine.values import Test
 from stagegraph.errors import MetricError
 from stagegraph.graph.compiled import CompiledGraph
@@ -94,7 +95,7 @@ class Arrivals:
         self._followed = self._read_to = 0
         self._watch: dict[str, list[tuple[list[float], Watch, _Tests]]] = {}
         self._remembered: frozenset[str] = frozenset()
-        self._trends: dict[str, list[tuple[Memory | None, MemoryLeaf]]] = {}
+        self._trends: dict[str, list[tuple[Memory | Recent | None, MemoryLeaf]]] = {}
         self._cells: dict[str, int | None] = {}
 
     def arm(self, plans: Plans, state: State) -> None:
@@ -115,6 +116,8 @@ class Arrivals:
                 )
                 if tests:
                     self._watch.setdefault(watch.metric, []).append((frame, watch, tests))
+        for key, leaf in plans.before.items() if state.regions else ():
+            self._trends.setdefault(leaf.metric, []).append((state.recent.get(key), leaf))
         # A metric may also make a blocked edge's guard false, and that is told.
         self._remembered = remembered | self._watch.keys() if state.blocked else remembered
         self._cells = {name: metric.cell for name, metric in state.metrics.items()}

@@ -22,13 +22,13 @@ from stagegraph.engine.values import (
     between,
     compile_number,
     fold,
+    memory_key,
     number_slot,
     scaled_slot,
     slots_of,
 )
 from stagegraph.schema.base import Model
 from stagegraph.schema.expressions import Arithmetic
-from stagegraph.schema.guard_text import format_guard
 from stagegraph.schema.guards import (
     Affordable,
     All,
@@ -39,10 +39,13 @@ from stagegraph.schema.guards import (
     Elapsed,
     EventSeen,
     Exhausted,
+    Improved,
     InStage,
     Not,
     Plateau,
+    Recovered,
     Regressed,
+    Unstable,
 )
 
 __all__ = ["Condition", "Interval", "compile_guard", "leaf_slot", "memory_key"]
@@ -79,15 +82,10 @@ class Condition:
     single: Interval | None = None
 
 
-def memory_key(scope: str, leaf: Model) -> str:
-    """The key of a remembering leaf's memory: equal leaves of one scope share it (rule S7)."""
-    return f"{scope}|{format_guard(leaf)}"
-
-
 def leaf_slot(leaf: Model, scope: str) -> Slot | None:
     """The slot in which a leaf that is no comparison finds its answer."""
     match leaf:
-        case Plateau() | Regressed():
+        case Plateau() | Regressed() | Recovered() | Improved() | Unstable():
             return Slot("memory", memory_key(scope, leaf))
         case Elapsed():
             return Slot("elapsed", str(leaf.duration), leaf.duration)
@@ -116,6 +114,7 @@ def compile_guard(guard: Model | None, scope: str, table: SlotTable) -> Conditio
     """
     if guard is None:
         return Condition(lambda frame: True)
+    table.scope = scope
     return _compile(guard, scope, table, positive=True)
 
 
@@ -153,7 +152,7 @@ def _compare(guard: Compare, table: SlotTable, *, positive: bool) -> Condition:
     left, right = fold(guard.left), fold(guard.right)
     if isinstance(left, float) and isinstance(right, Model):
         left, right, op = right, left, _MIRRORED[op]
-    slot = number_slot(left) if isinstance(left, Model) else None
+    slot = number_slot(left, table.scope) if isinstance(left, Model) else None
     if slot is not None and isinstance(right, float) and math.isfinite(right):
         return _against_constant(table.index(slot), op, right)
     read = slots_of(left, table) | slots_of(right, table)
@@ -220,7 +219,7 @@ def _against_slot(
     """
     if not isinstance(left, Model) or not isinstance(right, Model):
         return None
-    slot, other = number_slot(left), number_slot(right)
+    slot, other = number_slot(left, table.scope), number_slot(right, table.scope)
     if slot is not None and other is not None:
         return _slots_test(table.index(slot), op, table.index(other))
     scaled = scaled_slot(right, table)

@@ -107,6 +107,8 @@ class Core:
         self.decided: Callable[[bool], None] | None = None
         """Called after each boundary that has been decided and has held; told whether the model's
         structure changed there."""
+        self.host_rate: Callable[[], float | None] | None = None
+        """Tells the host's learning rate, which goes beside what guards remember."""
         self.appointments: Mapping[Unit, float] = {}
         """Readings of the clock at which to look even if nothing else is due."""
         self.loss: Any = None
@@ -705,7 +707,9 @@ class Core:
         """
         before = self.state
         arrivals = told_twice(before, added, (w.arrival(added.step) for w in waiting))
-        after = absorb(self._plans, before, Observation(added, tuple(arrivals)))
+        asked = self.host_rate is not None and any(arrival.trend for arrival in arrivals)
+        rate = self.host_rate() if asked and self.host_rate is not None else None
+        after = absorb(self._plans, before, Observation(added, tuple(arrivals), rate))
         if counted is None:
             self.state = after
         else:

@@ -12,13 +12,14 @@ from typing import Any
 from stagegraph.engine import trials
 from stagegraph.engine.decision import Decision, Move, Turn
 from stagegraph.engine.locks import Turns, held_back
+from stagegraph.engine.memories import evidence as remembered
 from stagegraph.engine.options import choose, returned
 from stagegraph.engine.plans import Plans, StagePlan
 from stagegraph.engine.slots import Slot, read, spent
 from stagegraph.engine.standing import lengthened, waited
 from stagegraph.engine.state import RegionState, State, TrialState
 from stagegraph.engine.taking import Force
-from stagegraph.engine.trace import Trace, memory_evidence, trace
+from stagegraph.engine.trace import Trace, trace
 from stagegraph.graph.compiled import (
     BACK,
     STOP,
@@ -330,8 +331,7 @@ def _evidence(slot: Slot, state: State, plan: StagePlan) -> Mapping[str, Any] | 
     entered, extension = here.entered, here.extended
     match slot.kind:
         case "memory":
-            leaf = plan.leaves.get(slot.name)
-            return memory_evidence(state.memories.get(slot.name), leaf.spec if leaf else None)
+            return remembered(state.memories.get(slot.name), plan.leaves.get(slot.name))
         case "elapsed" if slot.duration is not None:
             return _passed(slot.duration, entered, state)
         case "completed" if plan.stage.duration is not None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from stagegraph.engine.holding import overs
 from stagegraph.engine.plans import Plans, StagePlan
 from stagegraph.engine.slots import TimeSlot, time_slot
 from stagegraph.engine.standing import lengthened, waited
 from stagegraph.engine.state import RegionState, State
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.progress import Duration, Progress, Unit
+from stagegraph.schema.activities import overs
 
 __all__ = ["Due", "due", "evaluations"]
 

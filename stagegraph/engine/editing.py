@@ -18,6 +18,7 @@ from stagegraph.engine.plans import Plans
 from stagegraph.engine.refusal import Refusal, refusal_error
 from stagegraph.engine.state import BackSlot, RegionState, State
 from stagegraph.engine.unchangeable import refusals
+from stagegraph.engine.unstable import Recent
 from stagegraph.errors import SnapshotError
 from stagegraph.graph.compiled import CompiledGraph, Edge
 from stagegraph.schema.differences import Difference, differences
@@ -183,6 +184,15 @@ class _Carrying:
             metrics={n: metric for n, metric in state.metrics.items() if n in self._metrics},
             wanted=self._wanted(state),
             asked={name: asked for name, asked in state.asked.items() if self._is_evaluated(name)},
+            baselines={
+                name: replace(
+                    kept,
+                    values={n: v for n, v in kept.values.items() if n in self._metrics},
+                    recent=self._recent(kept.recent),
+                )
+                for name, kept in state.baselines.items()
+            },
+            recent=self._recent(state.recent),
             snapshots=tuple(
                 replace(kept, state=self.state(kept.state)) for kept in state.snapshots
             ),
@@ -230,6 +240,10 @@ class _Carrying:
             for key, memory in memories.items()
             if key in old and old[key] == new.get(key)
         }
+
+    def _recent(self, recent: Mapping[str, Recent]) -> dict[str, Recent]:
+        """The newest values that some guard still asks for."""
+        return {key: kept for key, kept in recent.items() if key in self._new.before}
 
     def _leaves(self, plans: Plans, stages: tuple[str, ...]) -> dict[str, MemoryLeaf]:
         return {key: leaf for stage in stages for key, leaf in plans[stage].leaves.items()}

@@ -145,8 +145,10 @@ def _open_leaves(node: Trace) -> list[str]:
     name = guard.partition(",")[0].partition("(")[0]
     if name == "plateau":
         return [_plateau(guard, sees)]
-    if name == "regressed":
+    if name in ("regressed", "recovered", "improved"):
         return [f"{guard.partition(',')[0]})"]
+    if name == "unstable":
+        return [f"{guard.partition(',')[0]}) {sees.get('verdict', 'waiting')}"]
     shown = [f"{key} is {_short(value)}" for key, value in sees.items() if key not in guard]
     if not shown and len(sees) == 1:
         shown = [_short(value) for value in sees.values()]

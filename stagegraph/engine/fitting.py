@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from stagegraph.engine.memories import Memory, MemoryLeaf, RegressedMemory
+from stagegraph.engine.comparing import ComparedMemory, ComparedSpec
+from stagegraph.engine.memories import Memory, MemoryLeaf
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.plateau import (
     PatienceMemory,
@@ -18,6 +19,7 @@ from stagegraph.engine.plateau import (
     in_order,
 )
 from stagegraph.engine.state import RegionState, State
+from stagegraph.engine.unstable import KEPT_BEFORE, PER_WINDOW, UnstableMemory, UnstableSpec
 from stagegraph.errors import SnapshotError, did_you_mean
 from stagegraph.graph.compiled import CompiledStage
 from stagegraph.progress import Progress
@@ -40,6 +42,7 @@ def check_fits(plans: Plans, state: State) -> None:
     evaluated = [name for name, metric in document.metrics.items() if metric.every is not None]
     _known("metric", state.metrics, document.metrics)
     _known("metric with an 'every'", (*state.wanted, *state.asked), evaluated)
+    _references(plans, state)
     _known("event", (event.name for event in state.events), document.events)
     _known("stage", state.visits, graph.stages)
     _known("edge", (*state.fired, *state.errors, *state.blocked), graph.edges)
@@ -107,7 +110,9 @@ def _memories(
                 pass
             case PatienceSpec(), PatienceMemory(at=last):
                 pass
-            case None, RegressedMemory(since=last):
+            case ComparedSpec(), ComparedMemory(since=last):
+                pass
+            case UnstableSpec(), UnstableMemory(at=last):
                 pass
             case _:
                 raise SnapshotError(
@@ -115,8 +120,31 @@ def _memories(
                 )
         if last is not None and last > float(clock.of(leaf.unit)):
             raise SnapshotError(f"what this state remembers for {key!r} lies in the future")
-        if isinstance(memory, PlateauMemory) and not in_order(memory, leaf.spec):
+        if not _in_order(memory, leaf):
             raise SnapshotError(f"what this state remembers for {key!r} is not in order")
+
+
+def _in_order(memory: Memory, leaf: MemoryLeaf) -> bool:
+    """Whether a memory is one that observations can have left."""
+    if isinstance(memory, PlateauMemory) and isinstance(leaf.spec, PlateauSpec):
+        return in_order(memory, leaf.spec)
+    if isinstance(memory, UnstableMemory):
+        times = [at for at, _ in memory.values]
+        return len(times) <= PER_WINDOW + 1 and times == sorted(times)
+    return True
+
+
+def _references(plans: Plans, state: State) -> None:
+    """What guards compare with: no more values than are kept, and none from the future."""
+    _known("reference", state.recent, plans.before)
+    for name, baseline in state.baselines.items():
+        _known(f"metric of the baseline {name!r:.80}", baseline.values, plans.graph.graph.metrics)
+        _known("reference", baseline.recent, plans.before)
+    for recent in (state.recent, *(one.recent for one in state.baselines.values())):
+        for key, one in recent.items():
+            now = float(state.clock.of(plans.before[key].unit))
+            if len(one.values) > KEPT_BEFORE or (one.at is not None and one.at > now):
+                raise SnapshotError(f"the values that this state keeps of {key!r} are not in order")
 
 
 def _known(what: str, names: Iterable[str], known: Iterable[str]) -> None:

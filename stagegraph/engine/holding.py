@@ -15,9 +15,8 @@ from stagegraph.engine.ports import Effect, Selected
 from stagegraph.engine.state import RegionState, State
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import CompiledGraph, HeldActivity
-from stagegraph.progress import Duration, Progress
+from stagegraph.progress import Progress
 from stagegraph.schema.activities import (
-    Activity,
     AlphaRamp,
     Distill,
     GroupMembers,
@@ -26,10 +25,20 @@ from stagegraph.schema.activities import (
     LrRamp,
     Ramp,
     Selection,
+    overs,
 )
 from stagegraph.schema.levels import MovingLevel
 
-__all__ = ["all_alphas", "alphas", "bending", "effects", "held_after", "moving", "overs", "values"]
+__all__ = [
+    "all_alphas",
+    "alphas",
+    "bending",
+    "bends",
+    "effects",
+    "held_after",
+    "moving",
+    "values",
+]
 
 
 def held_after(
@@ -80,12 +89,6 @@ def _teachers(held: HeldActivity, state: State) -> dict[str, str]:
     if missing:
         raise ActionError(held.place, f"no teacher {missing[0]!r} has been made yet")
     return {name: state.teachers[name] for name in names}
-
-
-def overs(activity: Activity) -> tuple[Duration, ...]:
-    """How long each of an activity's moving values takes."""
-    own = (activity.over,) if isinstance(activity, Ramp) else ()
-    return (*own, *(v.over for v in activity.levels.values() if isinstance(v, MovingLevel)))
 
 
 def _selected(
@@ -187,10 +190,18 @@ def all_alphas(graph: CompiledGraph, state: State) -> dict[str, float]:
 def bending(graph: CompiledGraph, state: State) -> Counter[Any]:
     """The activities in force whose start and end bend the metrics' curves (rule S8).
 
-    One that moves and begins anew is another one, though it be written alike.
+    One whose values move is another one when it begins again, for its values jump back.
     """
     return Counter(
         (held.activity, region.held[held.place] if overs(held.activity) else None)
         for held, region in (_held(graph, state) if state.ended is None else ())
         if held.activity.disturbs
+    )
+
+
+def bends(graph: CompiledGraph, state: State) -> bool:
+    """Whether something moves that bends the metrics' curves: a ramp, alpha's too, or a level."""
+    return any(
+        held.activity.disturbs or isinstance(held.activity, AlphaRamp)
+        for held, _ in moving(graph, state)
     )

@@ -14,11 +14,13 @@ from zlib import crc32
 from stagegraph.engine.absorb import active_memories
 from stagegraph.engine.decide import listens
 from stagegraph.engine.decision import Decision, Move, Turn
-from stagegraph.engine.holding import all_alphas, alphas, bending, effects, held_after
-from stagegraph.engine.memories import Memory, is_trend
+from stagegraph.engine.disturbance import causes, kept_through, retaken, still_moving
+from stagegraph.engine.holding import all_alphas, alphas, effects, held_after
+from stagegraph.engine.memories import Memory
 from stagegraph.engine.options import excluding
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Boundary, Deed, Restore
+from stagegraph.engine.references import baseline_of
 from stagegraph.engine.state import (
     BackSlot,
     Options,
@@ -31,7 +33,14 @@ from stagegraph.engine.state import (
 from stagegraph.engine.trials import name_of
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import STOP, CompiledGraph, PlacedAction
-from stagegraph.schema.actions import GrowthAction, RollBack, Send, SnapshotAction, TeacherAction
+from stagegraph.schema.actions import (
+    Baseline,
+    GrowthAction,
+    RollBack,
+    Send,
+    SnapshotAction,
+    TeacherAction,
+)
 
 __all__ = ["Step", "work_out"]
 
@@ -46,7 +55,9 @@ class Step:
         cohorts: Per place of a growth, the cohort it adds.
         heard: Events that an edge listened to when it was taken.
         ignored: Events that nobody listened to.
-        disturbed: Whether the metrics' curves are bent here.
+        causes: What bends the metrics' curves here, each in a few words.
+        anew: Keys of the memories that begin anew for it.
+        moving: Places of what goes on bending the curves after it.
     """
 
     state: State
@@ -54,7 +65,14 @@ class Step:
     cohorts: Mapping[str, str]
     heard: tuple[str, ...]
     ignored: tuple[str, ...]
-    disturbed: bool
+    causes: tuple[str, ...] = ()
+    anew: tuple[str, ...] = ()
+    moving: tuple[str, ...] = ()
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the metrics' curves are bent here."""
+        return bool(self.causes)
 
 
 def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> Step:
@@ -87,11 +105,14 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     else:  # nobody is asked, so that events wait until the trial is over
         heard, ignored, kept_events = (), (), state.events
     after = replace(after, events=(*kept_events, *work.sent))
-    structural = bool(cohorts) or restore is not None
-    disturbed = structural or bending(graph, state) != bending(graph, after)
-    if disturbed:
+    bent = causes(graph, state, after, grown=cohorts.values(), restore=restore)
+    remembered = active_memories(plans, after)
+    if bent:
         after = _disturb(after)
-    after = replace(after, memories=_memories(plans, after, decision, disturbed=disturbed))
+    fresh = retaken(restored, after)
+    left = _memories(plans, after, decision, disturbed=bool(bent), taken=fresh)
+    anew = tuple(key for key in remembered if left.get(key) != remembered[key]) if bent else ()
+    after = replace(after, memories=left)
     held = effects(graph, after)
     boundary = None
     if decision.moves or decision.ends:
@@ -100,7 +121,8 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
         alpha, deeds = all_alphas(graph, after), tuple(work.deeds)
         number = state.spent.step
         boundary = Boundary(state.clock.step, restore, deeds, held, alpha, forget, number)
-    return Step(after, boundary, cohorts, heard, ignored, disturbed)
+    going_on = still_moving(graph, after) if bent else ()
+    return Step(after, boundary, cohorts, heard, ignored, bent, anew, going_on)
 
 
 @dataclass(slots=True)
@@ -149,6 +171,10 @@ class _Work:
                 return None
             case Send():
                 self.sent.append(PendingEvent(placed.action.event))
+                return None
+            case Baseline(name=name):
+                kept = {**self.after.baselines, name: baseline_of(self.start)}
+                self.after = replace(self.after, baselines=kept)
                 return None
         after, turn = self.after, self.decision.turn
         cohort = _cohort(placed, after.visits, (*after.cohorts, *self.cohorts.values()))
@@ -485,26 +511,31 @@ def _disturb(after: State) -> State:
     regions = {
         name: region
         if region.back is None
-        else replace(region, back=replace(region.back, memories=_without_trends(region.back)))
+        else replace(region, back=replace(region.back, memories=kept_through(region.back.memories)))
         for name, region in after.regions.items()
     }
-    return replace(after, disturbed=after.observations, regions=regions)
-
-
-def _without_trends(slot: BackSlot) -> Mapping[str, Memory]:
-    return {key: memory for key, memory in slot.memories.items() if not is_trend(memory)}
+    return replace(after, disturbed=after.observations, regions=regions, recent={})
 
 
 def _memories(
-    plans: Plans, after: State, decision: Decision, *, disturbed: bool
+    plans: Plans, after: State, decision: Decision, *, disturbed: bool, taken: Collection[str]
 ) -> Mapping[str, Memory]:
-    """Memories of guards that no stage uses any more go; a stage's own begin at its entry."""
+    """Memories of guards that no stage uses any more go; a stage's own begin at its entry.
+
+    So do those of guards whose snapshot or baseline was taken anew: they compared with another.
+    """
     entered = {
         f"{move.target}|" for move in decision.moves if not move.back and move.target != STOP
     }
-    return {
+    leaves = {
+        key: leaf
+        for region in after.regions.values()
+        for key, leaf in plans[region.stage].leaves.items()
+    }
+    found = {
         key: memory
         for key, memory in active_memories(plans, after).items()
         if not any(key.startswith(scope) for scope in entered)
-        and not (disturbed and is_trend(memory))
+        and not (taken and leaves[key].since in taken)
     }
+    return kept_through(found) if disturbed else found

@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from stagegraph.engine.conditions import Condition, compile_guard, memory_key
-from stagegraph.engine.memories import MemoryLeaf, memory_leaf
+from stagegraph.engine.comparing import ComparedSpec
+from stagegraph.engine.conditions import Condition, compile_guard
+from stagegraph.engine.memories import MemoryLeaf, Remembering, memory_leaf
 from stagegraph.engine.slots import Slot, read
 from stagegraph.engine.state import State
-from stagegraph.engine.values import SlotTable, Test
+from stagegraph.engine.values import SlotTable, Test, memory_key
 from stagegraph.graph.compiled import CompiledGraph, CompiledStage, Edge
 from stagegraph.progress import Unit
 from stagegraph.schema.base import Model
-from stagegraph.schema.guards import All, Any_, Not, Plateau, Regressed
+from stagegraph.schema.expressions import Arithmetic, Gain, Negative
+from stagegraph.schema.guards import All, Any_, Compare, Not, Plateau
+from stagegraph.schema.since_guards import Improved, Recovered, Regressed, Unstable
 
 _CLOCKS = ("fact", "spent", "left")
 
@@ -77,8 +80,10 @@ class StagePlan:
     def remembered(self) -> frozenset[str]:
         """Metrics whose every value must be looked at, because a guard remembers them."""
         looked_up = {slot.name for slot in self.slots if slot.kind in _LOOKED_UP}
-        regressed = {leaf.metric for leaf in self.leaves.values() if leaf.spec is None}
-        return frozenset(looked_up | regressed)
+        compared = {
+            leaf.metric for leaf in self.leaves.values() if isinstance(leaf.spec, ComparedSpec)
+        }
+        return frozenset(looked_up | compared)
 
     @cached_property
     def times_metrics(self) -> bool:
@@ -94,7 +99,11 @@ class StagePlan:
     @cached_property
     def trends(self) -> Mapping[str, MemoryLeaf]:
         """The guards whose memories look at no more values than they need."""
-        return {key: leaf for key, leaf in self.leaves.items() if leaf.spec is not None}
+        return {
+            key: leaf
+            for key, leaf in self.leaves.items()
+            if not isinstance(leaf.spec, ComparedSpec)
+        }
 
     @cached_property
     def watched(self) -> tuple[Watch, ...]:
@@ -136,7 +145,7 @@ class StagePlan:
         return found
 
     def _metric(self, slot: Slot) -> str | None:
-        if slot.kind == "memory":
+        if slot.kind in ("memory", "gain"):
             return self.leaves[slot.name].metric
         return slot.name if slot.kind in (*_AT_ONCE, *_LOOKED_UP) else None
 
@@ -156,6 +165,20 @@ class Plans:
         }
         self._made: dict[str, StagePlan] = {}
 
+    @cached_property
+    def before(self) -> Mapping[str, MemoryLeaf]:
+        """The guards whose reference is made of a metric's newest values, by the values' key.
+
+        Those values are followed in every stage: the reference is taken before the guard is asked.
+        """
+        found: dict[str, MemoryLeaf] = {}
+        for edge in self.graph.edges.values():
+            for part in remembering(edge.guard):
+                if isinstance(part, Unstable):
+                    leaf = memory_leaf(part, self.graph.graph.metrics[part.metric])
+                    found.setdefault(leaf.before or "", leaf)
+        return found
+
     def __getitem__(self, key: str) -> StagePlan:
         plan = self._made.get(key)
         if plan is None:
@@ -173,13 +196,15 @@ class Plans:
         return StagePlan(stage, ways, tuple(table.slots), leaves)
 
 
-def remembering(guard: Model | None) -> tuple[Plateau | Regressed, ...]:
-    """The leaves of a guard that remember."""
+def remembering(guard: Model | float | None) -> tuple[Remembering, ...]:
+    """The parts of a guard that remember."""
     match guard:
-        case Plateau() | Regressed():
+        case Plateau() | Regressed() | Recovered() | Improved() | Unstable() | Gain():
             return (guard,)
-        case Not():
+        case Not() | Negative():
             return remembering(guard.of)
+        case Compare() | Arithmetic():
+            return (*remembering(guard.left), *remembering(guard.right))
         case All() | Any_():
             return tuple(leaf for part in guard.of for leaf in remembering(part))
     return ()

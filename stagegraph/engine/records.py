@@ -14,15 +14,16 @@ from stagegraph.engine.absorb import Arrival
 from stagegraph.engine.commands import Message
 from stagegraph.engine.decide import AMOUNTS
 from stagegraph.engine.decision import Decision, Move, Turn
-from stagegraph.engine.memories import Memory, RegressedMemory
+from stagegraph.engine.host_rates import fall
+from stagegraph.engine.memories import Memory, MemoryLeaf, evidence, verdict
 from stagegraph.engine.meter import Jump
 from stagegraph.engine.moves import Step
 from stagegraph.engine.plans import Plans
+from stagegraph.engine.plateau import PatienceMemory, PlateauMemory, Reading
 from stagegraph.engine.ports import Facts, Outcome, Record
 from stagegraph.engine.slots import spent
 from stagegraph.engine.state import State
 from stagegraph.engine.taking import Taken, Verdict
-from stagegraph.engine.trace import memory_evidence
 from stagegraph.errors import ActionError
 from stagegraph.progress import Duration
 from stagegraph.schema.guard_text import format_guard
@@ -113,25 +114,56 @@ def verdict_records(plans: Plans, before: State, after: State) -> Iterator[Recor
         plan = plans[region.stage]
         for key, leaf in plan.leaves.items():
             memory = after.memories.get(key)
-            if memory is None or _verdict(memory) == _verdict(before.memories.get(key)):
+            told = verdict(memory, leaf)
+            if memory is None or told == verdict(before.memories.get(key), leaf):
                 continue
+            seen = evidence(memory, leaf) or {}
+            decay = host_decay(after, leaf, memory)
             yield record(
                 "verdict",
                 after,
                 scope=key.partition("|")[0],
                 guard=format_guard(leaf.guard),
-                verdict=_verdict(memory),
-                evidence=memory_evidence(memory, leaf.spec),
+                verdict=told,
+                evidence=seen if decay is None else {**seen, "host_lr": decay},
             )
+            if told == "plateau" and decay is not None:
+                yield _decay_record(after, leaf, decay)
 
 
-def _verdict(memory: Memory | None) -> str:
-    if memory is None:
-        return "waiting"
-    if isinstance(memory, RegressedMemory):
-        words = {None: "waiting", True: "regressed", False: "not regressed"}
-        return words[memory.truth]
-    return memory.verdict
+def host_decay(state: State, leaf: MemoryLeaf, memory: Memory | None) -> dict[str, float] | None:
+    """How much the host's learning rate fell over the window of a plateau; ``None``: it did not."""
+    match memory:
+        case PlateauMemory(reading=Reading(start=start)):
+            return fall(state.host, leaf.unit, start)
+        case PatienceMemory(best_at=float(start)):
+            return fall(state.host, leaf.unit, start)
+    return None
+
+
+def _decay_record(state: State, leaf: MemoryLeaf, decay: dict[str, float]) -> Record:
+    """A plateau that was told while the host's scheduler took the learning rate down."""
+    words = (
+        f"the host's learning rate fell by {decay['fell']:.0%} over the window: the decay does "
+        "this, and it is no sign that the model is too small"
+    )
+    return record("decay", state, guard=format_guard(leaf.guard), told=words, **decay)
+
+
+def reference_record(state: State, step: Step) -> Record:
+    """Detectors that start a new reference, and why.
+
+    Args:
+        state: The state at the start of the boundary.
+        step: What was worked out there.
+    """
+    return record(
+        "reference",
+        state,
+        because=list(step.causes),
+        restarted=list(step.anew),
+        until_end_of=list(step.moving),
+    )
 
 
 def boundary_records(
@@ -164,6 +196,13 @@ def boundary_records(
             )
         )
         records += growths
+    records += [
+        record("baseline", before, name=name, metrics=dict(kept.values))
+        for name, kept in step.state.baselines.items()
+        if before.baselines.get(name) is not kept
+    ]
+    if step.anew:
+        records.append(reference_record(before, step))
     if outcome.facts != before.facts or not before.regions:
         records.append(facts_record(before, outcome.facts))
     records += quiet_records(before, step, blocks=False)

@@ -41,12 +41,14 @@ class Slot(NamedTuple):
     Attributes:
         kind: What it is.
         name: Of what: a metric, a fact, a stage's key, a memory's key.
-        duration: For ``elapsed``.
+        duration: For ``elapsed`` and ``gain``.
+        metric: For ``gain``.
     """
 
     kind: str
     name: str
     duration: Duration | None = None
+    metric: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,12 @@ def _memory(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledStage
     return memories.truth(state.memories.get(slot.name))
 
 
+def _gain(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledStage) -> float:
+    memory = state.memories.get(slot.name)
+    assert slot.duration is not None
+    return memories.gain(memory, slot.duration, graph.graph.metrics[slot.metric])
+
+
 def _in(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledStage) -> float:
     region = state.regions.get(slot.name.partition(":")[0])
     return NAN if region is None else float(region.stage == slot.name)
@@ -173,6 +181,7 @@ _READERS: Mapping[str, Reader] = {
     "left": _left,
     "visits": _visits,
     "memory": _memory,
+    "gain": _gain,
     "in": _in,
     "done": _done,
     "event": _event,

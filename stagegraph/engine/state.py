@@ -11,9 +11,12 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 from stagegraph.engine.conforming import check_conforms
+from stagegraph.engine.host_rates import HostRate, rates_from_json, rates_to_json
 from stagegraph.engine.memories import Memory, memory_from_json, memory_to_json
 from stagegraph.engine.ports import Facts
+from stagegraph.engine.references import BaselineState, recent_from_json, recent_to_json
 from stagegraph.engine.standing import Commands, Extension
+from stagegraph.engine.unstable import Recent
 from stagegraph.errors import ProgressError, SnapshotError, another_version
 from stagegraph.progress import Progress
 
@@ -230,6 +233,9 @@ class State:
         commands: What was commanded from outside and is in force.
         options: Per stage with options, what became of them.
         trial: The trial that goes on, or ``None``.
+        baselines: The metrics that were remembered under a name.
+        recent: The newest values of metrics whose level and spread a guard asks for, by key.
+        host: The host's learning rate, as it changed.
     """
 
     clock: Progress = Progress()
@@ -255,6 +261,9 @@ class State:
     commands: Commands = field(default_factory=Commands)
     options: Mapping[str, Options] = field(default_factory=dict)
     trial: TrialState | None = None
+    baselines: Mapping[str, BaselineState] = field(default_factory=dict)
+    recent: Mapping[str, Recent] = field(default_factory=dict)
+    host: tuple[HostRate, ...] = ()
 
     @property
     def stages(self) -> dict[str, str]:
@@ -332,6 +341,9 @@ def _state_to_json(state: State) -> dict[str, Any]:
             for key, known in state.options.items()
         },
         "trial": None if state.trial is None else _trial_to_json(state.trial),
+        "baselines": {name: one.to_json() for name, one in state.baselines.items()},
+        "recent": recent_to_json(state.recent),
+        "host": rates_to_json(state.host),
     }
 
 
@@ -393,6 +405,11 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
             for key, (taken, excluded, failed) in data.get("options", {}).items()
         },
         trial=_trial_from_json(data.get("trial")),
+        baselines={
+            name: BaselineState.from_json(one) for name, one in data.get("baselines", {}).items()
+        },
+        recent=recent_from_json(data.get("recent", {})),
+        host=rates_from_json(data.get("host", ())),
     )
 
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stagegraph.engine.conditions import leaf_slot
-from stagegraph.engine.memories import Memory, RegressedMemory
-from stagegraph.engine.plateau import PatienceMemory, PatienceSpec, PlateauMemory, PlateauSpec
 from stagegraph.engine.slots import Slot
 from stagegraph.engine.values import number_slot
 from stagegraph.schema.base import Model
@@ -52,7 +50,7 @@ def trace(guard: Model | None, scope: str, look: Look, evidence: Evidence) -> Tr
             joined = decisive if decisive in values else None if None in values else not decisive
             return _node(guard, joined, of=parts)
         case Compare():
-            return _compare(guard, look)
+            return _compare(guard, scope, look)
     slot = leaf_slot(guard, scope)
     assert slot is not None, f"no slot for {guard!r}"
     number = look(slot)
@@ -76,9 +74,10 @@ def _node(
     return node
 
 
-def _compare(guard: Compare, look: Look) -> Trace:
+def _compare(guard: Compare, scope: str, look: Look) -> Trace:
     sees: dict[str, float | None] = {}
-    left, right = _number(guard.left, look, sees), _number(guard.right, look, sees)
+    left = _number(guard.left, scope, look, sees)
+    right = _number(guard.right, scope, look, sees)
     if left is None or right is None:
         return _node(guard, None, sees=sees)
     value = {
@@ -92,20 +91,23 @@ def _compare(guard: Compare, look: Look) -> Trace:
     return _node(guard, value, sees=sees)
 
 
-def _number(node: Model | float, look: Look, sees: dict[str, float | None]) -> float | None:
+def _number(
+    node: Model | float, scope: str, look: Look, sees: dict[str, float | None]
+) -> float | None:
     """A number, or ``None`` if it is unknown; what was looked up goes into ``sees``."""
     if isinstance(node, float):
         return node
-    slot = number_slot(node)
+    slot = number_slot(node, scope)
     if slot is not None:
         found = _finite(look(slot))
         sees[format_guard(node)] = found
         return found
     if isinstance(node, Negative):
-        inner = _number(node.of, look, sees)
+        inner = _number(node.of, scope, look, sees)
         return None if inner is None else -inner
     assert isinstance(node, Arithmetic), f"no number {node!r}"
-    left, right = _number(node.left, look, sees), _number(node.right, look, sees)
+    left = _number(node.left, scope, look, sees)
+    right = _number(node.right, scope, look, sees)
     if left is None or right is None or (node.op == "/" and right == 0):
         return None
     match node.op:
@@ -120,17 +122,3 @@ def _number(node: Model | float, look: Look, sees: dict[str, float | None]) -> f
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
-
-
-def memory_evidence(
-    memory: Memory | None, spec: PlateauSpec | PatienceSpec | None
-) -> dict[str, Any] | None:
-    """What a memory has seen, as JSON data."""
-    match memory, spec:
-        case PlateauMemory(), PlateauSpec():
-            return memory.evidence(spec)
-        case PatienceMemory(), PatienceSpec():
-            return memory.evidence(spec)
-        case RegressedMemory(), _:
-            return memory.evidence()
-    return None

@@ -16,6 +16,7 @@ from stagegraph.schema.base import Model
 from stagegraph.schema.expressions import (
     Arithmetic,
     Best,
+    Gain,
     Last,
     Left,
     NameExpr,
@@ -24,6 +25,7 @@ from stagegraph.schema.expressions import (
     Spent,
     Visits,
 )
+from stagegraph.schema.guard_text import format_guard
 from stagegraph.schema.names import PROGRESS_NAMES
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "between",
     "compile_number",
     "fold",
+    "memory_key",
     "number_slot",
     "scaled_slot",
     "slots_of",
@@ -49,16 +52,27 @@ NAN = math.nan
 
 @dataclass(slots=True)
 class SlotTable:
-    """The slots of one frame, numbered as they are asked for."""
+    """The slots of one frame, numbered as they are asked for.
+
+    Attributes:
+        slots: Their numbers.
+        scope: Whose memories are meant where a number is remembered.
+    """
 
     slots: dict[Slot, int] = field(default_factory=dict)
+    scope: str = ""
 
     def index(self, slot: Slot) -> int:
         """The slot's number."""
         return self.slots.setdefault(slot, len(self.slots))
 
 
-def number_slot(node: Model) -> Slot | None:
+def memory_key(scope: str, leaf: Model) -> str:
+    """The key of a remembering leaf's memory: equal leaves of one scope share it (rule S7)."""
+    return f"{scope}|{format_guard(leaf)}"
+
+
+def number_slot(node: Model, scope: str) -> Slot | None:
     """The slot of a number that is looked up, not computed."""
     match node:
         case NameExpr():
@@ -69,6 +83,8 @@ def number_slot(node: Model) -> Slot | None:
             return Slot("best", node.metric)
         case Nonfinite():
             return Slot("nonfinite", node.metric)
+        case Gain():
+            return Slot("gain", memory_key(scope, node), node.over, node.metric)
         case Spent():
             return Slot("spent", node.amount)
         case Left():
@@ -144,7 +160,7 @@ def compile_number(node: Model | float, table: SlotTable) -> Value:
     if isinstance(node, float):
         constant = node
         return lambda frame: constant
-    slot = number_slot(node)
+    slot = number_slot(node, table.scope)
     if slot is not None:
         return operator.itemgetter(table.index(slot))
     if isinstance(node, Negative):
@@ -191,7 +207,7 @@ def scaled_slot(node: Model, table: SlotTable) -> tuple[int, float] | None:
 
 
 def _index(node: Model | float, table: SlotTable) -> int | None:
-    slot = None if isinstance(node, float) else number_slot(node)
+    slot = None if isinstance(node, float) else number_slot(node, table.scope)
     return None if slot is None else table.index(slot)
 
 

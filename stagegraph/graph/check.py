@@ -13,9 +13,10 @@ from stagegraph.graph.findings import Finding
 from stagegraph.graph.places import split_pointer
 from stagegraph.graph.problems import Problems
 from stagegraph.graph.rules import REMEDIES, RULES, Context, Rule, breaks_structure
+from stagegraph.graph.rules.outside import OUTSIDE
 from stagegraph.schema.stagegraph import StageGraph
 
-__all__ = ["check", "check_compiled"]
+__all__ = ["check", "check_compiled", "place"]
 
 _RANKS = {"error": 0, "warning": 1, "note": 2}
 
@@ -43,15 +44,15 @@ def check_compiled(compiled: CompiledGraph, problems: Problems) -> list[Finding]
     graph = compiled.graph
     unique = dict.fromkeys(_found(compiled, problems))
     findings = _waive(list(unique), graph.waive)
-    findings = [_place(finding, graph) for finding in findings]
+    findings = [place(finding, graph) for finding in findings]
     order = {code: index for index, code in enumerate(RULES)}
 
-    def place(finding: Finding) -> tuple[Any, ...]:
+    def order_of(finding: Finding) -> tuple[Any, ...]:
         position = graph.source.position(finding.pointer) or (0, 0)
         at = _walk(graph, finding.pointer)
         return _RANKS[finding.severity], position, at, order[finding.code], finding.message
 
-    return sorted(findings, key=place)
+    return sorted(findings, key=order_of)
 
 
 def _found(compiled: CompiledGraph, problems: Problems) -> Iterator[Finding]:
@@ -81,8 +82,10 @@ def _waive(findings: list[Finding], waivers: Mapping[str, str]) -> list[Finding]
     ]
     for code in waivers:
         pointer = f"/waive/{code.replace('~', '~0').replace('/', '~1')}"
+        if code in OUTSIDE:
+            continue  # it is found with what the graph is run with, or not
         if code not in RULES:
-            message = f"there is no finding {code!r}{did_you_mean(code, RULES)}"
+            message = f"there is no finding {code!r}{did_you_mean(code, (*RULES, *OUTSIDE))}"
             remedy = "correct the name, or take the waiver out"
             kept.append(_finding(RULES["unknown-waiver"], message, remedy, pointer))
         elif RULES[code].severity == "error":
@@ -96,7 +99,8 @@ def _waive(findings: list[Finding], waivers: Mapping[str, str]) -> list[Finding]
     return kept
 
 
-def _place(finding: Finding, graph: StageGraph) -> Finding:
+def place(finding: Finding, graph: StageGraph) -> Finding:
+    """The finding with the file and the line that its pointer leads to."""
     pointer, inner = split_pointer(graph, finding.pointer)
     position = graph.source.position(pointer)
     line = None if position is None else position[0]

@@ -31,6 +31,7 @@ from stagegraph.graph.resolve import (
 from stagegraph.progress import Duration
 from stagegraph.schema.actions import (
     Action,
+    Baseline,
     GrowthAction,
     RollBack,
     Send,
@@ -39,7 +40,7 @@ from stagegraph.schema.actions import (
 )
 from stagegraph.schema.activities import Activity, Distill, GrownCohort, LrFactor
 from stagegraph.schema.base import Model
-from stagegraph.schema.expressions import Best, Last, NameExpr, Nonfinite, Visits
+from stagegraph.schema.expressions import Best, Gain, Last, NameExpr, Nonfinite, Visits
 from stagegraph.schema.guards import (
     Affordable,
     All,
@@ -48,10 +49,13 @@ from stagegraph.schema.guards import (
     Done,
     EventSeen,
     Exhausted,
+    Improved,
     InStage,
     Not,
     Plateau,
+    Recovered,
     Regressed,
+    Unstable,
 )
 from stagegraph.schema.names import PROGRESS_NAMES
 from stagegraph.schema.stagegraph import Region, StageGraph
@@ -376,7 +380,7 @@ class _Compiler:
 
     def _action(self, action: Action, pointer: str, prefix: str) -> Action:
         match action:
-            case SnapshotAction() | TeacherAction():
+            case SnapshotAction() | TeacherAction() | Baseline():
                 return action.model_copy(update={"name": prefix + action.name})
             case RollBack():
                 to = self._snapshot(action.to, f"{pointer}/to", prefix)
@@ -403,9 +407,9 @@ class _Compiler:
                 return guard.model_copy(update={"of": self._guard(guard.of, pointer, prefix)})
             case Plateau():
                 return self._plateau(guard, pointer)
-            case Regressed():
+            case Regressed() | Recovered() | Improved() | Unstable():
                 self._metric(guard.metric, pointer)
-                since = self._snapshot(guard.since, pointer, prefix)
+                since = self._reference(guard.since, pointer, prefix)
                 return guard.model_copy(update={"since": since})
             case InStage() | Affordable() | Exhausted():
                 placed: Model = self._with_stage(guard, pointer, prefix)
@@ -427,7 +431,7 @@ class _Compiler:
             case NameExpr():
                 if node.name not in PROGRESS_NAMES:
                     self._metric(node.name, pointer)
-            case Last() | Best() | Nonfinite():
+            case Last() | Best() | Nonfinite() | Gain():
                 self._metric(node.metric, pointer)
             case Visits():
                 return self._with_stage(node, pointer, prefix)
@@ -506,11 +510,23 @@ class _Compiler:
                 "undeclared-event", pointer, f"{name!r} is not declared in 'events'{known}"
             )
 
+    def _reference(self, name: str, pointer: str, prefix: str) -> str:
+        """The full name of the snapshot or baseline that a guard compares with."""
+        known = collect(self.names, lambda scope: scope.baselines)
+        full = self.scope.look_up(name, prefix, known)
+        if full is None:
+            return self._snapshot(name, pointer, prefix)
+        self.problems.use("baselines", full)
+        return full
+
     def _snapshot(self, name: str, pointer: str, prefix: str) -> str:
         known = collect(self.names, lambda scope: scope.snapshots)
         full = self.scope.look_up(name, prefix, known)
         if full is None:
             message = f"no action takes a snapshot {name!r}{did_you_mean(name, known)}"
+            baselines = collect(self.names, lambda scope: scope.baselines)
+            if self.scope.look_up(name, prefix, baselines) is not None:
+                message = f"{name!r} is a baseline, which keeps metrics and no model"
             self.problems.add("unknown-snapshot", pointer, message)
             return name
         self.problems.use("snapshots", full)

@@ -1,7 +1,8 @@
 """What has happened before a stage is entered: on every path to it, and on some path.
 
 A forward data flow over one region. A fact is a string: ``growth``, ``cohort:name``,
-``snapshot:name``, ``teacher:name``, or ``interrupted`` (there is a stage to go ``back`` to).
+``snapshot:name``, ``baseline:name``, ``teacher:name``, or ``interrupted`` (there is a stage to go
+``back`` to).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from stagegraph.graph.compiled import CompiledStage, PlacedAction
 from stagegraph.graph.structure import Move, RegionView, rolls_back
-from stagegraph.schema.actions import GrowthAction, SnapshotAction, TeacherAction
+from stagegraph.schema.actions import Baseline, GrowthAction, SnapshotAction, TeacherAction
 
 __all__ = ["GROWTH", "INTERRUPTED", "History", "Past", "histories"]
 
@@ -127,6 +128,8 @@ def _gains(actions: tuple[PlacedAction, ...]) -> frozenset[str]:
     for action in (placed.action for placed in actions):
         if isinstance(action, SnapshotAction):
             found.add(f"snapshot:{action.name}")
+        elif isinstance(action, Baseline):
+            found.add(f"baseline:{action.name}")
         elif isinstance(action, TeacherAction):
             found.add(f"teacher:{action.name}")
         elif isinstance(action, GrowthAction):

@@ -14,6 +14,7 @@ from typing import Any
 from stagegraph.schema.expressions import (
     Arithmetic,
     Best,
+    Gain,
     Last,
     Left,
     NameExpr,
@@ -169,7 +170,7 @@ def _linear(node: Any, budget: Budget) -> dict[str, Fraction]:
     match node:
         case NameExpr():
             return {node.name: Fraction(1)}
-        case Last() | Best() | Nonfinite() | Visits():
+        case Last() | Best() | Nonfinite() | Gain() | Visits():
             return {format_guard(node): Fraction(1)}
         case Spent():
             return {_spent(node.amount): Fraction(1)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from stagegraph.schema.actions import GrowthAction, SnapshotAction, TeacherAction
+from stagegraph.schema.actions import Baseline, GrowthAction, SnapshotAction, TeacherAction
 from stagegraph.schema.activities import Activity
 from stagegraph.schema.expansion import put_in
 from stagegraph.schema.names import split_reference
@@ -51,6 +51,7 @@ class Scope:
         activities: Named activities by prefixed name, with their pointers.
         interrupts: Interrupts of included sub-graphs, with prefix and pointer.
         snapshots: Prefixed names of snapshots taken anywhere.
+        baselines: Prefixed names of baselines taken anywhere.
         teachers: Prefixed names of teachers made anywhere.
         cohorts: Prefixed names of cohorts.
         loops: Names of sub-graphs that include themselves, with pointers.
@@ -65,6 +66,7 @@ class Scope:
     activities: dict[str, tuple[Activity, str]] = field(default_factory=dict)
     interrupts: list[tuple[Interrupt, str, str]] = field(default_factory=list)
     snapshots: set[str] = field(default_factory=set)
+    baselines: set[str] = field(default_factory=set)
     teachers: set[str] = field(default_factory=set)
     cohorts: set[str] = field(default_factory=set)
     loops: list[tuple[str, str]] = field(default_factory=list)
@@ -214,10 +216,12 @@ def _define(scope: Scope, stage: Stage, prefix: str) -> None:
 
 
 def define_actions(scope: Scope, actions: tuple[object, ...], prefix: str) -> None:
-    """Note the names of snapshots, teachers and cohorts that actions define."""
+    """Note the names of snapshots, baselines, teachers and cohorts that actions define."""
     for action in actions:
         if isinstance(action, SnapshotAction):
             scope.snapshots.add(prefix + action.name)
+        elif isinstance(action, Baseline):
+            scope.baselines.add(prefix + action.name)
         elif isinstance(action, TeacherAction):
             scope.teachers.add(prefix + action.name)
         elif isinstance(action, GrowthAction) and action.name is not None:

@@ -31,8 +31,8 @@ from stagegraph.schema.guards import (
     InStage,
     Not,
     Plateau,
-    Regressed,
 )
+from stagegraph.schema.since_guards import Since
 
 __all__ = ["Case", "Condition", "Impossible", "Truth"]
 
@@ -56,7 +56,7 @@ class Condition:
     @property
     def known(self) -> bool:
         """Whether it is always true or false."""
-        return not isinstance(self.node, Plateau | Regressed | Affordable | Exhausted)
+        return not isinstance(self.node, Plateau | Since | Affordable | Exhausted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class Truth:
             found = _has_passed(duration)
             return ((found if positive else found.negated(),),)
         text = format_guard(node)
-        if isinstance(node, Plateau | Regressed):
+        if isinstance(node, Plateau | Since):
             text = f"{edge.scope} {text}"
         return ((Condition(text, node, positive),),)
 

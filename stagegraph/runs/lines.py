@@ -286,6 +286,9 @@ _KEYS = {
     "unblocked": ("edge",),
     "error": ("action", "reason"),
     "roll_back": ("snapshot", "to"),
+    "reference": ("because", "restarted"),
+    "decay": ("guard", "told"),
+    "baseline": ("name",),
     "end": ("reason",),
 }
 """What a record of a type has for certain."""

@@ -30,6 +30,7 @@ __all__ = [
     "AddHeads",
     "Attach",
     "AttentionGrowth",
+    "Baseline",
     "Deepen",
     "ExtendContext",
     "ExtendVocab",
@@ -54,6 +55,17 @@ class SnapshotAction(ActionModel):
     type: Literal["snapshot"]
     name: Name
     """What to call it; a later one of the same name is the newer."""
+
+
+class Baseline(ActionModel):
+    """Remember all metrics as they are at the start of this boundary, and nothing of the model.
+
+    ``since=`` in a guard may name it, as it may name a snapshot.
+    """
+
+    type: Literal["baseline"]
+    name: Name
+    """What to call it; a later one of the same name takes its place."""
 
 
 class TeacherAction(ActionModel):
@@ -103,6 +115,7 @@ class Send(ActionModel):
 
 Action = Annotated[
     SnapshotAction
+    | Baseline
     | TeacherAction
     | RollBack
     | Send

@@ -46,6 +46,7 @@ __all__ = [
     "Selection",
     "SequenceLength",
     "WeightedTeacher",
+    "overs",
 ]
 
 Alpha = Annotated[Number, Field(ge=0, le=1)]
@@ -310,6 +311,12 @@ Activity = Annotated[
     | Distill,
     Field(discriminator="type"),
 ]
+
+
+def overs(activity: Activity) -> tuple[Duration, ...]:
+    """How long each of an activity's moving values takes."""
+    own = (activity.over,) if isinstance(activity, Ramp) else ()
+    return (*own, *(v.over for v in activity.levels.values() if isinstance(v, MovingLevel)))
 
 
 def _during_tag(value: object) -> str:

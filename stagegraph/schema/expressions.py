@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
+from stagegraph.progress import Duration
 from stagegraph.schema.amounts import Number
 from stagegraph.schema.base import Model
 from stagegraph.schema.names import MetricName, ReadName, Reference
@@ -20,6 +21,7 @@ __all__ = [
     "Arithmetic",
     "Best",
     "Expr",
+    "Gain",
     "Last",
     "Left",
     "NameExpr",
@@ -88,6 +90,21 @@ class Nonfinite(Model):
     """The metric."""
 
 
+class Gain(Model):
+    """How much better a metric would be after ``over`` more progress, as a share of its value.
+
+    From the straight line through the last ``over`` of its values, as ``plateau`` fits it; unknown
+    until there are enough of them.
+    """
+
+    positional: ClassVar = ("metric",)
+    type: Literal["gain"]
+    metric: MetricName
+    """The metric; its goal says which way is better."""
+    over: Duration
+    """How much more progress, and how far back the line reaches."""
+
+
 class Spent(Model):
     """What was paid so far, abandoned branches included; of ``params``: how many there are."""
 
@@ -140,6 +157,7 @@ Expr = Annotated[
     | Annotated[Last, Tag("last")]
     | Annotated[Best, Tag("best")]
     | Annotated[Nonfinite, Tag("nonfinite")]
+    | Annotated[Gain, Tag("gain")]
     | Annotated[Spent, Tag("spent")]
     | Annotated[Left, Tag("left")]
     | Annotated[Visits, Tag("visits")],
@@ -152,6 +170,7 @@ EXPRESSION_CALLS: dict[str, type[Model]] = {
     "last": Last,
     "best": Best,
     "nonfinite": Nonfinite,
+    "gain": Gain,
     "spent": Spent,
     "left": Left,
     "visits": Visits,

@@ -15,6 +15,7 @@ from stagegraph.schema.amounts import Number, Share
 from stagegraph.schema.base import Model, Seq
 from stagegraph.schema.expressions import Expr
 from stagegraph.schema.names import MetricName, Name, Reference
+from stagegraph.schema.since_guards import Improved, Recovered, Regressed, Unstable
 
 __all__ = [
     "Affordable",
@@ -27,14 +28,18 @@ __all__ = [
     "EventSeen",
     "Exhausted",
     "Guard",
+    "Improved",
     "InStage",
     "Not",
     "Plateau",
+    "Recovered",
     "Regressed",
+    "Unstable",
 ]
 
 
 _CONFIRM: Final = 3
+_CONFIDENCE: Final = 0.95
 
 
 class Compare(Model):
@@ -91,7 +96,7 @@ class Completed(Model):
 class Plateau(Model):
     """A metric no longer improves: by ``worth`` (an equivalence test) or by ``patience``.
 
-    With ``worth``: the upper 95 % confidence bound of the relative improvement that ``over`` more
+    With ``worth``: the upper confidence bound of the relative improvement that ``over`` more
     progress would bring, corrected for autocorrelation, lies under ``worth``, ``confirm`` times,
     spaced in progress. With fewer than eight observations in the window, or more noise than
     ``worth``, the answer is "cannot tell". With ``patience``: no new best for that long.
@@ -107,6 +112,8 @@ class Plateau(Model):
     """The window, a span of progress; default: eight of the metric's ``every`` intervals."""
     confirm: Annotated[int, Field(ge=1, le=100)] = _CONFIRM
     """How many times in a row the test must hold, spaced by an eighth of the window."""
+    confidence: Annotated[Share, Field(ge=0.5, lt=1)] = _CONFIDENCE
+    """With ``worth``: of the upper bound; at ``50%`` the bound is the estimate."""
     patience: Duration | None = None
     """Instead of ``worth``: how long without a new best."""
     delta: Annotated[Number, Field(ge=0, lt=10)] = 0.0
@@ -121,28 +128,11 @@ class Plateau(Model):
             )
         if self.patience is not None and (self.over is not None or self.confirm != _CONFIRM):
             raise ValueError("'over' and 'confirm' belong to 'worth', not to 'patience'")
+        if self.patience is not None and self.confidence != _CONFIDENCE:
+            raise ValueError("'confidence' belongs to 'worth', not to 'patience'")
         if self.worth is not None and self.delta != 0:
             raise ValueError("'delta' belongs to 'patience', not to 'worth'")
         return self
-
-
-class Regressed(Model):
-    """A metric is worse than it was just before a snapshot was taken.
-
-    Compared with the last finite value before the snapshot, as a share of its absolute value, in
-    the direction of the metric's goal.
-    """
-
-    positional: ClassVar = ("metric",)
-    type: Literal["regressed"]
-    metric: MetricName
-    """The metric."""
-    by: Share
-    """How much worse, as a share, such as ``5%``."""
-    since: Name
-    """The snapshot."""
-    lasting: Duration | None = None
-    """How long it must have been worse, in at least two observations."""
 
 
 class InStage(Model):
@@ -240,6 +230,9 @@ Guard = Annotated[
         | Completed
         | Plateau
         | Regressed
+        | Recovered
+        | Improved
+        | Unstable
         | InStage
         | Done
         | EventSeen
@@ -259,6 +252,9 @@ GUARD_CALLS: dict[str, type[Model]] = {
     "completed": Completed,
     "plateau": Plateau,
     "regressed": Regressed,
+    "recovered": Recovered,
+    "improved": Improved,
+    "unstable": Unstable,
     "in": InStage,
     "done": Done,
     "event": EventSeen,

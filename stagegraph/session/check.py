@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 
-def check(
+def check(  # noqa: PLR0913 - all that a run must know of, named once
     graph: StageGraph,
     *,
     model: nn.Module | None = None,
     optimizer: Optimizer | Sequence[Optimizer] = (),
+    scheduler: object = None,
     ema: object = None,
     data: object = None,
     loader: Any = None,
@@ -37,6 +38,8 @@ def check(
         graph: The graph.
         model: Also look its paths and patterns up in this model.
         optimizer: The model's optimizer, or several.
+        scheduler: The host's scheduler, or several, stepped once per update: what it does to
+            plateaus and to late growth is found out on a copy.
         ema: The averaged weights that would be grown along.
         data: What would know the data's position.
         loader: What the batches would come from: how exactly a run over it can be resumed is said,
@@ -49,6 +52,10 @@ def check(
         from running; those that the author waived say so.
     """
     findings = [*graph_check.check(graph), *_exactness(graph, loader)]
+    if scheduler is not None and not any(finding.severity == "error" for finding in findings):
+        from stagegraph.session.host_schedule import schedule_findings
+
+        findings += schedule_findings(graph, scheduler, loader)
     if any(finding.severity == "error" for finding in findings):
         return findings
     if model is None:

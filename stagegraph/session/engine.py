@@ -155,6 +155,7 @@ class Engine:
         self._knobs = Knobs(self._core, data)
         self._data = data
         if self._torch is not None:
+            self._core.host_rate = self._torch.host_rate
             self._torch.hear_data(weakly(self._tell_data))
             self._core.refuse = _all_of(
                 self._torch.require_loss if _distils(compiled) else None,
@@ -380,6 +381,24 @@ class Engine:
         self._core.step(
             loss=loss, samples=samples, tokens=tokens, flops=flops, epoch=epoch, **metrics
         )
+
+    def grad_norm(self) -> Tensor:
+        """The norm of all gradients together, as ``clip_grad_norm_`` measures it, not clipped.
+
+        Stays on its device, and is read when a guard asks: ``engine.step(grad_norm=norm)``. Call it
+        after ``backward`` and before ``optimizer.step``; with a gradient scaler after
+        ``scaler.unscale_``, and over several micro-batches after the last.
+
+        Raises:
+            StageGraphError: The engine has no model.
+        """
+        if self._model is None:
+            raise StageGraphError(
+                "the norm of the gradient is a model's; this engine runs on numbers alone"
+            )
+        from stagegraph.actions.optimizing.norms import grad_norm
+
+        return grad_norm(self._model.parameters())
 
     @property
     def wants_evaluation(self) -> bool:

@@ -16,6 +16,10 @@ CLEAR = "\x1b[K"
 """Clears a terminal's line from the cursor on."""
 
 
+_SHOWN = frozenset({"move", "decay", "roll_back", "error", "blocked", "growth", "command", "end"})
+"""Records that are a line of their own."""
+
+
 class Terminal:
     """Shows a run while it goes on: its state at each evaluation, its moves, its end.
 
@@ -42,7 +46,7 @@ class Terminal:
                     self._metrics[record["name"]] = record["value"]
                 case "vitals" if not self._engine.done:
                     self._status(record)
-                case "move" | "roll_back" | "error" | "blocked" | "growth" | "command" | "end":
+                case kind if kind in _SHOWN:
                     self._line(words.moved(record, colour=self._live))
 
     def _status(self, vitals: Record) -> None:

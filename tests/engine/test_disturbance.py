@@ -32,7 +32,7 @@ def plateau_at(first="[]", second="[]", target="b"):
     run = Run(
         WATCHING.format(first=first, second=second, target=target), params=1, costs={"other:g": 1}
     )
-    for _ in range(12):
+    for _ in range(20):
         run.step(m=2.0)
     return run.moves[-1][0]
 
@@ -45,7 +45,6 @@ def plateau_at(first="[]", second="[]", target="b"):
         ("[{type: difficulty, level: 1}]", "[{type: difficulty, level: 2}]", "b"),
         ("[f]", "[]", "b"),
         ("[]", "[{type: lr_factor, factor: 0.5}]", "b"),
-        ("[]", "[{type: lr_ramp, start: 0, over: 9 steps}]", "b"),
         ("[]", "[]", "g"),
     ],
 )
@@ -67,14 +66,76 @@ def test_what_goes_on_across_a_boundary_disturbs_nothing(first, second):
     assert plateau_at(first, second) == 5
 
 
-def test_end_of_a_ramp_within_its_stage_disturbs_nothing():
-    assert plateau_at("[r]", "[r]") == 5
+def test_a_ramp_bends_the_curve_until_it_has_ended():
+    """It begins at 3 and has ended at 12: the first value that counts; four more are 16."""
+    assert plateau_at("[]", "[{type: lr_ramp, start: 0, over: 9 steps}]") == 16
 
 
-def test_ramp_that_begins_anew_is_a_start():
-    """Written alike in both stages, but from 1 back to 0 it bends the curves."""
+def test_a_named_ramp_that_goes_on_across_a_boundary_disturbs_no_more():
+    """It has ended at 2, the first value that counts."""
+    assert plateau_at("[r]", "[r]") == 6
+
+
+def test_a_ramp_that_begins_again_bends_the_curve_again():
+    """At 3 the factor jumps back to 0, and is 1 again at 5."""
     ramp = "[{type: lr_ramp, start: 0, over: 2 steps}]"
-    assert plateau_at(ramp, ramp) == 8
+    assert plateau_at(ramp, ramp) == 9
+
+
+@pytest.mark.parametrize(
+    ("activity", "first"),
+    [
+        ("{type: lr_ramp, start: 0, over: 9 steps}", 10),
+        ("{type: lr_ramp, start: 1, end: 0, over: 9 steps, curve: cosine}", 10),
+        ("{type: lr_factor, factor: 0.1}", 1),
+    ],
+)
+def test_gain_looks_at_no_slope_that_a_ramp_makes(activity, first):
+    """Boundary 1 enters; the ramp ends at 10, and the line needs 7/8 of its eight updates."""
+    run = Run(f"""
+metrics: {{m: {{goal: minimize}}}}
+initial: a
+stages:
+  a: {{kind: train, during: [{activity}], transitions: [
+      {{target: done, when: "gain(m, over=8 steps) < 1"}}]}}
+  done: {{kind: final}}
+""")
+    for step in range(1, 40):
+        run.step(m=3 - step / 100)
+    assert run.moves == [(max(first - 1, 1) + 7, "main:a.transitions[0]")]
+
+
+def test_the_journal_says_which_detectors_start_a_new_reference_and_why():
+    run = Run(
+        WATCHING.format(
+            first="[f]", second="[{type: lr_ramp, start: 0, over: 9 steps}]", target="g"
+        ),
+        params=1,
+        costs={"other:g": 1},
+    )
+    run.step(6, m=2.0)
+    assert run.of_type("reference", "boundary", "because", "restarted", "until_end_of") == [
+        (
+            3,
+            [
+                "growth of other:g#1",
+                "end of freeze",
+                "start of lr_ramp 0 to 1",
+            ],
+            ["main:a|plateau(m, patience=4 steps)"],
+            ["other:b.during[0]"],
+        )
+    ]
+
+
+def test_where_nobody_looks_at_a_trend_no_reference_is_told_of():
+    run = Run("""
+initial: a
+stages:
+  a: {kind: train, duration: 2 steps, next: b}
+  b: {kind: train, during: [{type: lr_factor, factor: 0.5}]}
+""").step(5)
+    assert run.of_type("reference") == []
 
 
 def test_metric_from_before_a_disturbance_is_unknown_after_it():

@@ -27,7 +27,7 @@ stages:
     next: train
   train:
     kind: train
-    during: [slow, {type: freeze, of: "x.*"}, {type: lr_ramp, end: 0, over: 40 steps}]
+    during: [slow, {type: freeze, of: "x.*"}, {type: lr_ramp, end: 0, over: 1 step}]
     transitions:
       - {target: g, when: step >= 6, at_most: 2}
       - {target: tail, when: "plateau(m, patience=8 steps)"}
@@ -189,8 +189,8 @@ def test_counts_follow_an_edge_that_others_were_put_before():
 
 def test_what_is_held_follows_an_activity_that_stands_elsewhere_now():
     run, other, _ = edited(
-        'during: [slow, {type: freeze, of: "x.*"}, {type: lr_ramp, end: 0, over: 40 steps}]',
-        'during: [{type: lr_ramp, end: 0, over: 40 steps}, {type: freeze, of: "x.*"}, slow]',
+        'during: [slow, {type: freeze, of: "x.*"}, {type: lr_ramp, end: 0, over: 1 step}]',
+        'during: [{type: lr_ramp, end: 0, over: 1 step}, {type: freeze, of: "x.*"}, slow]',
     )
     was, now = run.core.state.regions["main"].held, other.core.state.regions["main"].held
     assert now["main:train.during[0]"] == was["main:train.during[2]"]
@@ -201,8 +201,8 @@ def test_what_is_held_follows_an_activity_that_stands_elsewhere_now():
 
 
 def test_what_an_interrupt_has_left_is_carried_over_too():
-    old = 'during: [slow, {type: freeze, of: "x.*"}, {type: lr_ramp, end: 0, over: 40 steps}]'
-    new = 'during: [{type: lr_ramp, end: 0, over: 40 steps}, {type: freeze, of: "x.*"}, slow]'
+    old = 'during: [slow, {type: freeze, of: "x.*"}, {type: lr_ramp, end: 0, over: 1 step}]'
+    new = 'during: [{type: lr_ramp, end: 0, over: 1 step}, {type: freeze, of: "x.*"}, slow]'
     run, other, _ = edited(old, new, steps=18)
     assert run.stage == "aside"
     back = other.core.state.regions["main"].back

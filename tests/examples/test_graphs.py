@@ -1,6 +1,7 @@
 """The documents of the examples: read, checked, and simulated to their end."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -203,6 +204,120 @@ def test_sequential_stages_grow_one_after_another():
         ("wide", 10_000, 11_000),
         ("done", 11_000, 11_000),
     ]
+
+
+# What goes wrong when one grows, and the answers
+
+
+def rollbacks(plan):
+    return [(r["step"], r["to"]) for r in plan.records if r["type"] == "roll_back"]
+
+
+def too_fast(hurt_until, norm=1.0):
+    def steps(step):
+        return (
+            loss(step)
+            + 0.001 * math.sin(step * 12.9898)
+            + (0.8 if 7000 <= step <= hurt_until else 0)
+        )
+
+    plan = sg.simulate(
+        by_name("growing-too-fast"),
+        metrics={
+            "val_loss": steps,
+            "grad_norm": lambda step: 1 + 0.1 * math.sin(step) + (norm - 1) * (step > 6800),
+        },
+        params=1_200_000,
+        costs={"grow": 400_000, "gentle": 100_000},
+    )
+    assert plan.ended == "final"
+    return plan
+
+
+def test_a_growth_that_goes_well_is_left_alone():
+    plan = too_fast(0)
+    assert rollbacks(plan) == []
+    assert [s for s, _, _ in stays(plan)] == [
+        "train", "warmup", "consolidate", "train", "anneal", "done"
+    ]  # fmt: skip
+
+
+def test_growing_too_fast_is_tried_again_smaller_and_slower():
+    """The window begins anew at 7,100, where the warm-up's ramp of the rate ends.
+
+    It has three values at 7,400, and the excess has lasted for a window at 7,800.
+    """
+    plan = too_fast(7800)
+    assert rollbacks(plan) == [(7800, 6800)]
+    assert [s for s, _, _ in stays(plan)][:6] == [
+        "train", "warmup", "consolidate", "retry", "long_warmup", "consolidate"
+    ]  # fmt: skip
+    assert plan.records[-1]["type"] == "end"
+
+
+def test_a_growth_that_fails_twice_is_given_up_and_the_run_ends():
+    plan = too_fast(99_000)
+    assert [to for _, to in rollbacks(plan)] == [6800, 6800]
+    assert [s for s, _, _ in stays(plan)][-3:] == ["train", "anneal", "done"]
+    facts = [r["params"] for r in plan.records if r["type"] == "facts"]
+    assert facts[-1] == 1_200_000
+
+
+def test_a_norm_of_the_gradient_that_stays_large_is_too_fast_as_well():
+    assert len(rollbacks(too_fast(0, norm=5.0))) == 1
+
+
+def too_slow(curve):
+    plan = sg.simulate(
+        by_name("growing-too-slow"),
+        metrics={"val_loss": curve},
+        params=1_200_000,
+        costs={"grow": 400_000},
+    )
+    assert plan.ended == "final"
+    return [(r["step"], r["guard"]) for r in plan.records if r["type"] == "move" and r["guard"]]
+
+
+def test_growing_too_slow_does_not_wait_for_a_plateau_that_noise_hides():
+    moves = too_slow(lambda step: 2 + 3 * math.exp(-step / 900) + 0.02 * math.sin(step * 13))
+    assert moves[0][0] >= 5000 and "gain(val_loss" in moves[0][1]
+
+
+def test_growth_that_no_longer_helps_is_the_last():
+    moves = too_slow(lambda step: 2 + 3 * math.exp(-step / 400))
+    assert "plateau" in moves[0][1]
+    assert "not improved" in next(guard for _, guard in moves if "improved" in guard)
+    assert sum("plateau" in guard or "gain" in guard for _, guard in moves) == 1
+
+
+def shocked(begin, end):
+    def accuracy(step):
+        return 0.9 - 30 / (step + 100) - (0.2 if begin < step < end else 0)
+
+    plan = sg.simulate(
+        by_name("transition-shock"),
+        metrics={"val_acc": accuracy},
+        params=1_200_000,
+        costs={"grow": 400_000},
+    )
+    assert plan.ended == "final"
+    return plan
+
+
+def test_a_shock_that_heals_by_itself_is_left_alone():
+    plan = shocked(4000, 5500)
+    assert rollbacks(plan) == []
+    assert "heal" not in [stage for stage, _, _ in stays(plan)]
+
+
+def test_a_shock_that_lasts_is_given_time_and_a_teacher():
+    plan = shocked(4000, 8000)
+    assert rollbacks(plan) == []
+    assert [s for s, _, _ in stays(plan)][3:7] == ["consolidate", "heal", "look_again", "train"]
+
+
+def test_a_shock_that_does_not_heal_is_taken_back():
+    assert rollbacks(shocked(4000, 9800)) == [(9500, 4000)]
 
 
 # The two with regions

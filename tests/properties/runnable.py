@@ -41,6 +41,8 @@ def leaves(draw: Any, region: str, stages: list[str], everywhere: list[str]) -> 
                 f"event({draw(st.sampled_from(EVENTS))})",
                 f"plateau({metric}, patience={span} steps)",
                 f"plateau({metric}, worth=50%, over={span * 2} steps, confirm=1)",
+                f"plateau({metric}, worth=50%, over=8 steps, confirm=1, confidence=50%)",
+                f"gain({metric}, over={span * 4} steps) {op} 0.1",
                 "completed()",
                 "affordable(g)",
                 f"params {op} 105",
@@ -59,7 +61,16 @@ def guards(draw: Any, *args: Any, snapshots: tuple[str, ...] = ()) -> str:
             if snapshots and draw(st.integers(0, 6)) == 0:
                 lasting = draw(st.sampled_from(["", ", lasting=2 steps"]))
                 name = draw(st.sampled_from(snapshots))
-                return f"regressed({draw(st.sampled_from(METRICS))}, by=10%, since={name}{lasting})"
+                metric = draw(st.sampled_from(METRICS))
+                asked = draw(
+                    st.sampled_from(["regressed", "recovered", "improved", "unstable", "unstable"])
+                )
+                if asked == "unstable":
+                    more = draw(st.sampled_from(["", ", allow=3 steps", ", within=6 steps"]))
+                    over = draw(st.sampled_from(["2 steps", "6 steps"]))
+                    return f"unstable({metric}, since={name}, over={over}{more})"
+                mark = "within" if asked == "recovered" else "by"
+                return f"{asked}({metric}, {mark}=10%, since={name}{lasting})"
             return draw(leaves(*args))
         if shape < 6:
             return f"not ({inner(depth - 1)})"
@@ -78,7 +89,9 @@ def _ways(draw: Any, region: str, names: list[str], everywhere: list[str]) -> li
             target = names[0]
         way: dict[str, Any] = {"target": target}
         if draw(st.integers(0, 9)):
-            way["when"] = draw(guards(region, names, everywhere, snapshots=(f"s_{region}",)))
+            way["when"] = draw(
+                guards(region, names, everywhere, snapshots=(f"s_{region}", f"b_{region}"))
+            )
         if draw(st.booleans()):
             way["at_most"] = draw(st.integers(1, 3))
         if draw(st.integers(0, 4)) == 0:
@@ -132,6 +145,7 @@ def _stage(draw: Any, region: str, names: list[str], everywhere: list[str]) -> d
     if draw(st.integers(0, 3)) == 0:
         stage["actions"] = [
             {"type": "snapshot", "name": f"s_{region}"},
+            {"type": "baseline", "name": f"b_{region}"},
             {"type": "teacher", "name": "again"},
         ]
     return stage
@@ -142,6 +156,7 @@ def _region(draw: Any, region: str, names: list[str], everywhere: list[str]) -> 
     first = stages["t0"]
     first["actions"] = [
         {"type": "snapshot", "name": f"s_{region}"},
+        {"type": "baseline", "name": f"b_{region}"},
         {"type": "teacher", "name": "seen"},
         {"type": "teacher", "name": "again"},
     ]
@@ -167,7 +182,7 @@ def _region(draw: Any, region: str, names: list[str], everywhere: list[str]) -> 
         stages["end"] = {"kind": "final"}
     interrupts: list[dict[str, Any]] = []
     for index in range(draw(st.integers(0, 2))):
-        guard = draw(guards(region, names, everywhere, snapshots=(f"s_{region}",)))
+        guard = draw(guards(region, names, everywhere, snapshots=(f"s_{region}", f"b_{region}")))
         way: dict[str, Any] = {"name": f"i{index}", "when": guard, "at_most": 2}
         if draw(st.booleans()):
             way["target"] = draw(st.sampled_from(["t0", "t1", "away"]))

@@ -122,6 +122,7 @@ def expressions():
         | st.builds(ex.Last, type=st.just("last"), metric=metric_names())
         | st.builds(ex.Best, type=st.just("best"), metric=metric_names())
         | st.builds(ex.Nonfinite, type=st.just("nonfinite"), metric=metric_names())
+        | st.builds(ex.Gain, type=st.just("gain"), metric=metric_names(), over=durations())
         | st.builds(ex.Spent, type=st.just("spent"), amount=AMOUNTS)
         | st.builds(ex.Left, type=st.just("left"), amount=AMOUNTS)
         | st.builds(ex.Visits, type=st.just("visits"), stage=references())
@@ -151,6 +152,7 @@ def plateaus():
         worth=_shares(),
         over=_maybe(durations()),
         confirm=st.integers(1, 100),
+        confidence=st.floats(0.5, 0.999),
     )
     patience = st.builds(
         gd.Plateau,
@@ -160,6 +162,46 @@ def plateaus():
         delta=numbers(0, 9.99),
     )
     return worth | patience
+
+
+def compared():
+    """``regressed``, ``recovered`` and ``improved``."""
+
+    def built(model, kind, mark):
+        return st.builds(
+            model,
+            type=st.just(kind),
+            metric=metric_names(),
+            since=names(),
+            lasting=_maybe(durations()),
+            **{mark: _shares()},
+        )
+
+    return (
+        built(gd.Regressed, "regressed", "by")
+        | built(gd.Recovered, "recovered", "within")
+        | built(gd.Improved, "improved", "by")
+    )
+
+
+def unstables():
+    """``unstable``, its durations in one unit and in order."""
+
+    def steps(least, most):
+        return st.integers(least, most).map(lambda amount: Duration(amount, Unit.STEPS))
+
+    return st.builds(
+        gd.Unstable,
+        type=st.just("unstable"),
+        metric=metric_names(),
+        since=names(),
+        over=steps(1, 99),
+        spreads=numbers(0.1, 99),
+        by=_shares(),
+        allow=_maybe(steps(1, 50)),
+        within=_maybe(steps(51, 99)),
+        lasting=_maybe(steps(1, 99)),
+    )
 
 
 def guards():
@@ -173,16 +215,10 @@ def guards():
             right=expressions(),
         )
         | plateaus()
+        | compared()
+        | unstables()
         | st.builds(gd.Elapsed, type=st.just("elapsed"), duration=durations())
         | st.builds(gd.Completed, type=st.just("completed"))
-        | st.builds(
-            gd.Regressed,
-            type=st.just("regressed"),
-            metric=metric_names(),
-            by=_shares(),
-            since=names(),
-            lasting=_maybe(durations()),
-        )
         | st.builds(gd.InStage, type=st.just("in"), stage=references())
         | st.builds(gd.Done, type=st.just("done"), region=names())
         | st.builds(gd.EventSeen, type=st.just("event"), event=names())
@@ -380,6 +416,7 @@ def actions():
     return (
         growths()
         | st.builds(act.SnapshotAction, type=st.just("snapshot"), name=names(), note=NOTES)
+        | st.builds(act.Baseline, type=st.just("baseline"), name=names(), note=NOTES)
         | st.builds(act.TeacherAction, type=st.just("teacher"), name=names(), note=NOTES)
         | st.builds(act.Send, type=st.just("send"), event=names(), note=NOTES)
         | st.builds(

@@ -16,6 +16,7 @@ from stagegraph.progress import Duration, Unit
 from stagegraph.schema.activities import Ramp
 from stagegraph.schema.expressions import Left, NameExpr, Spent, Visits
 from stagegraph.schema.guards import Affordable, Exhausted
+from stagegraph.schema.since_guards import Improved
 from stagegraph.schema.stages import Grow, Trial
 
 __all__: list[str] = []
@@ -184,8 +185,9 @@ def _number(value: Fraction) -> str:
 def unbounded_growth(context: Context) -> Iterator[Found]:
     """Growth in a loop that nothing bounds.
 
-    A loop through a growth makes the model larger on every round. Without a budget of
-    `params`, an `at_most` or a guard on `visits(...)`, memory ends it.
+    A loop through a growth makes the model larger on every round. Without a stopping rule,
+    memory ends it: a budget of `params`, an `at_most`, a guard on `visits(...)`, or one that asks
+    whether growth still helps, `not improved(...)`.
 
     Example: `train` → `grow` → `warmup` → `train` with only a budget of steps.
     """
@@ -199,11 +201,13 @@ def unbounded_growth(context: Context) -> Iterator[Found]:
         for part in nx.strongly_connected_components(loose):
             for key, stage in view.region.stages.items():
                 round_again = len(part) > 1 or loose.has_edge(key, key)
-                if key in part and stage.structural and round_again and not _used_up(stage):
+                bounded = _used_up(stage) or _asks(view, part)
+                if key in part and stage.structural and round_again and not bounded:
                     yield Found(
                         f"{context.name(key)} lies in a loop that nothing bounds: the model grows "
                         "until memory ends it",
-                        "set 'params' in 'budget', or 'at_most' on the way into it",
+                        "add a stopping rule: 'params' in 'budget', 'at_most' on the way into it, "
+                        "or a way out when: not improved(metric, by=2%, since=before)",
                         stage.pointer,
                     )
 
@@ -211,6 +215,16 @@ def unbounded_growth(context: Context) -> Iterator[Found]:
 def _used_up(stage: CompiledStage) -> bool:
     """Whether a stage can be entered only as often as it has options."""
     return isinstance(stage.spec, Grow) and bool(stage.options) and stage.spec.policy == "next"
+
+
+def _asks(view: RegionView, part: set[str]) -> bool:
+    """Whether a way out of a stage of the loop asks whether growth has helped."""
+    return any(
+        isinstance(node, Improved)
+        for move in view.live_moves
+        if move.source in part
+        for node in leaves(move.edge.guard)
+    )
 
 
 def _counts(edge: Edge) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stagegraph.graph.compiled import CompiledStage
+from stagegraph.graph.compiled import CompiledStage, HeldActivity
 from stagegraph.graph.linear import Constraint
 from stagegraph.graph.rules.context import Context, leaves
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.truth import Case, Condition
-from stagegraph.schema.actions import GrowthAction
-from stagegraph.schema.activities import GrownCohort, Ramp
-from stagegraph.schema.guards import Completed, Regressed
+from stagegraph.schema.actions import Attach, Deepen, GrowthAction, Inherit, Regrow
+from stagegraph.schema.activities import AlphaRamp, Distill, GrownCohort, Ramp
+from stagegraph.schema.guards import Completed
+from stagegraph.schema.since_guards import Since
 
 __all__ = ["landing"]
 
@@ -98,7 +99,7 @@ def growth_unprotected(context: Context) -> Iterator[Found]:
             )
 
 
-@rule("growth-without-warmup", "note")
+@rule("growth-without-warmup", "warning")
 def growth_without_warmup(context: Context) -> Iterator[Found]:
     """A growth that no warm-up follows.
 
@@ -173,6 +174,64 @@ def growth_without_consolidation(context: Context) -> Iterator[Found]:
                 )
 
 
+@rule("growth-without-transfer", "warning")
+def growth_without_transfer(context: Context) -> Iterator[Found]:
+    """A growth with random weights that nothing hands the model's knowledge to.
+
+    New blocks with random weights, or weights put into the corner of larger tensors, change what
+    the model computes: its loss jumps, and what it knew has to be learnt again. An alpha ramp from
+    0 blends them in, `inherit` maps the old weights so that the function stays, and `distill` from
+    a teacher made before the growth teaches what it knew.
+
+    Example: `{type: deepen, how: random}` with an LR ramp alone after it.
+    """
+    for name, stages in context.growing.items():
+        view = context.views[name]
+        growing = frozenset(stage.key for stage in stages)
+        for stage in stages:
+            if any(isinstance(growth, Inherit) and not _jumps(growth) for growth in stage.growths):
+                continue
+            later = view.from_stage(stage.key, without=growing) - growing
+            if any(isinstance(h.activity, Distill) for k in later for h in _during(context, k)):
+                continue
+            after = landing(context, stage)
+            for placed in stage.actions:
+                growth = placed.action
+                if not isinstance(growth, GrowthAction) or not _jumps(growth):
+                    continue
+                if not (growth.blends and after is not None and _blends_in(after)):
+                    yield Found(
+                        f"{growth.type!r} in {context.name(stage.key)} begins with random weights, "
+                        "and nothing carries over what the model knew",
+                        "blend it in with an alpha_ramp from 0, distil from a teacher made before "
+                        "it, or grow so that the function stays (how: identity, split, …)",
+                        placed.pointer,
+                    )
+
+
+def _during(context: Context, key: str) -> tuple[HeldActivity, ...]:
+    stage = context.stages.get(key)
+    return () if stage is None else stage.during
+
+
+def _jumps(growth: GrowthAction) -> bool:
+    """Whether a growth changes the function because weights begin at random or are cut off."""
+    match growth:
+        case Deepen():
+            return growth.how == "random"
+        case Inherit():
+            return growth.how == "corner"
+        case Regrow():
+            return growth.how == "corner" or growth.stacks == "leave"
+        case Attach():
+            return growth.init == "keep"
+    return False
+
+
+def _blends_in(stage: CompiledStage) -> bool:
+    return any(isinstance(h.activity, AlphaRamp) and h.activity.start == 0 for h in stage.during)
+
+
 @rule("consolidation-cut-short", "note")
 def consolidation_cut_short(context: Context) -> Iterator[Found]:
     """A consolidation that a growth would cut short.
@@ -218,13 +277,13 @@ def _completed(context: Context, stage: CompiledStage, case: Case) -> bool:
 def no_monitor(context: Context) -> Iterator[Found]:
     """A graph that grows and never looks whether that made it worse.
 
-    A growth can hurt, and nobody watches at night. A guard with `regressed(…)` notices, and a
-    `roll_back` or a longer settling answers.
+    A growth can hurt, and nobody watches at night. A guard with `regressed(…)`, `recovered(…)`,
+    `improved(…)` or `unstable(…)` notices, and a `roll_back` or a longer settling answers.
 
     Example: any graph with a `grow` stage and no `regressed(…)` in it.
     """
     if context.growing and not any(
-        isinstance(node, Regressed) for edge, _ in context.guarded for node in leaves(edge.guard)
+        isinstance(node, Since) for edge, _ in context.guarded for node in leaves(edge.guard)
     ):
         first = next(iter(context.growing.values()))[0]
         yield Found(

@@ -9,13 +9,18 @@ from stagegraph.graph.compiled import CompiledStage, Edge
 from stagegraph.graph.rules.context import Context, leaves
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.progress import Duration, Unit
-from stagegraph.schema.expressions import NameExpr, Spent
-from stagegraph.schema.guards import Elapsed, Plateau, Regressed
+from stagegraph.schema.activities import AlphaRamp, overs
+from stagegraph.schema.expressions import Gain, NameExpr, Spent
+from stagegraph.schema.guards import Elapsed, Plateau
+from stagegraph.schema.since_guards import Since, Unstable
 
 __all__: list[str] = []
 
 OBSERVATIONS = 8
 """How many values the window of a plateau must hold (rule S8)."""
+
+LEAST_IN_WINDOW = 3
+"""How many values the window of ``unstable`` must hold."""
 
 
 def _plateaus(context: Context) -> Iterator[tuple[Edge, tuple[CompiledStage, ...], Plateau]]:
@@ -36,23 +41,41 @@ def plateau_too_late(context: Context) -> Iterator[Found]:
 
     A plateau's memory starts when the stage is entered. With `worth` it needs eight values in
     its window and `confirm` tests, an eighth of the window apart; with `patience` one value and
-    then the patience. A stage that is over before that never sees it.
+    then the patience. While a ramp moves, it bends the curve, and nothing is looked at. A stage
+    that is over before that never sees it.
 
     Example: `plateau(val_loss, worth=1%)` with `every: 200 steps` in a stage of 1k steps.
     """
     for edge, stages, plateau in _plateaus(context):
         needs = _needs(plateau, _every(context, plateau.metric))
-        stays = [context.truth.limits.stay(stage) for stage in stages]
-        if needs is None or not stays or edge.kind == "interrupt":
+        if needs is None or not stages or edge.kind == "interrupt":
             continue
-        amount, unit = needs
-        if all(stay is not None and stay.unit is unit and stay.exact < amount for stay in stays):
+        least, unit = needs
+        stays = [context.truth.limits.stay(stage) for stage in stages]
+        ramps = [_bends_for(stage, unit) for stage in stages]
+        amount = least + min(ramps)
+        if all(
+            stay is not None and stay.unit is unit and stay.exact < least + ramp
+            for stay, ramp in zip(stays, ramps, strict=True)
+        ):
             yield Found(
                 f"plateau({plateau.metric}) needs {float(amount):g} {unit} from the entry of "
                 f"{context.name(stages[0].key)}, which is left after {stays[0]}",
                 "lengthen the stage, evaluate more often, or take a shorter window",
                 f"{edge.pointer}/when",
             )
+
+
+def _bends_for(stage: CompiledStage, unit: Unit) -> Fraction:
+    """How long after the entry of a stage a ramp of its own bends the curves."""
+    ramps = [
+        over.exact
+        for held in stage.during
+        if not held.named and (held.activity.disturbs or isinstance(held.activity, AlphaRamp))
+        for over in overs(held.activity)
+        if over.unit is unit
+    ]
+    return max(ramps, default=Fraction(0))
 
 
 def _needs(plateau: Plateau, every: Duration | None) -> tuple[Fraction, Unit] | None:
@@ -92,6 +115,30 @@ def narrow_window(context: Context) -> Iterator[Found]:
                 f"within 'over', or write 'over={least}' and what is worth it over that long",
                 f"{edge.pointer}/when",
             )
+
+
+@rule("unstable-too-few", "warning", needs_names=False)
+def unstable_too_few(context: Context) -> Iterator[Found]:
+    """An `unstable` whose window holds fewer than three values.
+
+    A reading is the median of the window's values, of three at the least, so that a single outlier
+    is none. With fewer at the declared rate there never is one, and the guard stays unknown.
+
+    Example: `unstable(val_loss, since=before, over=200 steps)` with `every: 100 steps`.
+    """
+    for edge, _ in context.guarded:
+        for node in leaves(edge.guard):
+            every = _every(context, node.metric) if isinstance(node, Unstable) else None
+            if not isinstance(node, Unstable) or every is None or every.unit is not node.over.unit:
+                continue
+            if node.over.exact < every.exact * LEAST_IN_WINDOW - every.exact:
+                least = Duration(float(every.exact * (LEAST_IN_WINDOW - 1)), every.unit)
+                yield Found(
+                    f"the window of unstable({node.metric}, over={node.over}) never holds "
+                    f"{LEAST_IN_WINDOW} values at {every} each",
+                    f"evaluate more often, or write 'over={least}' or more",
+                    f"{edge.pointer}/when",
+                )
 
 
 @rule("impatient-plateau", "warning", needs_names=False)
@@ -225,7 +272,7 @@ def _in_seconds(node: object) -> bool:
         return node.name == "seconds"
     if isinstance(node, Spent) or getattr(node, "type", "") == "left":
         return getattr(node, "amount", "") == "seconds"
-    if not isinstance(node, Elapsed | Plateau | Regressed):
+    if not isinstance(node, Elapsed | Plateau | Gain | Since):
         return False
     lengths = [getattr(node, field, None) for field in ("duration", "over", "patience", "lasting")]
     return any(length is not None and length.unit is Unit.SECONDS for length in lengths)

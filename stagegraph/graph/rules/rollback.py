@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import UnionType
 
 from stagegraph.graph.compiled import BACK, CompiledStage, Edge
 from stagegraph.graph.history import INTERRUPTED, Past
@@ -10,10 +11,17 @@ from stagegraph.graph.rules.context import Context, leaves
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.structure import rolls_back
 from stagegraph.graph.truth import Case, Condition
-from stagegraph.schema.actions import RollBack, SnapshotAction
-from stagegraph.schema.guards import Regressed
+from stagegraph.schema.actions import Baseline, RollBack, SnapshotAction
+from stagegraph.schema.since_guards import Since
 
 __all__: list[str] = []
+
+_WORDS = {
+    "regressed": "regressed",
+    "recovered": "recovered",
+    "improved": "improved",
+    "unstable": "become unstable",
+}
 
 
 @rule("rollback-repeats", "error", needs_names=False)
@@ -105,17 +113,21 @@ def rollback_without_snapshot(context: Context) -> Iterator[Found]:
             break
 
 
-def _takers(context: Context, name: str) -> set[str]:
-    """The regions in which a snapshot is taken."""
+def _takers(
+    context: Context,
+    name: str,
+    kinds: type[SnapshotAction] | UnionType = SnapshotAction,
+) -> set[str]:
+    """The regions in which a snapshot, or whatever else is asked for, is taken."""
     found: set[str] = set()
     for placed, edge, stage in context.actions():
-        if isinstance(placed.action, SnapshotAction) and placed.action.name == name:
+        if isinstance(placed.action, kinds) and placed.action.name == name:
             found.add(edge.region if edge is not None else stage.region if stage else "")
     return found
 
 
 def _taken_elsewhere(context: Context, name: str, region: str) -> bool:
-    return bool(_takers(context, name) - {region})
+    return bool(_takers(context, name, SnapshotAction | Baseline) - {region})
 
 
 def _implied(context: Context, edge: Edge, stage: CompiledStage, name: str) -> bool:
@@ -125,35 +137,59 @@ def _implied(context: Context, edge: Edge, stage: CompiledStage, name: str) -> b
 
 def _asks_since(case: Case, name: str) -> bool:
     return any(
-        isinstance(part, Condition) and isinstance(part.node, Regressed) and part.node.since == name
+        isinstance(part, Condition) and isinstance(part.node, Since) and part.node.since == name
         for part in case
     )
 
 
 @rule("regressed-without-snapshot", "error")
 def regressed_without_snapshot(context: Context) -> Iterator[Found]:
-    """`regressed` since a snapshot that no path takes.
+    """`regressed` and the like since a snapshot or baseline that no path takes.
 
-    Without the snapshot there is nothing to compare with: the guard is unknown for ever.
+    Without it there is nothing to compare with: the guard is unknown for ever.
 
     Example: `regressed(val_loss, by=5%, since=before)` in a stage before the snapshot.
     """
     for edge, stages in context.guarded:
         for node in leaves(edge.guard):
-            if not isinstance(node, Regressed) or not _takers(context, node.since):
+            if not isinstance(node, Since) or not _takers(
+                context, node.since, SnapshotAction | Baseline
+            ):
                 continue
-            fact = f"snapshot:{node.since}"
+            facts = {f"snapshot:{node.since}", f"baseline:{node.since}"}
             pasts = [context.history[edge.region].get(stage.key) for stage in stages]
             known = [past for past in pasts if past is not None]
             if _taken_elsewhere(context, node.since, edge.region) or not known:
                 continue
-            if not any(fact in past.sometimes for past in known):
+            if not any(facts & past.sometimes for past in known):
                 yield Found(
-                    f"{context.way(edge)} asks whether {node.metric!r} has regressed since "
-                    f"{node.since!r}, but on no path there is that snapshot taken",
-                    "take the snapshot before, or ask in a later stage",
+                    f"{context.way(edge)} asks whether {node.metric!r} has {_WORDS[node.type]} "
+                    f"since {node.since!r}, but on no path there is that snapshot taken",
+                    "take the snapshot or baseline before, or ask in a later stage",
                     f"{edge.pointer}/when",
                 )
+
+
+@rule("baseline-named-as-snapshot", "error", needs_names=False)
+def baseline_named_as_snapshot(context: Context) -> Iterator[Found]:
+    """A baseline with the name of a snapshot.
+
+    `since=` names either, so one name must not mean two things.
+
+    Example: `{type: baseline, name: before}` beside `{type: snapshot, name: before}`.
+    """
+    snapshots = {
+        placed.action.name
+        for placed, _, _ in context.actions()
+        if isinstance(placed.action, SnapshotAction)
+    }
+    for placed, _, _ in context.actions():
+        if isinstance(placed.action, Baseline) and placed.action.name in snapshots:
+            yield Found(
+                f"{placed.action.name!r} is a baseline here, and a snapshot elsewhere",
+                "a snapshot can be compared with too: take the baseline out, or rename it",
+                placed.pointer,
+            )
 
 
 @rule("back-nowhere", "error")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from stagegraph.graph.rules.context import Context
 from stagegraph.graph.rules.registry import Found, rule
-from stagegraph.schema.actions import GrowthAction, Send, SnapshotAction, TeacherAction
+from stagegraph.schema.actions import Baseline, GrowthAction, Send, SnapshotAction, TeacherAction
 from stagegraph.schema.activities import GrownCohort
 from stagegraph.schema.stages import Stage, Use
 
@@ -108,6 +108,22 @@ def unused_snapshot(context: Context) -> Iterator[Found]:
                 f"snapshot {placed.action.name!r} is taken, but nothing goes back to it or asks "
                 "for it",
                 "nothing, if it is kept for people; else take it out",
+                placed.pointer,
+            )
+
+
+@rule("unused-baseline", "warning")
+def unused_baseline(context: Context) -> Iterator[Found]:
+    """A baseline that nothing is compared with.
+
+    Example: `{type: baseline, name: before}` and no guard with `since=before`.
+    """
+    used = context.problems.used.get("baselines", set())
+    for placed, _, _ in context.actions():
+        if isinstance(placed.action, Baseline) and placed.action.name not in used:
+            yield Found(
+                f"baseline {placed.action.name!r} is taken, but no guard compares with it",
+                f"ask regressed(metric, by=5%, since={placed.action.name}), or take it out",
                 placed.pointer,
             )
 

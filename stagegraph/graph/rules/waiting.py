@@ -12,9 +12,10 @@ from stagegraph.graph.rules.context import Context, leaves
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.structure import RegionView, rolls_back
 from stagegraph.graph.truth import Case, Condition
-from stagegraph.schema.expressions import Best, Last, NameExpr, Nonfinite
-from stagegraph.schema.guards import Completed, Done, Plateau, Regressed
+from stagegraph.schema.expressions import Best, Gain, Last, NameExpr, Nonfinite
+from stagegraph.schema.guards import Completed, Done, Plateau
 from stagegraph.schema.names import PROGRESS_NAMES
+from stagegraph.schema.since_guards import Since
 
 __all__ = ["opens_by_progress"]
 
@@ -73,7 +74,7 @@ def _waits(edge: Edge, *, plateau_only: bool) -> bool:
         if isinstance(node, Plateau):
             return True
         if not plateau_only and (
-            isinstance(node, Last | Best | Nonfinite | Regressed)
+            isinstance(node, Last | Best | Nonfinite | Gain | Since)
             or (isinstance(node, NameExpr) and node.name not in PROGRESS_NAMES)
         ):
             return True

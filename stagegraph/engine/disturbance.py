@@ -1,0 +1,85 @@
+"""Disturbance: what bends the metrics' curves at a boundary, and who begins anew (rule S8).
+
+What our own knobs do to a curve is no evidence. Where one moves, detectors start a new reference,
+and the journal says which and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from stagegraph.engine.holding import bending, moving
+from stagegraph.engine.memories import Memory, disturbed
+from stagegraph.engine.ports import Restore
+from stagegraph.engine.state import State
+from stagegraph.graph.compiled import CompiledGraph
+from stagegraph.schema.activities import AlphaRamp
+from stagegraph.schema.base import Model
+
+__all__ = ["causes", "kept_through", "retaken", "still_moving"]
+
+
+def causes(
+    graph: CompiledGraph,
+    before: State,
+    after: State,
+    *,
+    grown: Iterable[str],
+    restore: Restore | None,
+) -> tuple[str, ...]:
+    """What bends the curves at a boundary, each in a few words; nothing: they go on.
+
+    Args:
+        graph: The graph.
+        before: The state that was decided on.
+        after: The state after the moves.
+        grown: The cohorts that are added.
+        restore: The return to a snapshot, if there is one.
+    """
+    found = [f"growth of {cohort}" for cohort in grown]
+    if restore is not None:
+        found.append(f"return to {restore.snapshot}")
+    held, holds = bending(graph, before), bending(graph, after)
+    found += [f"end of {_words(activity)}" for activity, _ in (held - holds).elements()]
+    found += [f"start of {_words(activity)}" for activity, _ in (holds - held).elements()]
+    return tuple(found)
+
+
+def _words(activity: Model) -> str:
+    """An activity by its kind and the number that it holds."""
+    kind = str(getattr(activity, "type", "an activity"))
+    for name in ("factor", "level", "size", "length", "value", "use"):
+        value = getattr(activity, name, None)
+        if isinstance(value, int | float | str):
+            return f"{kind} {value:g}" if isinstance(value, int | float) else f"{kind} {value}"
+    start, end = getattr(activity, "start", None), getattr(activity, "end", None)
+    if isinstance(start, int | float) and isinstance(end, int | float):
+        return f"{kind} {start:g} to {end:g}"
+    return kind
+
+
+def still_moving(graph: CompiledGraph, state: State) -> tuple[str, ...]:
+    """The places of what goes on bending the curves; slopes are looked at when they have ended."""
+    return tuple(
+        held.place
+        for held, _ in moving(graph, state)
+        if held.activity.disturbs or isinstance(held.activity, AlphaRamp)
+    )
+
+
+def kept_through(memories: Mapping[str, Memory]) -> dict[str, Memory]:
+    """What is left of memories when the curves are bent."""
+    left = {key: disturbed(memory) for key, memory in memories.items()}
+    return {key: memory for key, memory in left.items() if memory is not None}
+
+
+def retaken(before: State, after: State) -> frozenset[str]:
+    """The names of snapshots and baselines that were taken between two states."""
+    ids = {snapshot.id for snapshot in before.snapshots}
+    names = {snapshot.name for snapshot in after.snapshots if snapshot.id not in ids}
+    names |= {
+        name
+        for name, baseline in after.baselines.items()
+        if before.baselines.get(name) is not baseline
+    }
+    return frozenset(names)
