@@ -9,6 +9,7 @@ from typing import Any
 
 from stagegraph.cli.output import say, say_json
 from stagegraph.drawing.clean import for_terminal
+from stagegraph.drawing.trying import trial_words
 from stagegraph.engine.explain import trace_lines
 from stagegraph.runs.folder import RunFolder
 
@@ -16,7 +17,7 @@ __all__ = ["add_arguments", "run"]
 
 KINDS = (
     *("move", "blocked", "unblocked", "error", "roll_back", "command", "end"),
-    *("reference", "decay", "baseline"),
+    *("reference", "decay", "baseline", "trial"),
 )
 
 
@@ -58,7 +59,7 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
                 yield f"{step}: {record['action']} failed: {record['reason']}"
             case "roll_back":
                 yield f"{step}: back to step {record['to']:,} ({record['snapshot']})"
-            case "reference" | "decay" | "baseline":
+            case "reference" | "decay" | "baseline" | "trial":
                 yield f"{step}: {_detected(record)}"
             case "command":
                 yield f"{step}: {_command(record)}"
@@ -78,6 +79,8 @@ def _why(move: Mapping[str, Any]) -> str:
 def _detected(record: Mapping[str, Any]) -> str:
     """What detectors compare with, and what bends the curves that they look at."""
     match record["type"]:
+        case "trial":
+            return f"{record['stage']} {trial_words(record)}"
         case "reference":
             why, who = ", ".join(record["because"]), ", ".join(record["restarted"])
             return f"a new reference for {who}: {why}"

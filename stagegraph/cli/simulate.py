@@ -11,6 +11,7 @@ from typing import Any
 from stagegraph.cli.output import say, say_json
 from stagegraph.cli.reading import GRAPH_HELP, read_graph
 from stagegraph.drawing.clean import for_terminal
+from stagegraph.drawing.trying import trial_words
 from stagegraph.engine.simulate import Simulation, simulate
 from stagegraph.errors import MissingFact
 from stagegraph.progress import parse_number
@@ -165,6 +166,8 @@ def _happened(record: Mapping[str, Any]) -> str | None:
             return f"{record['source']} -> {record['target']}{why}"
         case "roll_back":
             return f"back to step {record['to']:,} ({record['snapshot']})"
+        case "trial":
+            return f"{record['stage']} {trial_words(record)}"
         case "blocked":
             return f"{record['edge']} is held back: {record['reason']}"
         case "reference":

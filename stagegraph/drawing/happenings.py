@@ -11,9 +11,12 @@ from stagegraph.drawing.clean import clip, shown
 from stagegraph.drawing.history import History, Move, Record, mapping, sequence
 from stagegraph.drawing.markup import Content, Markup, element, joined
 from stagegraph.drawing.trace import trace_html
+from stagegraph.drawing.trying import trial_words
 from stagegraph.drawing.webpage import folded, section, table
 
 __all__ = ["certificates", "happenings", "transitions", "unknown_records"]
+
+_EVERYWHERE = ("type", "step", "boundary", "progress", "place", "time")
 
 MOST_ROWS = 500
 LONGEST = 400
@@ -22,7 +25,7 @@ _KNOWN = frozenset(
     (
         *("run", "move", "growth", "facts", "metric", "vitals", "verdict", "blocked", "unblocked"),
         *("event", "command", "error", "roll_back", "reading", "end", "missing", "clock"),
-        *("baseline", "reference", "decay"),
+        *("baseline", "reference", "decay", "trial", "curriculum", "data"),
     )
 )
 
@@ -100,7 +103,7 @@ def happenings(history: History) -> Markup:
     """Roll-backs, errors, blocks, verdicts, events and commands, in order."""
     kinds = (
         *("roll_back", "error", "blocked", "unblocked", "verdict", "event", "command"),
-        *("missing", "clock", "baseline", "reference", "decay"),
+        *("missing", "clock", "baseline", "reference", "decay", "trial", "curriculum"),
     )
     found = [record for record in history.records if record.get("type") in kinds]
     if not found:
@@ -150,16 +153,21 @@ def _told(record: Record) -> tuple[Content, Content]:
             seconds, updates = shown(record.get("seconds")), shown(record.get("updates"))
             usual = shown(record.get("usual"))
             return "", f"{seconds} s passed with {updates} updates; usual are {usual} s"
-        case "baseline" | "reference" | "decay":
-            return _told_of_references(record)
+        case "baseline" | "reference" | "decay" | "trial" | "curriculum":
+            return _told_of_looking(record)
         case _:
             by = f", by {shown(record.get('author'))}" if record.get("author") else ""
             return shown(record.get("name")), shown(record.get("status")) + by
 
 
-def _told_of_references(record: Record) -> tuple[Content, Content]:
-    """What detectors compare with, and what bends the curves that they look at."""
+def _told_of_looking(record: Record) -> tuple[Content, Content]:
+    """What is tried, what detectors compare with, and what bends the curves they look at."""
     match record.get("type"):
+        case "trial":
+            return shown(record.get("stage")), trial_words(record)
+        case "curriculum":
+            known = {k: v for k, v in record.items() if k not in _EVERYWHERE}
+            return shown(record.get("place", "")), _pairs(known)
         case "baseline":
             return shown(record.get("name")), _pairs(mapping(record.get("metrics")))
         case "reference":

@@ -14,6 +14,7 @@ from stagegraph.drawing.clean import cells, clip, for_terminal, shown
 from stagegraph.drawing.history import Record, finite, mapping, read_history, sequence
 from stagegraph.drawing.summing import FINISHED, outcome_of
 from stagegraph.drawing.trace import trace_lines
+from stagegraph.drawing.trying import trial_words
 from stagegraph.drawing.wording import exact_number, rough_number, span_words
 from stagegraph.schema.stagegraph import StageGraph
 
@@ -117,7 +118,13 @@ def moved(record: Record, *, colour: bool = False) -> str:
 def _happened(record: Record, *, colour: bool) -> str:
     """A growth, roll-back, error, block or whatever else, in one line."""
     kind = shown(record.get("type"))
-    paint = {"error": "red", "roll_back": "red", "blocked": "yellow", "growth": "green"}
+    paint = {
+        "error": "red",
+        "roll_back": "red",
+        "blocked": "yellow",
+        "growth": "green",
+        "trial": "green",
+    }
     paint["command"] = "red" if record.get("status") == "refused" else "yellow"
     match kind:
         case "growth":
@@ -131,6 +138,8 @@ def _happened(record: Record, *, colour: bool) -> str:
             told += f" (attempt {shown(record.get('attempt'))})" if record.get("attempt") else ""
         case "command":
             told = _commanded(record)
+        case "trial":
+            told = f"{shown(record.get('stage'))} {trial_words(record)}"
         case "decay":
             told = f"{shown(record.get('guard'))}: {shown(record.get('told'))}"
         case _:

@@ -33,7 +33,7 @@ NOTED = 8
 """Happenings that the status tells of."""
 
 _TOLD = frozenset(
-    {"move", "roll_back", "error", "blocked", "unblocked", "growth", "command", "end"}
+    {"move", "roll_back", "error", "blocked", "unblocked", "growth", "command", "end", "trial"}
 )
 
 

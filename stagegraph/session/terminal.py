@@ -16,7 +16,9 @@ CLEAR = "\x1b[K"
 """Clears a terminal's line from the cursor on."""
 
 
-_SHOWN = frozenset({"move", "decay", "roll_back", "error", "blocked", "growth", "command", "end"})
+_SHOWN = frozenset(
+    {"move", "decay", "roll_back", "error", "blocked", "growth", "command", "end"} | {"trial"}
+)
 """Records that are a line of their own."""
 
 
