@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.attribute_holding import write_attributes
+from stagegraph.actions.attributing import attribute
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.distilling.teachers import TEACHER
 from stagegraph.actions.distilling.teachers import make as make_teacher
@@ -23,11 +24,13 @@ from stagegraph.actions.holding import Held, hold
 from stagegraph.actions.keeping.checkpoint import Checkpoint, read_checkpoint, take_checkpoint
 from stagegraph.actions.keeping.state import held_copies, load_copies, load_state, state_of
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.monitoring import Monitor
 from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.optimizing.scales import Scale
 from stagegraph.actions.optimizing.updates import Updates
 from stagegraph.actions.parameters import num_parameters, uncompiled
 from stagegraph.actions.probes import Probe
+from stagegraph.actions.pruning import prune
 from stagegraph.actions.randomness import RandomState
 from stagegraph.actions.rehearsal import rehearse
 from stagegraph.actions.returning import return_to, unwind_to
@@ -35,6 +38,7 @@ from stagegraph.actions.snapshots import stable_parameters, take
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.support import unsupported
 from stagegraph.actions.undo import Moment, UndoLog
+from stagegraph.engine.attributions import Attribution
 from stagegraph.engine.ports import Boundary, Deed, Effect, Facts, Outcome
 from stagegraph.engine.state import DAMAGE
 from stagegraph.errors import (
@@ -45,7 +49,14 @@ from stagegraph.errors import (
     UnsupportedError,
     another_version,
 )
-from stagegraph.schema.actions import Action, GrowthAction, SnapshotAction, TeacherAction
+from stagegraph.schema.actions import (
+    Action,
+    Attribute,
+    GrowthAction,
+    Prune,
+    SnapshotAction,
+    TeacherAction,
+)
 from stagegraph.schema.activities import Activity
 from stagegraph.schema.spaces import Spaces
 
@@ -101,6 +112,7 @@ class TorchActor:
         spaces: Which axes of which tensors grow together.
         parts: What the graph names and only code can give: weights to inherit (a state dict, a
             model, a path), builders (functions); a builder is needed again to resume.
+        monitor: Measures metrics of the model; for attributions.
 
     Raises:
         UnsupportedError: Something that was given cannot be used.
@@ -119,6 +131,7 @@ class TorchActor:
         probe: Probe | None = None,
         spaces: Spaces | None = None,
         parts: Mapping[str, Any] | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         several = optimizers if isinstance(optimizers, list | tuple) else (optimizers,)
         innermost_ones = {id(one): one for one in map(innermost, several)}
@@ -131,6 +144,8 @@ class TorchActor:
             dict(parts or {}),
         )
         self._growths = {stage: tuple(actions) for stage, actions in (growths or {}).items()}
+        self.monitor = monitor
+        """Measures metrics of the model, or ``None``."""
         self._updates = None if scaler is None else Updates(self._standing.optimizers)
         self._held = Held((), {})
         self._facts: tuple[Lineage, Facts] | None = None
@@ -194,11 +209,11 @@ class TorchActor:
         self._standing.rates.heal()
         log, taps = UndoLog(), self._standing.teaching.taps
         try:
-            evidence = self._carry_out(boundary, log)
+            evidence, attributions = self._carry_out(boundary, log)
             if boundary.structural or self._standing.teaching.taps is not taps:
                 _forget_compiled()
             self.has_updated()  # an update that was only tried is none
-            outcome = Outcome(evidence, self.facts())
+            outcome = Outcome(evidence, self.facts(), attributions)
             confirm(outcome)  # the last thing: whatever interrupts after it comes too late
         except BaseException:
             log.undo()
@@ -206,7 +221,9 @@ class TorchActor:
             raise
         return outcome
 
-    def _carry_out(self, boundary: Boundary, log: UndoLog) -> dict[str, Mapping[str, Any]]:
+    def _carry_out(
+        self, boundary: Boundary, log: UndoLog
+    ) -> tuple[dict[str, Mapping[str, Any]], tuple[Attribution, ...]]:
         standing, evidence = self._standing, dict[str, Mapping[str, Any]]()
         self._prepare_undo(boundary, log)
         if boundary.restore is not None:
@@ -215,6 +232,21 @@ class TorchActor:
         if boundary.structural:
             for parameter in standing.model.parameters():
                 parameter.grad = None
+        self._keep(boundary, evidence)
+        self._reshape(boundary, evidence)
+        with _blamed_on(f"boundary {boundary.step}"):
+            self._held = hold(standing, boundary.held, boundary.alphas)
+        self._rehearse(boundary, evidence, log)
+        for name in boundary.forget:
+            standing.snapshots.pop(name, None)
+            standing.teachers.pop(name, None)
+        if boundary.structural or boundary.forget:
+            standing.release_pruned()
+        attributions = self._attribute(boundary, evidence)
+        return evidence, attributions
+
+    def _keep(self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]]) -> None:
+        """Take snapshots and make teachers of the model as it is at the start."""
         for deed in boundary.deeds:
             if isinstance(deed.action, SnapshotAction):
                 with _blamed_on(deed.place):
@@ -222,18 +254,32 @@ class TorchActor:
             elif isinstance(deed.action, TeacherAction):
                 with _blamed_on(deed.place):
                     evidence[deed.place] = self._teacher(deed, deed.action.name)
+
+    def _reshape(self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]]) -> None:
+        """Grow and prune."""
+        standing = self._standing
         for deed in boundary.deeds:
             if isinstance(deed.action, GrowthAction):
                 alpha = boundary.alphas.get(deed.cohort or deed.place, 1.0)
                 with _blamed_on(deed.place):
                     evidence[deed.place] = grow(standing, deed, step=boundary.step, alpha=alpha)
-        with _blamed_on(f"boundary {boundary.step}"):
-            self._held = hold(standing, boundary.held, boundary.alphas)
-        self._rehearse(boundary, evidence, log)
-        for name in boundary.forget:
-            standing.snapshots.pop(name, None)
-            standing.teachers.pop(name, None)
-        return evidence
+            elif isinstance(deed.action, Prune):
+                with _blamed_on(deed.place):
+                    evidence[deed.place] = prune(standing, deed, step=boundary.step)
+
+    def _attribute(
+        self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]]
+    ) -> tuple[Attribution, ...]:
+        """Measure contributions, of the model as all else at this boundary has made it."""
+        found: list[Attribution] = []
+        for deed in boundary.deeds:
+            if isinstance(deed.action, Attribute):
+                with _blamed_on(deed.place):
+                    evidence[deed.place], attribution = attribute(
+                        self._standing, self.monitor, deed, number=boundary.number
+                    )
+                found.append(attribution)
+        return tuple(found)
 
     def _rehearse(
         self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]], log: UndoLog

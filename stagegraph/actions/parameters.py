@@ -112,6 +112,8 @@ def select(model: nn.Module, selected: Selected, *, lineage: Lineage, place: str
         if not changes:
             near = did_you_mean(cohort, lineage.cohorts())
             wrong.append(f"no growth of the name {cohort!r} has added anything{near}")
+        elif not (names or found) and any(change.modules for change in changes):
+            wrong.append(f"all that the growth {cohort!r} had added was pruned")
         taken |= {name for block in names for name in _subtree(model, block)}
     if not (taken or parts or wrong or selected.everything or selected.cohorts):
         wrong.append("nothing is selected: no growth has added anything yet")

@@ -30,7 +30,9 @@ from stagegraph.errors import SelectorError, UnsupportedError
 from stagegraph.schema.actions import (
     Action,
     AddHead,
+    Attribute,
     GrowthAction,
+    Prune,
     Regrow,
     RollBack,
     Send,
@@ -82,7 +84,7 @@ def _of_action(
     companions: Companions,
     probe: Probe | None,
 ) -> list[str]:
-    if isinstance(action, SnapshotAction | Send):
+    if isinstance(action, SnapshotAction | Send | Attribute):
         return []
     if isinstance(action, TeacherAction):
         return why_no_copy(model)
@@ -94,17 +96,18 @@ def _of_action(
                 "write data: skip"
             ]
         return _of_factor(optimizers) if action.lr_factor is not None else []
-    if not isinstance(action, GrowthAction):
+    if not isinstance(action, GrowthAction | Prune):
         return [f"this version cannot {action.type}"]
     reasons = [why for optimizer in optimizers if (why := refuse_growth(optimizer))]
     if probe is None:
         reasons.append(
-            "a growth is measured on a batch, and there is none; give probe=... (a batch as the "
+            f"a {'prune' if isinstance(action, Prune) else 'growth'} is measured on a batch, and "
+            "there is none; give probe=... (a batch as the "
             "model takes it, or a function of the model)"
         )
     if companions.ema is not None and not isinstance(companions.ema, AveragedModel):
         reasons.append(
-            f"ema= is a {type(companions.ema).__name__}, which stagegraph cannot grow along with "
+            f"ema= is a {type(companions.ema).__name__}, which stagegraph cannot change along with "
             "the model; use torch.optim.swa_utils.AveragedModel"
         )
     return reasons + _of_wrapping(model)

@@ -38,6 +38,7 @@ from stagegraph.schema.guards import (
     Done,
     Elapsed,
     EventSeen,
+    Harmful,
     InStage,
     Not,
     Plateau,
@@ -100,6 +101,8 @@ def leaf_slot(leaf: Model, scope: str) -> Slot | None:
             return Slot("event", leaf.event)
         case Affordable():
             return Slot("affordable", leaf.stage)
+        case Harmful():
+            return Slot("harmful", f"{leaf.metric} {leaf.by!r}")
     return None
 
 

@@ -15,7 +15,7 @@ from stagegraph.engine.slots import Slot, costs_of, left, read, spent, stage_com
 from stagegraph.engine.standing import lengthened, waited
 from stagegraph.engine.state import RegionState, State
 from stagegraph.engine.taking import Force
-from stagegraph.engine.trace import Trace, memory_evidence, trace
+from stagegraph.engine.trace import Trace, attribution_evidence, memory_evidence, trace
 from stagegraph.graph.compiled import (
     BACK,
     STOP,
@@ -392,6 +392,8 @@ def _evidence(slot: Slot, state: State, plan: StagePlan) -> Mapping[str, Any] | 
         case "memory":
             leaf = plan.leaves.get(slot.name)
             return memory_evidence(state.memories.get(slot.name), leaf.spec if leaf else None)
+        case "harmful":
+            return attribution_evidence(state, slot.name.partition(" ")[0])
         case "elapsed" if slot.duration is not None:
             return _passed(slot.duration, entered, state)
         case "completed" if plan.stage.duration is not None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stagegraph.engine.curves import curve_value
-from stagegraph.engine.ports import Effect, Selected
+from stagegraph.engine.ports import Effect
+from stagegraph.engine.selecting import selected
 from stagegraph.engine.state import RegionState, State
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import CompiledGraph, HeldActivity
@@ -20,7 +21,6 @@ from stagegraph.schema.activities import (
     Activity,
     AlphaRamp,
     Distill,
-    GrownCohort,
     LrFactor,
     LrRamp,
     Ramp,
@@ -86,27 +86,6 @@ def overs(activity: Activity) -> tuple[Duration, ...]:
     return (*own, *(v.over for v in activity.levels.values() if isinstance(v, MovingLevel)))
 
 
-def _selected(held: HeldActivity, region: RegionState, cohorts: tuple[str, ...]) -> Selected:
-    globs: list[str] = []
-    names: list[str] = []
-    everything = False
-    for part in held.activity.selection:
-        if isinstance(part, GrownCohort):
-            newest = [name for name in cohorts if name.split("#")[0] == part.grown]
-            if not newest:
-                raise ActionError(held.place, f"no growth named {part.grown!r} has happened yet")
-            names.append(newest[-1])
-        elif part == "grown":
-            if not region.grown:
-                raise ActionError(held.place, "'grown' is asked for, but nothing has grown yet")
-            names.extend(region.grown)
-        elif part == "all":
-            everything = True
-        else:
-            globs.append(part)
-    return Selected(everything, tuple(globs), tuple(dict.fromkeys(names)))
-
-
 def effects(graph: CompiledGraph, state: State) -> tuple[Effect, ...]:
     """Every activity in force, with its value for the next update.
 
@@ -120,7 +99,7 @@ def effects(graph: CompiledGraph, state: State) -> tuple[Effect, ...]:
         Effect(
             held.place,
             held.activity,
-            _selected(held, region, state.cohorts),
+            selected(held.place, held.activity.selection, region, state),
             _value(held, region, state.clock),
             _levels(held, region, state.clock),
             _teachers(held, state),
@@ -165,7 +144,8 @@ def alphas(graph: CompiledGraph, state: State) -> dict[str, float]:
         if isinstance(held.activity, AlphaRamp):
             value = _value(held, region, state.clock)
             assert value is not None
-            for cohort in _selected(held, region, state.cohorts).cohorts:
+            of = held.activity.of
+            for cohort in selected(held.place, of, region, state).cohorts:
                 found[cohort] = value
     return {cohort: value for cohort, value in found.items() if value != 1.0}
 

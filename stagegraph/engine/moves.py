@@ -16,10 +16,19 @@ from stagegraph.engine.holding import all_alphas, alphas, bending, effects, held
 from stagegraph.engine.memories import Memory, is_trend
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Boundary, Deed, Restore
+from stagegraph.engine.selecting import acted_on, without_pruned
 from stagegraph.engine.state import BackSlot, PendingEvent, RegionState, SnapshotState, State
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import STOP, CompiledGraph, PlacedAction
-from stagegraph.schema.actions import GrowthAction, RollBack, Send, SnapshotAction, TeacherAction
+from stagegraph.schema.actions import (
+    Attribute,
+    GrowthAction,
+    Prune,
+    RollBack,
+    Send,
+    SnapshotAction,
+    TeacherAction,
+)
 
 __all__ = ["Step", "work_out"]
 
@@ -59,37 +68,23 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     """
     graph = plans.graph
     restored, restore, forget = _restore(graph, state, decision)
-    after = restored
-    deeds: list[Deed] = []
-    cohorts: dict[str, str] = {}
-    sent: list[PendingEvent] = []
+    acting = _Acting(restored, state, seed)
     for move in decision.moves:
+        after = acting.after
         if move.force is not None and move.force.lifts:
             after = _let_go(after, move.region)
         after = _leave(graph, after, move, keep_time=restore is None)
-        after = _enter(graph, after, state, move, fresh=restore is not None)
-        visits = after.visits
-        grown: list[str] = []
-        for placed in move.actions:
-            match placed.action:
-                case RollBack():
-                    continue
-                case Send():
-                    sent.append(PendingEvent(placed.action.event))
-                    continue
-            cohort = _cohort(placed, visits, (*after.cohorts, *cohorts.values()))
-            deed = _deed(placed, cohort, state, seed, len(deeds))
-            deeds.append(deed)
-            if deed.cohort is not None:
-                cohorts[deed.place] = deed.cohort
-                grown.append(deed.cohort)
-            after = _kept(after, deed, restored)
-        if grown:
-            after = _grew(after, move.region, tuple(grown))
+        acting.after = _enter(graph, after, state, move, fresh=restore is not None)
+        acting.carry_out(move)
+    acting.attribute()
+    after, deeds, cohorts, sent = acting.after, acting.deeds, acting.cohorts, acting.sent
     after = replace(after, ended=decision.ends, blocked=dict(decision.blocked))
     heard, ignored, kept_events = _events(graph, state, decision)
     after = replace(after, events=(*kept_events, *sent))
-    structural = bool(cohorts) or restore is not None
+    reshaped = any(deed.action.structural for deed in deeds)
+    if reshaped:
+        after = replace(after, attributions=())  # each was measured beside other modules
+    structural = reshaped or restore is not None
     disturbed = structural or bending(graph, state) != bending(graph, after)
     if disturbed:
         after = _disturb(after)
@@ -258,6 +253,64 @@ def _grew(after: State, name: str, grown: tuple[str, ...]) -> State:
 
 
 # Actions
+
+
+class _Acting:
+    """The actions of a boundary, worked out one after the other.
+
+    Args:
+        start: The state at the start of the boundary, after a return.
+        decided: The state that was decided on.
+        seed: The run's seed.
+    """
+
+    def __init__(self, start: State, decided: State, seed: int) -> None:
+        self.after = start
+        self.deeds: list[Deed] = []
+        self.cohorts: dict[str, str] = {}
+        self.sent: list[PendingEvent] = []
+        self._start, self._decided, self._seed = start, decided, seed
+        self._attributions: list[tuple[int, PlacedAction, str]] = []
+
+    def carry_out(self, move: Move) -> None:
+        """All actions of one move."""
+        grown: list[str] = []
+        visits = self.after.visits
+        for placed in move.actions:
+            match placed.action:
+                case RollBack():
+                    continue
+                case Send():
+                    self.sent.append(PendingEvent(placed.action.event))
+                    continue
+            taken = (*self.after.cohorts, *self.after.pruned, *self.cohorts.values())
+            cohort = _cohort(placed, visits, taken)
+            deed = _deed(placed, cohort, self._decided, self._seed, len(self.deeds))
+            if isinstance(placed.action, Attribute):
+                self._attributions.append((len(self.deeds), placed, move.region))
+            if isinstance(placed.action, Prune):
+                deed = self._prune(placed, deed, move.region)
+            self.deeds.append(deed)
+            if deed.cohort is not None:
+                self.cohorts[deed.place] = deed.cohort
+                grown.append(deed.cohort)
+            self.after = _kept(self.after, deed, self._start)
+        if grown:
+            self.after = _grew(self.after, move.region, tuple(grown))
+
+    def _prune(self, placed: PlacedAction, deed: Deed, region: str) -> Deed:
+        """A prune with what it is about; that is gone from the state."""
+        after = self.after
+        of = acted_on(placed, after.regions[region], after)
+        assert of is not None
+        self.after = without_pruned(after, of.cohorts, boundary=after.spent.step)
+        return replace(deed, of=of)
+
+    def attribute(self) -> None:
+        """Say what attributions are about: the model as it is when all else is done."""
+        for index, placed, region in self._attributions:
+            of = acted_on(placed, self.after.regions[region], self.after)
+            self.deeds[index] = replace(self.deeds[index], of=of)
 
 
 def _deed(placed: PlacedAction, cohort: str | None, state: State, seed: int, index: int) -> Deed:

@@ -23,6 +23,7 @@ from stagegraph.engine.taking import Taken, Verdict
 from stagegraph.engine.trace import memory_evidence
 from stagegraph.errors import ActionError
 from stagegraph.progress import Duration
+from stagegraph.schema.actions import Attribute, Prune
 from stagegraph.schema.guard_text import format_guard
 
 __all__ = [
@@ -139,6 +140,7 @@ def boundary_records(
     records += [record("event", before, name=name, status="heard") for name in step.heard]
     for move in decision.moves:
         records.append(_move_record(before, step, move, outcome))
+        records += _told_of_parts(before, move, outcome)
         for placed in move.actions:
             if placed.place in step.cohorts:
                 records.append(
@@ -168,6 +170,17 @@ def boundary_records(
         records.append(facts_record(before, outcome.facts))
     records += quiet_records(before, step, blocks=False)
     return tuple(records)
+
+
+def _told_of_parts(before: State, move: Move, outcome: Outcome) -> Iterator[Record]:
+    """What a move's attributions have measured, and what its prunes have taken out."""
+    for placed in move.actions:
+        if isinstance(placed.action, Attribute | Prune):
+            kind = "attribution" if isinstance(placed.action, Attribute) else "prune"
+            found = dict(outcome.evidence.get(placed.place, {}))
+            found.pop("kind", None)
+            where = {"place": placed.place, "region": move.region}
+            yield record(kind, before, **{**found, **where})
 
 
 def facts_record(state: State, facts: Facts) -> Record:

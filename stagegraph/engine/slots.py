@@ -157,6 +157,15 @@ def _affordable(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledS
     return NAN if cost is None or math.isnan(room) else float(cost <= room)
 
 
+def _harmful(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledStage) -> float:
+    metric, _, by = slot.name.partition(" ")
+    for one in state.attributions:
+        if one.metric == metric:
+            answer = one.harmful(float(by))
+            return NAN if answer is None else float(answer)
+    return NAN
+
+
 _READERS: Mapping[str, Reader] = {
     "fact": _fact,
     "metric": _metric,
@@ -173,6 +182,7 @@ _READERS: Mapping[str, Reader] = {
     "elapsed": _elapsed,
     "completed": _completed,
     "affordable": _affordable,
+    "harmful": _harmful,
 }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
+from stagegraph.engine.attributions import Attribution
 from stagegraph.engine.conforming import check_conforms
 from stagegraph.engine.memories import Memory, memory_from_json, memory_to_json
 from stagegraph.engine.ports import Facts
@@ -176,6 +177,9 @@ class State:
         ended: Why the run ended, or ``None``.
         teachers: Per name of a teacher, the id of the newest on the present branch.
         commands: What was commanded from outside and is in force.
+        attributions: Per metric the newest since the structure last changed, the newest last.
+        pruned: Growths on the present branch of which nothing is left, and at which boundary the
+            last of it was pruned.
     """
 
     clock: Progress = Progress()
@@ -199,6 +203,8 @@ class State:
     ended: str | None = None
     teachers: Mapping[str, str] = field(default_factory=dict)
     commands: Commands = field(default_factory=Commands)
+    attributions: tuple[Attribution, ...] = ()
+    pruned: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def stages(self) -> dict[str, str]:
@@ -213,6 +219,12 @@ class State:
         """Ids of the teachers that somebody can learn from: now, or after a rollback."""
         later = (snapshot.state.teachers.values() for snapshot in self.snapshots)
         return frozenset(self.teachers.values()).union(*later)
+
+    def learnt(self, facts: Facts, attributions: tuple[Attribution, ...] = ()) -> State:
+        """The state that knows what a boundary's transaction has brought."""
+        new = {one.metric for one in attributions}
+        kept = tuple(one for one in self.attributions if one.metric not in new)
+        return replace(self, facts=facts, attributions=(*kept, *attributions))
 
     def without_snapshots(self) -> State:
         """The state as a snapshot keeps it."""
@@ -271,6 +283,8 @@ def _state_to_json(state: State) -> dict[str, Any]:
         "ended": state.ended,
         "teachers": dict(state.teachers),
         "commands": state.commands.to_json(),
+        "attributions": [one.to_json() for one in state.attributions],
+        "pruned": dict(state.pruned),
     }
 
 
@@ -300,6 +314,8 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         ended=data["ended"],
         teachers=dict(data.get("teachers", {})),  # states of earlier versions have none
         commands=Commands.from_json(data["commands"]),
+        attributions=tuple(map(Attribution.from_json, data.get("attributions", ()))),
+        pruned=dict(data.get("pruned", {})),
     )
 
 

@@ -14,6 +14,7 @@ from stagegraph.engine.conditions import leaf_slot
 from stagegraph.engine.memories import Memory, RegressedMemory
 from stagegraph.engine.plateau import PatienceMemory, PatienceSpec, PlateauMemory, PlateauSpec
 from stagegraph.engine.slots import Slot
+from stagegraph.engine.state import State
 from stagegraph.engine.values import number_slot
 from stagegraph.schema.base import Model
 from stagegraph.schema.expressions import Arithmetic, Negative
@@ -120,6 +121,20 @@ def _number(node: Model | float, look: Look, sees: dict[str, float | None]) -> f
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
+
+
+def attribution_evidence(state: State, metric: str) -> dict[str, Any] | None:
+    """What the newest attribution of a metric has found, as JSON data; ranked, the best first."""
+    found = next((one for one in state.attributions if one.metric == metric), None)
+    if found is None:
+        return None
+    worst = found.worst
+    return {
+        "worst": None if worst is None else worst.module,
+        "base": found.base,
+        "measured_at": found.boundary,
+        **{one.module: one.value for one in found.ranked},
+    }
 
 
 def memory_evidence(

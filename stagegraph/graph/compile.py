@@ -30,7 +30,9 @@ from stagegraph.graph.resolve import (
 from stagegraph.progress import Duration
 from stagegraph.schema.actions import (
     Action,
+    Attribute,
     GrowthAction,
+    Prune,
     RollBack,
     Send,
     SnapshotAction,
@@ -46,6 +48,7 @@ from stagegraph.schema.guards import (
     Completed,
     Done,
     EventSeen,
+    Harmful,
     InStage,
     Not,
     Plateau,
@@ -359,6 +362,11 @@ class _Compiler:
                 return action.model_copy(update={"name": prefix + action.name})
             case Send():
                 self._event(action.event, f"{pointer}/event")
+            case Attribute() | Prune():
+                if action.metric is not None:
+                    self._metric(action.metric, f"{pointer}/metric")
+                of = tuple(self._cohort(part, pointer, prefix) for part in action.of)
+                return action.model_copy(update={"of": of})
         return action
 
     # Guards
@@ -376,6 +384,9 @@ class _Compiler:
                 self._metric(guard.metric, pointer)
                 since = self._snapshot(guard.since, pointer, prefix)
                 return guard.model_copy(update={"since": since})
+            case Harmful():
+                self._metric(guard.metric, pointer)
+                return guard
             case InStage() | Affordable():
                 placed: Model = self._with_stage(guard, pointer, prefix)
                 return placed

@@ -105,7 +105,7 @@ def _move(move: Move, before: Past, target: CompiledStage, taken: History) -> Pa
 
 def _enter(before: Past, stage: CompiledStage) -> Past:
     gained = _gains(stage.actions)
-    if stage.structural:
+    if stage.growths or stage.kind == "trial":
         gained |= {GROWTH}
     prefix = stage.name[: stage.name.rfind(".") + 1]
     for option in getattr(stage.spec, "options", ()):

@@ -27,6 +27,7 @@ from stagegraph.schema.guards import (
     Completed,
     Done,
     Elapsed,
+    Harmful,
     InStage,
     Not,
     Plateau,
@@ -55,7 +56,7 @@ class Condition:
     @property
     def known(self) -> bool:
         """Whether it is always true or false."""
-        return not isinstance(self.node, Plateau | Regressed | Affordable)
+        return not isinstance(self.node, Plateau | Regressed | Affordable | Harmful)
 
 
 @dataclass(frozen=True, slots=True)

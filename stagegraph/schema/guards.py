@@ -26,6 +26,7 @@ __all__ = [
     "Elapsed",
     "EventSeen",
     "Guard",
+    "Harmful",
     "InStage",
     "Not",
     "Plateau",
@@ -180,6 +181,21 @@ class Affordable(Model):
     """The stage that grows."""
 
 
+class Harmful(Model):
+    """The newest attribution of a metric found a module without which it would be better.
+
+    Better by at least ``by``, as a share of the absolute value that the metric had with all modules
+    in place. Unknown until the metric has been attributed since the structure last changed.
+    """
+
+    positional: ClassVar = ("metric",)
+    type: Literal["harmful"]
+    metric: MetricName
+    """The metric that was attributed."""
+    by: Share
+    """How much better it would be without the module, as a share, such as ``1%``."""
+
+
 MAX_TREE_DEPTH: Final = 24
 """How many guards and expressions inside one another."""
 
@@ -233,7 +249,8 @@ Guard = Annotated[
         | InStage
         | Done
         | EventSeen
-        | Affordable,
+        | Affordable
+        | Harmful,
         Field(discriminator="type"),
     ],
     BeforeValidator(read_guard),
@@ -252,6 +269,7 @@ GUARD_CALLS: dict[str, type[Model]] = {
     "done": Done,
     "event": EventSeen,
     "affordable": Affordable,
+    "harmful": Harmful,
 }
 """Guards that a string writes as a call."""
 

@@ -11,7 +11,7 @@ from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.truth import Case, Condition
 from stagegraph.schema.actions import GrowthAction
 from stagegraph.schema.activities import GrownCohort, Ramp
-from stagegraph.schema.guards import Completed, Regressed
+from stagegraph.schema.guards import Completed, Harmful, Regressed
 
 __all__ = ["landing"]
 
@@ -32,6 +32,11 @@ def landing(context: Context, stage: CompiledStage) -> CompiledStage | None:
     return None
 
 
+def _grows(stage: CompiledStage) -> bool:
+    """Whether new parameters come here; a ``grow`` stage may also do nothing but prune."""
+    return stage.kind == "grow" and bool(stage.growths)
+
+
 @rule("growth-outside-grow", "error", needs_names=False)
 def growth_outside_grow(context: Context) -> Iterator[Found]:
     """A change of the model's shape outside of `grow` and `trial`.
@@ -42,7 +47,7 @@ def growth_outside_grow(context: Context) -> Iterator[Found]:
     Example: `actions: [{type: deepen, …}]` on a transition.
     """
     for placed, edge, stage in context.actions():
-        if not isinstance(placed.action, GrowthAction) or (stage and stage.structural):
+        if not placed.action.structural or (stage and stage.structural):
             continue
         where = context.way(edge) if edge else context.name(stage.key) if stage else "it"
         yield Found(
@@ -61,10 +66,10 @@ def grow_without_growth(context: Context) -> Iterator[Found]:
     Example: a `grow` stage with nothing but `{type: snapshot, name: before}`.
     """
     for stage in context.stages.values():
-        if stage.kind == "grow" and not stage.growths:
+        if stage.kind == "grow" and not any(a.action.structural for a in stage.actions):
             yield Found(
                 f"{context.name(stage.key)} is a 'grow' stage without a growth",
-                "add a structural action such as deepen or widen",
+                "add a structural action such as deepen, widen or prune",
                 f"{stage.pointer}/actions",
             )
         for index, option in enumerate(getattr(stage.spec, "options", ())):
@@ -86,9 +91,7 @@ def growth_unprotected(context: Context) -> Iterator[Found]:
     Example: `grow` with `next: train`.
     """
     for stage in context.stages.values():
-        if stage.kind != "grow":
-            continue
-        after = landing(context, stage)
+        after = landing(context, stage) if _grows(stage) else None
         if after is not None and after.kind not in _CALM:
             yield Found(
                 f"{context.name(stage.key)} leads to {context.name(after.key)}, a {after.kind!r} "
@@ -108,7 +111,7 @@ def growth_without_warmup(context: Context) -> Iterator[Found]:
     Example: `grow` with `next: consolidate`.
     """
     for stage in context.stages.values():
-        after = landing(context, stage) if stage.kind == "grow" else None
+        after = landing(context, stage) if _grows(stage) else None
         if after is not None and after.kind in ("settle", "consolidate"):
             yield Found(
                 f"no warm-up follows {context.name(stage.key)}: its new parameters start at full "
@@ -128,7 +131,7 @@ def warmup_ignores_growth(context: Context) -> Iterator[Found]:
     Example: `grow` → `warmup` with nothing but an LR ramp of `all`.
     """
     for stage in context.stages.values():
-        after = landing(context, stage) if stage.kind == "grow" else None
+        after = landing(context, stage) if _grows(stage) else None
         if after is None or after.kind != "warmup":
             continue
         if not any(
@@ -163,6 +166,8 @@ def growth_without_consolidation(context: Context) -> Iterator[Found]:
         view = context.views[name]
         growing = frozenset(stage.key for stage in stages)
         for stage in stages:
+            if stage.kind == "grow" and not stage.growths:
+                continue  # it prunes, and adds nothing that would have to set
             after = view.from_stage(stage.key, without=growing)
             kinds = {view.region.stages[key].kind for key in after if key in view.region.stages}
             if "consolidate" not in kinds and stage.key in view.reached:
@@ -218,13 +223,15 @@ def _completed(context: Context, stage: CompiledStage, case: Case) -> bool:
 def no_monitor(context: Context) -> Iterator[Found]:
     """A graph that grows and never looks whether that made it worse.
 
-    A growth can hurt, and nobody watches at night. A guard with `regressed(…)` notices, and a
-    `roll_back` or a longer settling answers.
+    A growth can hurt, and nobody watches at night. A guard with `regressed(…)` or `harmful(…)`
+    notices, and a `roll_back`, a `prune` or a longer settling answers.
 
-    Example: any graph with a `grow` stage and no `regressed(…)` in it.
+    Example: any graph with a `grow` stage and neither `regressed(…)` nor `harmful(…)` in it.
     """
     if context.growing and not any(
-        isinstance(node, Regressed) for edge, _ in context.guarded for node in leaves(edge.guard)
+        isinstance(node, Regressed | Harmful)
+        for edge, _ in context.guarded
+        for node in leaves(edge.guard)
     ):
         first = next(iter(context.growing.values()))[0]
         yield Found(
