@@ -10,6 +10,7 @@ from stagegraph.drawing.certificates import read_certificate
 from stagegraph.drawing.clean import clip, shown
 from stagegraph.drawing.history import History, Move, Record, mapping, sequence
 from stagegraph.drawing.markup import Content, Markup, element, joined
+from stagegraph.drawing.parts import attributed, pruned
 from stagegraph.drawing.trace import trace_html
 from stagegraph.drawing.webpage import folded, section, table
 
@@ -22,6 +23,7 @@ _KNOWN = frozenset(
     (
         *("run", "move", "growth", "facts", "metric", "vitals", "verdict", "blocked", "unblocked"),
         *("event", "command", "error", "roll_back", "reading", "end", "missing", "clock"),
+        *("attribution", "prune"),
     )
 )
 
@@ -99,7 +101,7 @@ def happenings(history: History) -> Markup:
     """Roll-backs, errors, blocks, verdicts, events and commands, in order."""
     kinds = (
         *("roll_back", "error", "blocked", "unblocked", "verdict", "event", "command"),
-        *("missing", "clock"),
+        *("missing", "clock", "attribution", "prune"),
     )
     found = [record for record in history.records if record.get("type") in kinds]
     if not found:
@@ -126,6 +128,11 @@ def _told(record: Record) -> tuple[Content, Content]:
                 f" (attempt {shown(attempt)})" if attempt else ""
             )
             return f"{shown(record.get('edge'))}, {shown(record.get('action'))}", words
+        case "attribution":
+            return shown(record.get("metric")), attributed(record)
+        case "prune":
+            found = {k: record.get(k) for k in ("alphas", "change", "exactness", "params")}
+            return shown(record.get("place")), folded(pruned(record), _pairs(found))
         case "blocked" | "unblocked":
             return shown(record.get("edge")), shown(record.get("reason", ""))
         case "verdict":

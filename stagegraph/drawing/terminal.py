@@ -12,6 +12,7 @@ from typing import Any
 from stagegraph.drawing.certificates import read_certificate
 from stagegraph.drawing.clean import cells, clip, for_terminal, shown
 from stagegraph.drawing.history import Record, finite, mapping, read_history, sequence
+from stagegraph.drawing.parts import attributed, pruned
 from stagegraph.drawing.summing import FINISHED, outcome_of
 from stagegraph.drawing.trace import trace_lines
 from stagegraph.drawing.wording import exact_number, rough_number, span_words
@@ -118,6 +119,7 @@ def _happened(record: Record, *, colour: bool) -> str:
     """A growth, roll-back, error, block or whatever else, in one line."""
     kind = shown(record.get("type"))
     paint = {"error": "red", "roll_back": "red", "blocked": "yellow", "growth": "green"}
+    paint["prune"] = "red"
     paint["command"] = "red" if record.get("status") == "refused" else "yellow"
     match kind:
         case "growth":
@@ -131,6 +133,10 @@ def _happened(record: Record, *, colour: bool) -> str:
             told += f" (attempt {shown(record.get('attempt'))})" if record.get("attempt") else ""
         case "command":
             told = _commanded(record)
+        case "attribution":
+            told = f"{shown(record.get('metric'))}: {attributed(record)}"
+        case "prune":
+            told = pruned(record)
         case _:
             told = shown(record.get("edge") or record.get("name"))
             told += f": {shown(record['reason'])}" if record.get("reason") is not None else ""
