@@ -120,7 +120,7 @@ def test_branches_are_left_out_one_by_one():
     _, values, _ = measured(actor, "beside")
     base = {name: module for name, module in model.named_modules() if name.endswith("adapter")}
     for name, branch in base.items():
-        last = [p for p in branch.parameters()]
+        last = list(branch.parameters())
         kept = [p.detach().clone() for p in last]
         with torch.no_grad():
             for parameter in last[-2:]:
@@ -141,7 +141,7 @@ def test_experts_are_left_out_together_with_their_router():
     model, optimizer, actor = standing(deeds=[deed])
     train_in_double(model, optimizer)
     host = model.blocks[0].fc1
-    evidence, values, _ = measured(actor, "many")
+    _evidence, values, _ = measured(actor, "many")
     hooks = dict(host._forward_hooks)
     host._forward_hooks.clear()
     alone = by_hand(model, ())
@@ -160,7 +160,7 @@ def train_in_double(model, optimizer):
 def test_a_half_open_gate_is_measured_as_it_is_and_stays_so():
     model, _, actor = standing()
     held = {"held": [alpha_ramp(cohort="tall", value=0.5)], "alphas": {"tall": 0.5}}
-    evidence, values, _ = measured(actor, "tall", **held)
+    evidence, _values, _ = measured(actor, "tall", **held)
     assert {one["alpha"] for one in evidence["contributions"]} == {0.5}
     model.eval()
     with torch.no_grad():
@@ -196,7 +196,7 @@ def test_a_monitor_that_fails_half_way_leaves_no_trace_and_is_named():
 
 
 def test_a_value_that_is_not_finite_is_unknown_and_not_the_worst():
-    model, _, actor = standing(
+    _model, _, actor = standing(
         lambda model: {"probe_loss": math.nan if _skipped(model, 3) else score(model)}
     )
     evidence, values, found = measured(actor, "tall")

@@ -56,7 +56,7 @@ def test_it_leaves_no_trace_whatever_the_function_does():
             model(batch()).sum().backward()
         model.bn(torch.randn(7, 8))
         model.blocks[0].register_forward_hook(lambda *_: None)
-        random.random()  # noqa: S311 - to draw something
+        random.random()
         return loss(model)
 
     watch = monitor(measure, model)

@@ -179,7 +179,7 @@ def test_a_branch_of_a_pruned_block_goes_with_it():
 
 
 def test_a_growth_in_width_cannot_be_pruned():
-    model, optimizer, actor = grown()
+    _model, _optimizer, actor = grown()
     wide = Widen(type="widen", space="mlp", factor=2)
     assert not wide.prunable
     change = {
@@ -217,7 +217,7 @@ def test_the_averaged_copy_is_pruned_too():
 def test_a_rollback_puts_the_same_objects_back():
     model, optimizer, actor = grown()
     actor.transact(boundary(2, deeds=[snapshot("whole", "whole@2")]), accept)
-    parameters = {name: p for name, p in model.named_parameters()}
+    parameters = dict(model.named_parameters())
     modules, state = list(model.modules()), values(model, optimizer)
     outputs = model.eval()(batch()).detach()
     model.train()
@@ -268,7 +268,7 @@ def test_a_failure_after_the_prune_leaves_everything_as_it_was():
 
 
 def test_what_no_snapshot_goes_back_to_is_let_go():
-    model, optimizer, actor = standing()
+    model, _optimizer, actor = standing()
     actor.transact(boundary(deeds=[DEEPER]), accept)
     early = json.loads(json.dumps(actor.state_dict()))
     cut(actor, prune("tall"))
@@ -281,7 +281,7 @@ def test_what_no_snapshot_goes_back_to_is_let_go():
 
 
 def test_it_is_held_as_long_as_a_snapshot_goes_back_to_it():
-    model, optimizer, actor = grown()
+    model, _optimizer, actor = grown()
     cut(actor, prune("tall"))
     (change,) = actor._standing.lineage.changes[-1:]
     assert change.aside.of(model) is not None
@@ -331,7 +331,7 @@ def test_a_resumed_run_can_still_return_to_before_the_prune():
 )
 def test_a_teacher_made_before_the_prune_is_read_back(deed):
     """It is put together from a copy of the pruned model, with copies of what was taken out."""
-    model, optimizer, actor = grown(deed)
+    model, _optimizer, actor = grown(deed)
     teacher = TeacherAction(type="teacher", name="whole")
     made = Deed("main:t.actions[0]", teacher, None, None, 7, "teacher:whole@2")
     actor.transact(boundary(2, deeds=[made]), accept)
