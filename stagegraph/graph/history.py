@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from stagegraph.graph.compiled import CompiledStage, PlacedAction
 from stagegraph.graph.structure import Move, RegionView, rolls_back
-from stagegraph.schema.actions import GrowthAction, SnapshotAction, TeacherAction
+from stagegraph.schema.actions import GrowthAction, Prune, SnapshotAction, TeacherAction
 
 __all__ = ["GROWTH", "INTERRUPTED", "History", "Past", "histories"]
 
@@ -105,7 +105,8 @@ def _move(move: Move, before: Past, target: CompiledStage, taken: History) -> Pa
 
 def _enter(before: Past, stage: CompiledStage) -> Past:
     gained = _gains(stage.actions)
-    if stage.growths or stage.kind == "trial":
+    prunes = any(isinstance(placed.action, Prune) for placed in stage.actions)
+    if stage.structural and (stage.growths or not prunes):
         gained |= {GROWTH}
     prefix = stage.name[: stage.name.rfind(".") + 1]
     for option in getattr(stage.spec, "options", ()):

@@ -62,6 +62,7 @@ KINDS = {
     "done": Traits(guards.Done, positional=("region",)),
     "event": Traits(guards.EventSeen, positional=("event",)),
     "affordable": Traits(guards.Affordable, positional=("stage",), needs=GROWN),
+    "harmful": Traits(guards.Harmful, positional=("metric",), needs=LOSS),
     # calls in expressions
     "last": Traits(expressions.Last, positional=("metric",), needs=LOSS),
     "best": Traits(expressions.Best, positional=("metric",), needs=LOSS),
@@ -82,6 +83,8 @@ KINDS = {
     "snapshot": Traits(actions.SnapshotAction, needs=GROWN),
     "roll_back": Traits(actions.RollBack, needs=GROWN),
     "send": Traits(actions.Send),
+    "attribute": Traits(actions.Attribute, needs=LOSS),
+    "prune": Traits(actions.Prune, structural=True, needs=LOSS),
     "deepen": Traits(actions.Deepen, structural=True, needs=GROWN),
     "widen": Traits(actions.Widen, structural=True, needs=GROWN),
     "extend_vocab": Traits(actions.ExtendVocab, structural=True, needs=GROWN),
