@@ -107,7 +107,7 @@ def _of_action(
         )
     if companions.ema is not None and not isinstance(companions.ema, AveragedModel):
         reasons.append(
-            f"ema= is a {type(companions.ema).__name__}, which stagegraph cannot change along with "
+            f"ema= is a {type(companions.ema).__name__}, which stagegraph cannot grow along with "
             "the model; use torch.optim.swa_utils.AveragedModel"
         )
     return reasons + _of_wrapping(model)

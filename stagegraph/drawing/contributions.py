@@ -139,9 +139,8 @@ def _bar(row: _Row, y: float, zero: float, width: float) -> Markup:
         text(clip(row.label, 34), LABELS, y + 11, "strong" if row.worst else "", anchor="end"),
         text(clip(row.remark, 46), LABELS, y + 22, "tiny soft", anchor="end"),
     ]
-    if row.value is not None:
-        classes = f"chip {colour}" if row.together else f"band {colour}"
-        parts.append(rectangle(at, y + 5, max(width, 1.0), BAR, classes, corner=2))
+    classes = "wash" if row.value is None else f"{'chip' if row.together else 'band'} {colour}"
+    parts.append(rectangle(at, y + 5, max(width, 1.0), BAR, classes, corner=2))
     said = "unknown" if row.value is None else f"{row.value:+.4g}"
     if row.worst:
         said = f"worst {said}"

@@ -135,7 +135,7 @@ _GUARDS = (
     "1 < best(val_loss) * 1.05 <= last(val_loss) + -3",
     "regressed(val_loss, by=5%, since=before, lasting=300 steps)",
     "in(data:hard.x) and elapsed(1.5M tokens) or event(go) and affordable(grow)",
-    "nonfinite(loss) >= 3 and completed()",
+    "nonfinite(loss) >= 3 and completed() or harmful(loss, by=1%)",
     "visits(main:a.b) / (step - 3) != spent(flops) * 2T",
 )
 _EXPRESSIONS = ("2 + 300 / (step + 100)", "-best(m) * 50%", "(a - b) / 1e-3", "visits(a:b.c)")

@@ -184,6 +184,7 @@ def guards():
         | st.builds(gd.Done, type=st.just("done"), region=names())
         | st.builds(gd.EventSeen, type=st.just("event"), event=names())
         | st.builds(gd.Affordable, type=st.just("affordable"), stage=references())
+        | st.builds(gd.Harmful, type=st.just("harmful"), metric=metric_names(), by=_shares())
     )
 
     def combined(inner):
@@ -387,12 +388,29 @@ def actions():
             rng=st.sampled_from(["restore", "fork"]),
             note=NOTES,
         )
+        | st.builds(
+            act.Attribute,
+            type=st.just("attribute"),
+            metric=metric_names(),
+            of=_tuples(st.sampled_from(["all", "grown"]) | _cohorts(), 1),
+            note=NOTES,
+        )
+        | st.builds(
+            act.Prune,
+            type=st.just("prune"),
+            of=st.just(("worst",)) | _tuples(st.just("grown") | _cohorts(), 1),
+            tolerance=_maybe(st.floats(1e-9, 1e9)),
+            note=NOTES,
+        )
     )
 
 
+def _cohorts():
+    return st.builds(during.GrownCohort, grown=names())
+
+
 def selections():
-    cohorts = st.builds(during.GrownCohort, grown=names())
-    return _tuples(texts(1) | st.sampled_from(["all", "grown"]) | cohorts, 1)
+    return _tuples(texts(1) | st.sampled_from(["all", "grown"]) | _cohorts(), 1)
 
 
 def levels(least=0.0, most=1000.0):
