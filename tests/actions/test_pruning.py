@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from stagegraph.actions.actor import TorchActor, replay
 from stagegraph.engine.ports import Deed, Selected
 from stagegraph.errors import ActionError, SnapshotError
-from stagegraph.schema.actions import Attach, Prune, TeacherAction, Widen
+from stagegraph.schema.actions import Attach, Prune, TeacherAction, Upcycle, Widen
 from tests.actions.models import (
     Counting,
     Model,
@@ -176,6 +176,52 @@ def test_a_branch_of_a_pruned_block_goes_with_it():
     assert {id(p) for p in optimizer.state} <= {id(p) for p in model.parameters()}
     with pytest.raises(ActionError, match="nothing of what is to be pruned is in the model"):
         cut(actor, prune("beside"), step=4)
+
+
+class Chained(nn.Module):
+    """Blocks that are nn.Sequential: a branch of one is a child of the model around them."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4)) for _ in range(2)
+        )
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+def test_a_branch_that_lies_outside_of_its_host_goes_and_returns_with_it():
+    model = Chained()
+    deed = growth(deepen(add=1, how="stack"), cohort="tall")
+    _, optimizer, actor = standing(model)
+    actor.transact(boundary(deeds=[deed]), accept)
+    cut(actor, attached("blocks.2", cohort="beside"), step=1)
+    train(model, optimizer, 1)
+    assert len(list(model.children())) == 2
+    actor.transact(boundary(2, deeds=[snapshot("whole", "whole@2")]), accept)
+    expected, modules = values(model, optimizer), list(model.modules())
+    evidence = cut(actor, prune("tall")).evidence["main:cut.actions[0]"]
+    assert len(evidence["modules"]) == 2 and evidence["cohorts"] == ["tall", "beside"]
+    assert [name for name, _ in model.named_children()] == ["blocks"]
+    assert not {id(p) for p in optimizer.state} - {id(p) for p in model.parameters()}
+    actor.transact(boundary(3, restore=back_to("whole@2")), accept)
+    assert values(model, optimizer) == expected
+    assert all(one is other for one, other in zip(model.modules(), modules, strict=True))
+
+
+def test_experts_are_taken_out_and_the_mlp_that_they_came_from_stays():
+    up = Upcycle(type="upcycle", host=["blocks.0.fc1"], experts=3, top_k=2)
+    model, optimizer, actor = grown(Deed("main:up.actions[0]", up, "many", None, 5))
+    actor.transact(boundary(2, deeds=[snapshot("whole", "whole@2")]), accept)
+    expected = values(model, optimizer)
+    names = [name for name, _ in standing()[0].named_parameters()]
+    cut(actor, prune("many"))
+    assert [name for name, _ in model.named_parameters()] == names
+    actor.transact(boundary(3, restore=back_to("whole@2")), accept)
+    assert values(model, optimizer) == expected
 
 
 def test_a_growth_in_width_cannot_be_pruned():

@@ -315,6 +315,21 @@ def test_a_metric_that_is_not_finite_is_unknown():
     assert engine.stages == {"main": "judge"}
 
 
+def test_a_metric_that_must_be_finite_raises_and_the_next_update_goes_on():
+    document = PRUNING.replace("every: 3 steps}", "every: 3 steps, nonfinite: error}")
+    model, optimizer, engine, records = engine_of(
+        document, monitor=lambda model: {"probe_loss": math.nan}
+    )
+    engine.start()
+    for step in range(2):
+        update(model, optimizer, engine, step)
+    with pytest.raises(sg.MetricError, match="probe_loss"):
+        update(model, optimizer, engine, 2)
+    assert records.of("metric")[0]["raw"] == "nan"
+    update(model, optimizer, engine, 3)
+    assert engine.stages == {"main": "warmup"}
+
+
 def test_without_a_monitor_an_attribution_is_refused_before_the_run():
     with pytest.raises(sg.UnsupportedError, match=r"main:judge.actions\[0\]: .*give monitor="):
         engine_of(monitor=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from stagegraph.graph.compiled import CompiledStage
 from stagegraph.graph.rules.context import Context, leaves
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.schema.actions import WORST, Attribute, GrowthAction, Prune
@@ -64,28 +65,54 @@ def cannot_be_pruned(context: Context) -> Iterator[Found]:
 
     Example: `{type: prune, of: {grown: wide}}` where `wide` is a `widen`.
     """
-    named: dict[str, list[GrowthAction]] = {}
-    of_region: dict[str, list[GrowthAction]] = {}
-    for stage in context.stages.values():
-        for growth in stage.growths:
-            of_region.setdefault(stage.region, []).append(growth)
-            if growth.name is not None:
-                named.setdefault(growth.name, []).append(growth)
+    worst = _may_be_worst(context)
     for placed, _, at in context.actions():
         if not isinstance(placed.action, Prune):
             continue
-        for part in placed.action.of:
-            if isinstance(part, GrownCohort):
-                meant, what = named.get(part.grown, []), f"the growth {part.grown!r}"
-            elif part == "grown" and at is not None:
-                meant, what = of_region.get(at.region, []), "what this region grows"
-            else:
-                continue
+        if WORST in placed.action.of and worst:
+            yield Found(
+                f"'worst' may be what a growth by {_kinds(worst)} added, which cannot be pruned",
+                "let the attribution be 'of' the growths that can, by their names",
+                placed.pointer,
+            )
+        for what, meant in _meant(context, placed.action, at):
             if meant and not any(growth.prunable for growth in meant):
-                kinds = ", ".join(dict.fromkeys(str(vars(growth)["type"]) for growth in meant))
                 yield Found(
-                    f"{what} cannot be pruned: it is a {kinds}, whose additions are no parts that "
-                    "can be taken out",
+                    f"{what} cannot be pruned: it is a {_kinds(meant)}, whose additions are no "
+                    "parts that can be taken out",
                     "return to a snapshot taken before it with roll_back, or name another growth",
                     placed.pointer,
                 )
+
+
+def _meant(
+    context: Context, action: Prune, at: CompiledStage | None
+) -> Iterator[tuple[str, list[GrowthAction]]]:
+    """The growths that a prune's selections may mean, each with how it is called."""
+    growths = [(stage.region, one) for stage in context.stages.values() for one in stage.growths]
+    for part in action.of:
+        if isinstance(part, GrownCohort):
+            named = [one for _, one in growths if one.name == part.grown]
+            yield f"the growth {part.grown!r}", named
+        elif part == "grown" and at is not None:
+            yield "what this region grows", [one for r, one in growths if r == at.region]
+
+
+def _kinds(growths: list[GrowthAction]) -> str:
+    return ", ".join(dict.fromkeys(str(vars(growth)["type"]) for growth in growths))
+
+
+def _may_be_worst(context: Context) -> list[GrowthAction]:
+    """Growths whose modules an attribution measures, and that cannot be pruned."""
+    named: set[str] = set()
+    everything = False
+    for placed, _, _ in context.actions():
+        if isinstance(placed.action, Attribute):
+            everything |= any(isinstance(part, str) for part in placed.action.of)
+            named |= {part.grown for part in placed.action.of if isinstance(part, GrownCohort)}
+    return [
+        growth
+        for stage in context.stages.values()
+        for growth in stage.growths
+        if growth.blends and not growth.prunable and (everything or growth.name in named)
+    ]
