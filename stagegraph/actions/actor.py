@@ -219,6 +219,8 @@ class TorchActor:
             log.undo()
             self.has_updated()
             raise
+        if boundary.structural or boundary.forget:
+            self._standing.release_pruned()  # not before: what is undone may still go back to it
         return outcome
 
     def _carry_out(
@@ -240,10 +242,7 @@ class TorchActor:
         for name in boundary.forget:
             standing.snapshots.pop(name, None)
             standing.teachers.pop(name, None)
-        if boundary.structural or boundary.forget:
-            standing.release_pruned()
-        attributions = self._attribute(boundary, evidence)
-        return evidence, attributions
+        return evidence, self._attribute(boundary, evidence)
 
     def _keep(self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]]) -> None:
         """Take snapshots and make teachers of the model as it is at the start."""

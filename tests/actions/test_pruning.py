@@ -326,6 +326,21 @@ def test_what_no_snapshot_goes_back_to_is_let_go():
         actor.load_state_dict(early)
 
 
+def test_a_boundary_that_fails_lets_nothing_go():
+    model, optimizer, actor = grown()
+    expected = values(model, optimizer)
+    actor.transact(boundary(2, deeds=[snapshot("whole", "whole@2")]), accept)
+    cut(actor, prune("tall"))
+
+    def refuse(_outcome):
+        raise RuntimeError("the journal is full")
+
+    with pytest.raises(RuntimeError, match="journal"):
+        actor.transact(boundary(3, forget=["before@0", "whole@2"]), refuse)
+    actor.transact(boundary(3, restore=back_to("whole@2")), accept)
+    assert values(model, optimizer) == expected
+
+
 def test_it_is_held_as_long_as_a_snapshot_goes_back_to_it():
     model, _optimizer, actor = grown()
     cut(actor, prune("tall"))
