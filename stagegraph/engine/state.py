@@ -222,9 +222,11 @@ class State:
 
     def learnt(self, facts: Facts, attributions: tuple[Attribution, ...] = ()) -> State:
         """The state that knows what a boundary's transaction has brought."""
-        new = {one.metric for one in attributions}
-        kept = tuple(one for one in self.attributions if one.metric not in new)
-        return replace(self, facts=facts, attributions=(*kept, *attributions))
+        newest: dict[str, Attribution] = {}
+        for one in (*self.attributions, *attributions):
+            newest.pop(one.metric, None)
+            newest[one.metric] = one
+        return replace(self, facts=facts, attributions=tuple(newest.values()))
 
     def without_snapshots(self) -> State:
         """The state as a snapshot keeps it."""

@@ -224,6 +224,14 @@ def test_an_edited_graph_drops_the_attribution_of_a_metric_that_it_has_not():
     assert metrics == {"m", "n"}
 
 
+def test_of_each_metric_the_newest_is_kept_and_the_newest_of_all_comes_last():
+    first, other = TWO
+    state = State().learnt(State().facts, (first, other))
+    again = attribution(2.0, 0.1)
+    assert state.learnt(state.facts, (again,)).attributions == (other, again)
+    assert State().learnt(state.facts, (first, again)).attributions == (again,)
+
+
 def test_what_is_waited_for_is_told_in_a_few_words():
     assert running().core.waits() == []
     run = running(attribution(1.0, 0.5, -0.001))
