@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stagegraph.actions.attribute_holding import write_attributes
+from stagegraph.actions.attributing import attribute
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.data.draws import Drawn
 from stagegraph.actions.data.looping import check_loader
@@ -26,6 +27,7 @@ from stagegraph.actions.holding import Held, hold
 from stagegraph.actions.keeping.checkpoint import Checkpoint, read_checkpoint, take_checkpoint
 from stagegraph.actions.keeping.state import held_copies, load_copies, load_state, state_of
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.monitoring import Monitor
 from stagegraph.actions.number_holding import write_numbers
 from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.optimizing.scales import Scale
@@ -33,6 +35,7 @@ from stagegraph.actions.optimizing.schedules import host_rate
 from stagegraph.actions.optimizing.updates import Updates
 from stagegraph.actions.parameters import num_parameters, uncompiled
 from stagegraph.actions.probes import Probe
+from stagegraph.actions.pruning import prune
 from stagegraph.actions.randomness import RandomState
 from stagegraph.actions.rehearsal import rehearse
 from stagegraph.actions.returning import return_to, unwind_to
@@ -41,6 +44,7 @@ from stagegraph.actions.standing import Standing
 from stagegraph.actions.structure import Structure
 from stagegraph.actions.support import unsupported
 from stagegraph.actions.undo import Moment, UndoLog
+from stagegraph.engine.attributions import Attribution
 from stagegraph.engine.ports import Boundary, Deed, Effect, Facts, Outcome
 from stagegraph.engine.state import DAMAGE
 from stagegraph.errors import (
@@ -52,7 +56,14 @@ from stagegraph.errors import (
     another_version,
 )
 from stagegraph.graph.compiled import CompiledGraph
-from stagegraph.schema.actions import Action, GrowthAction, SnapshotAction, TeacherAction
+from stagegraph.schema.actions import (
+    Action,
+    Attribute,
+    GrowthAction,
+    Prune,
+    SnapshotAction,
+    TeacherAction,
+)
 from stagegraph.schema.activities import Activity
 from stagegraph.schema.spaces import Spaces
 
@@ -109,6 +120,7 @@ class TorchActor:
         parts: What the graph names and only code can give: weights to inherit (a state dict, a
             model, a path), builders (functions); a builder is needed again to resume.
         counts_flops: Whether to count what training on a sample takes, on the probe.
+        monitor: Measures metrics of the model; for attributions.
 
     Raises:
         UnsupportedError: Something that was given cannot be used.
@@ -128,6 +140,7 @@ class TorchActor:
         spaces: Spaces | None = None,
         parts: Mapping[str, Any] | None = None,
         counts_flops: bool = False,
+        monitor: Monitor | None = None,
     ) -> None:
         several = optimizers if isinstance(optimizers, list | tuple) else (optimizers,)
         innermost_ones = {id(one): one for one in map(innermost, several)}
@@ -140,6 +153,8 @@ class TorchActor:
             dict(parts or {}),
         )
         self._growths = {stage: tuple(actions) for stage, actions in (growths or {}).items()}
+        self.monitor = monitor
+        """Measures metrics of the model, or ``None``."""
         self._updates = None if scaler is None else Updates(self._standing.optimizers)
         self._held = Held((), {})
         self._facts: tuple[Lineage, tuple[bool, ...], Facts] | None = None
@@ -217,18 +232,20 @@ class TorchActor:
         self._refuse_foreign_change(boundary)
         log, taps, hooked = UndoLog(), self._standing.teaching.taps, self._standing.hooked
         try:
-            evidence = self._carry_out(boundary, log)
+            evidence, attributions = self._carry_out(boundary, log)
             retapped = self._standing.teaching.taps is not taps
             if boundary.structural or retapped or self._standing.hooked != hooked:
                 _forget_compiled()
             self.has_updated()  # an update that was only tried is none
-            outcome = Outcome(evidence, self.facts())
+            outcome = Outcome(evidence, self.facts(), attributions)
             confirm(outcome)  # the last thing: whatever interrupts after it comes too late
         except BaseException:
             log.undo()
             self.has_updated()
             raise
         self._structure = self._structure_now()
+        if boundary.structural or boundary.forget:
+            self._standing.release_pruned()  # not before: what is undone may still go back to it
         return outcome
 
     def _structure_now(self) -> Structure:
@@ -242,7 +259,9 @@ class TorchActor:
             if known is not None:
                 known.require(self._structure)
 
-    def _carry_out(self, boundary: Boundary, log: UndoLog) -> dict[str, Mapping[str, Any]]:
+    def _carry_out(
+        self, boundary: Boundary, log: UndoLog
+    ) -> tuple[dict[str, Mapping[str, Any]], tuple[Attribution, ...]]:
         standing, evidence = self._standing, dict[str, Mapping[str, Any]]()
         self._prepare_undo(boundary, log)
         if boundary.restore is not None:
@@ -251,6 +270,18 @@ class TorchActor:
         if boundary.structural:
             for parameter in standing.model.parameters():
                 parameter.grad = None
+        self._keep(boundary, evidence)
+        self._reshape(boundary, evidence)
+        with _blamed_on(f"boundary {boundary.step}"):
+            self._held = hold(standing, boundary.held, boundary.alphas)
+        self._rehearse(boundary, evidence, log)
+        for name in boundary.forget:
+            standing.snapshots.pop(name, None)
+            standing.teachers.pop(name, None)
+        return evidence, self._attribute(boundary, evidence)
+
+    def _keep(self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]]) -> None:
+        """Take snapshots and make teachers of the model as it is at the start."""
         for deed in boundary.deeds:
             if isinstance(deed.action, SnapshotAction):
                 with _blamed_on(deed.place):
@@ -258,21 +289,34 @@ class TorchActor:
             elif isinstance(deed.action, TeacherAction):
                 with _blamed_on(deed.place):
                     evidence[deed.place] = self._teacher(deed, deed.action.name)
-        growing = [deed for deed in boundary.deeds if isinstance(deed.action, GrowthAction)]
-        if growing:
+
+    def _reshape(self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]]) -> None:
+        """Grow and prune."""
+        standing = self._standing
+        if any(isinstance(deed.action, GrowthAction) for deed in boundary.deeds):
             standing.numbers.release()  # what is grown copies the model's own numbers
-        for deed in growing:
-            alpha = boundary.alphas.get(deed.cohort or deed.place, 1.0)
-            with _blamed_on(deed.place):
-                evidence[deed.place] = grow(standing, deed, step=boundary.step, alpha=alpha)
-        with _blamed_on(f"boundary {boundary.step}"):
-            self._held = hold(standing, boundary.held, boundary.alphas)
-            standing.steering.skip(boundary.restore)  # what would be drawn as it is held now
-        self._rehearse(boundary, evidence, log)
-        for name in boundary.forget:
-            standing.snapshots.pop(name, None)
-            standing.teachers.pop(name, None)
-        return evidence
+        for deed in boundary.deeds:
+            if isinstance(deed.action, GrowthAction):
+                alpha = boundary.alphas.get(deed.cohort or deed.place, 1.0)
+                with _blamed_on(deed.place):
+                    evidence[deed.place] = grow(standing, deed, step=boundary.step, alpha=alpha)
+            elif isinstance(deed.action, Prune):
+                with _blamed_on(deed.place):
+                    evidence[deed.place] = prune(standing, deed, step=boundary.step)
+
+    def _attribute(
+        self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]]
+    ) -> tuple[Attribution, ...]:
+        """Measure contributions, of the model as all else at this boundary has made it."""
+        found: list[Attribution] = []
+        for deed in boundary.deeds:
+            if isinstance(deed.action, Attribute):
+                with _blamed_on(deed.place):
+                    evidence[deed.place], attribution = attribute(
+                        self._standing, self.monitor, deed, number=boundary.number
+                    )
+                found.append(attribution)
+        return tuple(found)
 
     def _rehearse(
         self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]], log: UndoLog

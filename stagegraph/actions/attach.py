@@ -13,8 +13,10 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from stagegraph.actions.actor import TorchActor
+from stagegraph.actions.attributing import unmeasured
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.data.steering import data_refusals
+from stagegraph.actions.monitoring import Measure, Monitor
 from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.support import inspect, remarks, unsupported
@@ -22,7 +24,7 @@ from stagegraph.actions.undo import untouched
 from stagegraph.errors import UnsupportedError
 from stagegraph.graph.compiled import CompiledGraph, CompiledStage, PlacedAction
 from stagegraph.graph.needs import needs
-from stagegraph.schema.actions import GrowthAction
+from stagegraph.schema.actions import Attribute, GrowthAction
 from stagegraph.schema.activities import Activity
 
 __all__ = [
@@ -45,9 +47,20 @@ def torch_actor(
     graph: CompiledGraph,
     model: nn.Module,
     optimizer: Optimizer | Sequence[Optimizer],
+    *,
+    monitor: Measure | None = None,
+    seed: int = 0,
     **companions: Any,
 ) -> TorchActor:
     """An actor for a model, after refusing what the graph asks for and cannot have here.
+
+    Args:
+        graph: The graph.
+        model: The model.
+        optimizer: Its optimizer, or several.
+        monitor: A function of the model that measures metrics.
+        seed: The run's seed.
+        companions: The rest that :class:`TorchActor` takes.
 
     Raises:
         UnsupportedError: All that does not fit the model or cannot be had, each with its place.
@@ -63,6 +76,8 @@ def torch_actor(
     refused = [f"{misfit.place}: {misfit.message}" for misfit in misfits if misfit.refused]
     if refused:
         raise UnsupportedError("\n".join(refused))
+    watch = None if monitor is None else _monitor(graph, _inner(model), monitor, seed)
+    _refuse_unmonitored(graph, watch)
     growths = {place: g for s in graph.stages.values() for place, g in s.priced.items()}
     if growths:
         _try_probe(model, companions["probe"])
@@ -71,11 +86,32 @@ def torch_actor(
         optimizer,
         growths,
         spaces=graph.graph.spaces,
+        monitor=watch,
         counts_flops="flops" in needs(graph).facts,
         **companions,
     )
     _ATTACHED.add(_inner(model))
     return actor
+
+
+def _monitor(graph: CompiledGraph, model: nn.Module, measure: Measure, seed: int) -> Monitor:
+    return Monitor(measure, model, graph.graph.metrics, seed=seed)
+
+
+def _refuse_unmonitored(graph: CompiledGraph, monitor: Monitor | None) -> None:
+    """Refuse attributions of metrics that the engine cannot measure itself.
+
+    Raises:
+        UnsupportedError: All of them, each with its place.
+    """
+    known = frozenset() if monitor is None else monitor.names
+    problems = [
+        f"{placed.place}: {unmeasured(placed.action.metric, monitor)}"
+        for placed in all_actions(graph)
+        if isinstance(placed.action, Attribute) and placed.action.metric not in known
+    ]
+    if problems:
+        raise UnsupportedError("\n".join(problems))
 
 
 def _try_probe(model: nn.Module, probe: Probe) -> None:

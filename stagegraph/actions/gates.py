@@ -113,6 +113,24 @@ class Gates:
             for gate, before in zip(gates, alphas, strict=True):
                 gate.alpha = before
 
+    @contextmanager
+    def closed(
+        self, blocks: Iterable[str], module_of: Callable[[str], nn.Module]
+    ) -> Iterator[None]:
+        """These blocks passed by, for the time of a measurement; those without a gate get one."""
+        blocks = list(blocks)
+        handles = [
+            module_of(block).register_forward_hook(Gate(block, 0.0), with_kwargs=True)
+            for block in blocks
+            if block not in self._open
+        ]
+        try:
+            with self.held_at(0.0, blocks):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def drop(self, blocks: Iterable[str]) -> None:
         """Remove the gates of these blocks."""
         for block in blocks:

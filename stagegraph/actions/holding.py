@@ -213,8 +213,9 @@ def _hold_alphas(
     wanted: dict[str, float] = {}
     whole = dict.fromkeys(standing.lineage.cohorts(), 1.0)  # a gate that nobody holds is folded
     for cohort, alpha in (whole | dict(alphas)).items():
-        blocks = standing.modules_of(standing.lineage.cohort(cohort))
-        if not blocks and alpha != 1.0:
+        changes = standing.lineage.cohort(cohort)
+        blocks = standing.modules_of(changes)
+        if not blocks and alpha != 1.0 and not any(change.modules for change in changes):
             raise _nothing_to_blend(standing, cohort, alpha)
         wanted |= dict.fromkeys(blocks, alpha)
     ramped: dict[str, list[str]] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stagegraph.actions.changes import Change, Deepened, Regrown, read_change
+from stagegraph.actions.changes import Change, Deepened, Pruned, Regrown, read_change
 from stagegraph.errors import SnapshotError
 
 __all__ = ["Lineage"]
@@ -55,6 +55,12 @@ class Lineage:
                 if stack in self._orders:
                     self._orders[stack].append(label)
 
+        if isinstance(change, Pruned) and isinstance(change.taken, Deepened):
+            labels = {block.label for block in change.taken.blocks}
+            for path in (change.taken.stack, *change.taken.beside):
+                order = self.order(path, change.taken.before + len(labels))
+                self._orders[path] = [label for label in order if label not in labels]
+
     def without_last(self) -> Lineage:
         """The same without the newest change."""
         return Lineage(self._changes[:-1])
@@ -95,16 +101,39 @@ class Lineage:
 
     def cohort(self, name: str) -> tuple[Change, ...]:
         """The changes of the newest boundary at which something was grown under this name."""
-        named = [change for change in self._changes if change.cohort == name]
+        named = [change for change in self._growths() if change.cohort == name]
         return tuple(change for change in named if change.step == named[-1].step)
 
     def cohorts(self) -> tuple[str, ...]:
         """The names of all growths, the oldest first."""
-        return tuple(dict.fromkeys(change.cohort for change in self._changes))
+        return tuple(dict.fromkeys(change.cohort for change in self._growths()))
+
+    def _growths(self) -> list[Change]:
+        return [change for change in self._changes if not isinstance(change, Pruned)]
+
+    def alive(self, change: Change, added: Iterable[str] | None = None) -> tuple[str, ...]:
+        """Stable ids of the modules that a change added and that have not been pruned since.
+
+        Args:
+            change: A change of this lineage.
+            added: Which of what it added to look at; default: its modules.
+        """
+        at = next((i for i, one in enumerate(self._changes) if one is change), len(self._changes))
+        prunes = [one for one in self._changes[at:] if isinstance(one, Pruned)]
+        gone = {name for one in prunes for name in one.gone}
+        return tuple(
+            name
+            for name in (change.modules if added is None else added)
+            if not any(name == one or name.startswith(f"{one}.") for one in gone)
+        )
 
     def added_names(self, changes: Iterable[Change]) -> list[str]:
         """Today's names of the modules and parameters that these changes added."""
-        added = [name for change in changes for name in (*change.modules, *change.others)]
+        added = [
+            name
+            for change in changes
+            for name in self.alive(change, (*change.modules, *change.others))
+        ]
         return [self.today(name) for name in added]
 
     def starts_with(self, other: Lineage) -> bool:

@@ -144,19 +144,29 @@ def select(
         if not changes:
             near = did_you_mean(cohort, lineage.cohorts())
             wrong.append(f"no growth of the name {cohort!r} has added anything{near}")
+        elif not (names or found) and any(change.modules for change in changes):
+            wrong.append(f"all that the growth {cohort!r} had added was pruned")
         taken |= {name for block in names for name in _subtree(model, block)}
-    members: dict[int, nn.Parameter] = {}
-    for pattern in selected.groups:
-        found_there = _members(optimizers, pattern)
-        if not found_there:
-            wrong.append(f"{pattern!r} is the name of no group{_known_groups(optimizers, pattern)}")
-        members |= {id(parameter): parameter for parameter in found_there}
+    members = _of_groups(optimizers, selected.groups, wrong)
     if not (taken or parts or wrong or members or selected.everything or selected.cohorts):
         wrong.append("nothing is selected: no growth has added anything yet")
     if wrong:
         raise SelectorError(f"{place}: " + "; ".join(wrong))
     gathered = _gather(model, taken, members, everything=selected.everything)
     return replace(gathered, slices=_slices(model, parts, gathered, lineage))
+
+
+def _of_groups(
+    optimizers: Sequence[Optimizer], patterns: Iterable[str], wrong: list[str]
+) -> dict[int, nn.Parameter]:
+    """The parameters of groups, by identity; patterns that match none are told in ``wrong``."""
+    members: dict[int, nn.Parameter] = {}
+    for pattern in patterns:
+        found = _members(optimizers, pattern)
+        if not found:
+            wrong.append(f"{pattern!r} is the name of no group{_known_groups(optimizers, pattern)}")
+        members |= {id(parameter): parameter for parameter in found}
+    return members
 
 
 def _members(optimizers: Sequence[Optimizer], pattern: str) -> list[nn.Parameter]:

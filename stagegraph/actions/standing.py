@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from stagegraph.actions.attribute_holding import AttributeHolding
-from stagegraph.actions.changes import Change
+from stagegraph.actions.changes import Change, Pruned
 from stagegraph.actions.cohorts import lasting_scales
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.data.draws import Drawn
@@ -155,8 +155,16 @@ class Standing:
         return self.model.get_submodule(self.lineage.today(stable))
 
     def modules_of(self, changes: Sequence[Change]) -> list[str]:
-        """Stable ids of the modules that these changes added."""
-        return [module for change in changes for module in change.modules]
+        """Stable ids of the modules that these changes added and that are still in the model."""
+        return [module for change in changes for module in self.lineage.alive(change)]
+
+    def release_pruned(self) -> None:
+        """Let go of pruned modules that no snapshot goes back to."""
+        reached = [len(snapshot.lineage.changes) for snapshot in self.snapshots.values()]
+        earliest = min(reached, default=len(self.lineage.changes))
+        for change in self.lineage.changes[:earliest]:
+            if isinstance(change, Pruned):
+                change.aside.release()
 
     def remember(self) -> Callable[[], None]:
         """A way back to what is held now; the model itself is undone by reference."""

@@ -35,8 +35,10 @@ from stagegraph.errors import SelectorError, UnsupportedError
 from stagegraph.schema.actions import (
     Action,
     AddHead,
+    Attribute,
     Baseline,
     GrowthAction,
+    Prune,
     Regrow,
     RollBack,
     Send,
@@ -93,7 +95,7 @@ def _of_action(
     companions: Companions,
     probe: Probe | None,
 ) -> list[str]:
-    if isinstance(action, SnapshotAction | Baseline | Send):
+    if isinstance(action, SnapshotAction | Baseline | Send | Attribute):
         return []
     if isinstance(action, TeacherAction):
         return why_no_copy(model)
@@ -110,12 +112,13 @@ def _of_action(
                 "write data: skip"
             ]
         return _of_factor(optimizers) if action.lr_factor is not None else []
-    if not isinstance(action, GrowthAction):
+    if not isinstance(action, GrowthAction | Prune):
         return [f"this version cannot {action.type}"]
     reasons = [why for optimizer in optimizers if (why := refuse_growth(optimizer))]
     if probe is None:
         reasons.append(
-            "a growth is measured on a batch, and there is none; give probe=... (a batch as the "
+            f"a {'prune' if isinstance(action, Prune) else 'growth'} is measured on a batch, and "
+            "there is none; give probe=... (a batch as the "
             "model takes it, or a function of the model)"
         )
     if companions.ema is not None and not isinstance(companions.ema, AveragedModel):

@@ -10,12 +10,16 @@ from stagegraph.drawing.certificates import read_certificate
 from stagegraph.drawing.clean import clip, shown
 from stagegraph.drawing.history import History, Move, Record, mapping, sequence
 from stagegraph.drawing.markup import Content, Markup, element, joined
+from stagegraph.drawing.parts import attributed, pruned
 from stagegraph.drawing.trace import trace_html
 from stagegraph.drawing.trying import trial_words
 from stagegraph.drawing.webpage import folded, section, table
 
 __all__ = ["certificates", "happenings", "transitions", "unknown_records"]
 
+_LOOKING = frozenset(
+    ("attribution", "prune", "trial", "curriculum", "baseline", "reference", "decay")
+)
 _EVERYWHERE = ("type", "step", "boundary", "progress", "place", "time")
 
 MOST_ROWS = 500
@@ -26,6 +30,7 @@ _KNOWN = frozenset(
         *("run", "move", "growth", "facts", "metric", "vitals", "verdict", "blocked", "unblocked"),
         *("event", "command", "error", "roll_back", "reading", "end", "missing", "clock"),
         *("baseline", "reference", "decay", "trial", "curriculum", "data"),
+        *("attribution", "prune"),
     )
 )
 
@@ -104,6 +109,7 @@ def happenings(history: History) -> Markup:
     kinds = (
         *("roll_back", "error", "blocked", "unblocked", "verdict", "event", "command"),
         *("missing", "clock", "baseline", "reference", "decay", "trial", "curriculum"),
+        *("missing", "clock", "attribution", "prune"),
     )
     found = [record for record in history.records if record.get("type") in kinds]
     if not found:
@@ -153,7 +159,7 @@ def _told(record: Record) -> tuple[Content, Content]:
             seconds, updates = shown(record.get("seconds")), shown(record.get("updates"))
             usual = shown(record.get("usual"))
             return "", f"{seconds} s passed with {updates} updates; usual are {usual} s"
-        case "baseline" | "reference" | "decay" | "trial" | "curriculum":
+        case kind if kind in _LOOKING:
             return _told_of_looking(record)
         case _:
             by = f", by {shown(record.get('author'))}" if record.get("author") else ""
@@ -161,8 +167,13 @@ def _told(record: Record) -> tuple[Content, Content]:
 
 
 def _told_of_looking(record: Record) -> tuple[Content, Content]:
-    """What is tried, what detectors compare with, and what bends the curves they look at."""
+    """What is tried and measured, what detectors compare with, what bends their curves."""
     match record.get("type"):
+        case "attribution":
+            return shown(record.get("metric")), attributed(record)
+        case "prune":
+            found = {k: record.get(k) for k in ("alphas", "change", "exactness", "params")}
+            return shown(record.get("place")), folded(pruned(record), _pairs(found))
         case "trial":
             return shown(record.get("stage")), trial_words(record)
         case "curriculum":

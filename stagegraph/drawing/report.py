@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from stagegraph.drawing.chart import Chart, made_chart
 from stagegraph.drawing.clean import shown
+from stagegraph.drawing.contributions import contributions
 from stagegraph.drawing.happenings import certificates, happenings, transitions, unknown_records
 from stagegraph.drawing.history import History, Record, read_history
 from stagegraph.drawing.markup import Content, Markup, element, joined
@@ -44,6 +45,7 @@ def report_html(
         section("Timeline", figure(timeline, fit=True)),
         section("Transitions", transitions(history)),
         section("Growth", certificates(history)),
+        contributions(history),
         section("Waits, verdicts, events and errors", happenings(history)),
         _findings(findings, chart),
         unknown_records(history),

@@ -12,6 +12,7 @@ from typing import Any
 from stagegraph.drawing.certificates import read_certificate
 from stagegraph.drawing.clean import cells, clip, for_terminal, shown
 from stagegraph.drawing.history import Record, finite, mapping, read_history, sequence
+from stagegraph.drawing.parts import attributed, pruned
 from stagegraph.drawing.summing import FINISHED, outcome_of
 from stagegraph.drawing.trace import trace_lines
 from stagegraph.drawing.trying import trial_words
@@ -125,6 +126,7 @@ def _happened(record: Record, *, colour: bool) -> str:
         "growth": "green",
         "trial": "green",
     }
+    paint["prune"] = "red"
     paint["command"] = "red" if record.get("status") == "refused" else "yellow"
     match kind:
         case "growth":
@@ -142,6 +144,10 @@ def _happened(record: Record, *, colour: bool) -> str:
             told = f"{shown(record.get('stage'))} {trial_words(record)}"
         case "decay":
             told = f"{shown(record.get('guard'))}: {shown(record.get('told'))}"
+        case "attribution":
+            told = f"{shown(record.get('metric'))}: {attributed(record)}"
+        case "prune":
+            told = pruned(record)
         case _:
             told = shown(record.get("edge") or record.get("name"))
             told += f": {shown(record['reason'])}" if record.get("reason") is not None else ""

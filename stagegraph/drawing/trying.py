@@ -35,7 +35,8 @@ def trial_words(record: Record) -> str:
 
 def _tried(record: Record) -> Iterator[str]:
     for entry in sequence(record.get("tried")):
-        name, value = (*sequence(entry), None, None)[:2]
+        told = sequence(entry)
+        name, value = (*told, None)[:2] if told else ("?", None)
         number: Any = finite(value)
-        told = "no finite value" if number is None else f"{number:.4g}"
-        yield f"{WITHOUT if name is None else shown(name)} {told}"
+        worth = "no finite value" if number is None else f"{number:.4g}"
+        yield f"{WITHOUT if name is None else shown(name)} {worth}"

@@ -161,6 +161,12 @@ def action_words(action: Model) -> str:
             return f"roll back to {given.get('to')}" + (f" ({', '.join(differ)})" if differ else "")
         case "send":
             return f"send {given.get('event')}"
+        case "attribute":
+            of = _of(given.get("of", "all"))
+            return f"attribute {given.get('metric')}" + ("" if of == "all" else f" to {of}")
+        case "prune":
+            by = f" by {given['metric']}" if "metric" in given else ""
+            return f"prune {_of(given.get('of', ()))}{by}"
         case (
             "deepen"
             | "widen"

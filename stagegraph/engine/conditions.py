@@ -39,6 +39,7 @@ from stagegraph.schema.guards import (
     Elapsed,
     EventSeen,
     Exhausted,
+    Harmful,
     Improved,
     InStage,
     Not,
@@ -101,6 +102,8 @@ def leaf_slot(leaf: Model, scope: str) -> Slot | None:
             return Slot("affordable", leaf.stage)
         case Exhausted():
             return Slot("exhausted", leaf.stage)
+        case Harmful():
+            return Slot("harmful", f"{leaf.metric} {leaf.by!r}")
     return None
 
 

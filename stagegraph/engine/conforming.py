@@ -74,6 +74,8 @@ def _dataclass(value: Any, kind: Any, place: str, depth: int) -> None:
         raise _wrong(place, _called(kind), value)
     hints = _hints(kind)
     for field in fields(value):
+        if not field.compare:
+            continue  # what two equal values may differ in is none of the data
         below = f"{place}.{field.name}".lstrip(".")
         _check(getattr(value, field.name), hints[field.name], below, depth + 1)
 

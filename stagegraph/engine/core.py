@@ -109,6 +109,10 @@ class Core:
         structure changed there."""
         self.host_rate: Callable[[], float | None] | None = None
         """Tells the host's learning rate, which goes beside what guards remember."""
+        self.monitor: Callable[[], Mapping[str, Any]] | None = None
+        """Measures metrics itself, by name, where evaluations of them are due."""
+        self.monitored: frozenset[str] = frozenset()
+        """The metrics that it measures; nobody else is asked for them."""
         self.appointments: Mapping[Unit, float] = {}
         """Readings of the clock at which to look even if nothing else is due."""
         self.loss: Any = None
@@ -430,15 +434,28 @@ class Core:
         except MetricError:
             self._undecided, self._look = True, 0
             raise
-        counts = evaluations(self.graph, self.state)
-        due = any(count > self.state.wanted.get(name, 0) for name, count in counts.items())
-        if due or trials.wants_evaluation(self.graph, self.state):
-            self._undecided = self.wants_evaluation = True
+        counts, wanted = evaluations(self.graph, self.state), self.state.wanted
+        due = {name for name, count in counts.items() if count > wanted.get(name, 0)}
+        asked = trials.wants_evaluation(self.graph, self.state)
+        due |= set() if asked is None else {asked}
+        if due:
+            self._undecided, self.wants_evaluation = True, not due <= self.monitored
             self._look = 0
             self._tune()
             self._moving = bool(moving(self.graph, self.state))
-            return
+            if due & self.monitored:
+                self._measure()
+            if self.wants_evaluation:
+                return
         self._decide()
+
+    def _measure(self) -> None:
+        """Let the monitor measure, and take in what it has found."""
+        assert self.monitor is not None
+        given = self._names.take(self.monitor())
+        arrivals = [self._arrivals.one(name, value, self._pending) for name, value in given]
+        self._arrivals.read(arrivals)
+        self._absorb(Progress(), arrivals)
 
     def _decide(self) -> None:
         self._undecided = self.wants_evaluation = False
@@ -513,7 +530,7 @@ class Core:
         author = None if taken.stop is None else taken.stop.author
 
         def confirm(outcome: Outcome) -> None:
-            after = replace(step.state, facts=outcome.facts)
+            after = step.state.learnt(outcome.facts, outcome.attributions)
             records = mail + boundary_records(before, decision, step, outcome)
             if after.ended:
                 budget = self.graph.graph.budget

@@ -19,7 +19,7 @@ from stagegraph.engine.slots import Slot, read, spent
 from stagegraph.engine.standing import lengthened, waited
 from stagegraph.engine.state import RegionState, State, TrialState
 from stagegraph.engine.taking import Force
-from stagegraph.engine.trace import Trace, trace
+from stagegraph.engine.trace import Trace, attribution_evidence, trace
 from stagegraph.graph.compiled import (
     BACK,
     STOP,
@@ -332,6 +332,8 @@ def _evidence(slot: Slot, state: State, plan: StagePlan) -> Mapping[str, Any] | 
     match slot.kind:
         case "memory":
             return remembered(state.memories.get(slot.name), plan.leaves.get(slot.name))
+        case "harmful":
+            return attribution_evidence(state, slot.name.partition(" ")[0])
         case "elapsed" if slot.duration is not None:
             return _passed(slot.duration, entered, state)
         case "completed" if plan.stage.duration is not None:

@@ -25,6 +25,7 @@ def causes(
     after: State,
     *,
     grown: Iterable[str],
+    pruned: Iterable[str],
     restore: Restore | None,
 ) -> tuple[str, ...]:
     """What bends the curves at a boundary, each in a few words; nothing: they go on.
@@ -34,9 +35,11 @@ def causes(
         before: The state that was decided on.
         after: The state after the moves.
         grown: The cohorts that are added.
+        pruned: The places of prunes.
         restore: The return to a snapshot, if there is one.
     """
     found = [f"growth of {cohort}" for cohort in grown]
+    found += [f"prune at {place}" for place in pruned]
     if restore is not None:
         found.append(f"return to {restore.snapshot}")
     held, holds = bending(graph, before), bending(graph, after)

@@ -183,6 +183,7 @@ class _Carrying:
             blocked=self._by_edge(state.blocked),
             metrics={n: metric for n, metric in state.metrics.items() if n in self._metrics},
             wanted=self._wanted(state),
+            attributions=tuple(one for one in state.attributions if one.metric in self._metrics),
             asked={name: asked for name, asked in state.asked.items() if self._is_evaluated(name)},
             baselines={
                 name: replace(

@@ -145,6 +145,10 @@ def _open_leaves(node: Trace) -> list[str]:
     name = guard.partition(",")[0].partition("(")[0]
     if name == "plateau":
         return [_plateau(guard, sees)]
+    if name == "harmful":
+        worst = sees.get("worst")
+        found = "not attributed yet" if not sees else f"worst {worst}" if worst else "nothing harms"
+        return [f"{guard.partition(',')[0]}) ({found})"]
     if name in ("regressed", "recovered", "improved"):
         return [f"{guard.partition(',')[0]})"]
     if name == "unstable":

@@ -47,6 +47,9 @@ def check_fits(plans: Plans, state: State) -> None:
     _known("stage", state.visits, graph.stages)
     _known("edge", (*state.fired, *state.errors, *state.blocked), graph.edges)
     _known("growth", state.alphas, state.cohorts)
+    _known("metric", (one.metric for one in state.attributions), document.metrics)
+    measured = (one for found in state.attributions for one in found.contributions)
+    _known("growth", (one.cohort for one in measured), state.cohorts)
     if state.ended not in (None, "final", "stop", "budget", "stopped"):
         raise SnapshotError(f"this state has ended by {state.ended!r}, which is no end of a run")
     _options(plans, state)

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stagegraph.engine.curves import curve_value
-from stagegraph.engine.ports import Effect, Selected
+from stagegraph.engine.ports import Effect
+from stagegraph.engine.selecting import selected
 from stagegraph.engine.state import RegionState, State
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import CompiledGraph, HeldActivity
@@ -19,12 +20,9 @@ from stagegraph.progress import Progress
 from stagegraph.schema.activities import (
     AlphaRamp,
     Distill,
-    GroupMembers,
-    GrownCohort,
     LrFactor,
     LrRamp,
     Ramp,
-    Selection,
     overs,
 )
 from stagegraph.schema.levels import MovingLevel
@@ -91,32 +89,6 @@ def _teachers(held: HeldActivity, state: State) -> dict[str, str]:
     return {name: state.teachers[name] for name in names}
 
 
-def _selected(
-    held: HeldActivity, selection: Selection, region: RegionState, cohorts: tuple[str, ...]
-) -> Selected:
-    globs: list[str] = []
-    groups: list[str] = []
-    names: list[str] = []
-    everything = False
-    for part in selection:
-        if isinstance(part, GroupMembers):
-            groups.append(part.group)
-        elif isinstance(part, GrownCohort):
-            newest = [name for name in cohorts if name.split("#")[0] == part.grown]
-            if not newest:
-                raise ActionError(held.place, f"no growth named {part.grown!r} has happened yet")
-            names.append(newest[-1])
-        elif part == "grown":
-            if not region.grown:
-                raise ActionError(held.place, "'grown' is asked for, but nothing has grown yet")
-            names.extend(region.grown)
-        elif part == "all":
-            everything = True
-        else:
-            globs.append(part)
-    return Selected(everything, tuple(globs), tuple(dict.fromkeys(names)), tuple(groups))
-
-
 def effects(graph: CompiledGraph, state: State) -> tuple[Effect, ...]:
     """Every activity in force, with its value for the next update.
 
@@ -130,11 +102,11 @@ def effects(graph: CompiledGraph, state: State) -> tuple[Effect, ...]:
         Effect(
             held.place,
             held.activity,
-            _selected(held, held.activity.selection, region, state.cohorts),
+            selected(held.place, held.activity.selection, region, state),
             _value(held, region, state.clock),
             _levels(held, region, state.clock),
             _teachers(held, state),
-            _selected(held, held.activity.excepted, region, state.cohorts),
+            selected(held.place, held.activity.excepted, region, state),
         )
         for held, region in _held(graph, state)
     )
@@ -176,8 +148,8 @@ def alphas(graph: CompiledGraph, state: State) -> dict[str, float]:
         if isinstance(held.activity, AlphaRamp):
             value = _value(held, region, state.clock)
             assert value is not None
-            selected = _selected(held, held.activity.selection, region, state.cohorts)
-            for cohort in selected.cohorts:
+            of = held.activity.selection
+            for cohort in selected(held.place, of, region, state).cohorts:
                 found[cohort] = value
     return {cohort: value for cohort, value in found.items() if value != 1.0}
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stagegraph.engine.attributions import Attribution
 from stagegraph.engine.conforming import check_conforms
 from stagegraph.engine.values import SlotTable, compile_number
 from stagegraph.errors import Defect, DocumentError, MissingFact, did_you_mean
@@ -36,6 +37,7 @@ class MetricSource:
         by_boundary: Whether rows go by updates ever made (a journal) or by the clock (a file).
         late: Of a journal: per boundary the values that came after it was decided.
         facts: Of a journal: per boundary what was known of the model.
+        attributions: Of a journal: per boundary what was measured of the modules' contributions.
         events: Of a journal: per boundary the events sent from outside.
         commands: Of a journal: its records of commands.
         end: Of a journal: its last boundary.
@@ -47,6 +49,7 @@ class MetricSource:
     by_boundary: bool = False
     late: dict[int, dict[str, float]] = field(default_factory=dict)
     facts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    attributions: dict[int, tuple[Attribution, ...]] = field(default_factory=dict)
     events: dict[int, list[str]] = field(default_factory=dict)
     commands: list[Mapping[str, Any]] = field(default_factory=list)
     end: int = 0
@@ -257,6 +260,11 @@ def _take_record(source: MetricSource, row: Mapping[str, Any], names: Mapping[st
             check_conforms(row.get("params"), int | None, place="params")
             check_conforms(row.get("costs", {}), Mapping[str, int], place="costs")
             source.facts[boundary] = dict(row)
+        case "attribution" if "contributions" in row:
+            found = Attribution.from_record(row)
+            check_conforms(found)
+            if found.metric in names:
+                source.attributions[boundary] = (*source.attributions.get(boundary, ()), found)
         case "event" if row.get("status") == "sent":
             before = int(row.get("seen_at", boundary + 1)) - 1
             source.events.setdefault(before, []).append(str(row["name"]))

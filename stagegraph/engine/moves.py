@@ -21,6 +21,7 @@ from stagegraph.engine.options import excluding
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Boundary, Deed, Restore
 from stagegraph.engine.references import baseline_of
+from stagegraph.engine.selecting import acted_on, without_pruned
 from stagegraph.engine.state import (
     BackSlot,
     Options,
@@ -34,8 +35,10 @@ from stagegraph.engine.trials import name_of
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import STOP, CompiledGraph, PlacedAction
 from stagegraph.schema.actions import (
+    Attribute,
     Baseline,
     GrowthAction,
+    Prune,
     RollBack,
     Send,
     SnapshotAction,
@@ -95,6 +98,7 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     work = _Work(graph, state, restored, seed, decision, restored)
     for move in decision.moves:
         work.move(move, returning=restore is not None)
+    work.attribute()
     after, cohorts = work.after, work.cohorts
     after, superseded = _newest(after) if work.deeds else (after, ())
     after = replace(
@@ -105,7 +109,11 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     else:  # nobody is asked, so that events wait until the trial is over
         heard, ignored, kept_events = (), (), state.events
     after = replace(after, events=(*kept_events, *work.sent))
-    bent = causes(graph, state, after, grown=cohorts.values(), restore=restore)
+    reshaped = any(deed.action.structural for deed in work.deeds)
+    if reshaped:
+        after = replace(after, attributions=())  # each was measured beside other modules
+    pruned = [deed.place for deed in work.deeds if isinstance(deed.action, Prune)]
+    bent = causes(graph, state, after, grown=cohorts.values(), pruned=pruned, restore=restore)
     remembered = active_memories(plans, after)
     if bent:
         after = _disturb(after)
@@ -139,6 +147,7 @@ class _Work:
         deeds: What is to be done, in order.
         cohorts: Per place of a growth, the cohort it adds.
         sent: The events that actions send.
+        attributions: The attributions: their places among the deeds, and whose they are.
     """
 
     graph: CompiledGraph
@@ -150,6 +159,7 @@ class _Work:
     deeds: list[Deed] = field(default_factory=list)
     cohorts: dict[str, str] = field(default_factory=dict)
     sent: list[PendingEvent] = field(default_factory=list)
+    attributions: list[tuple[int, PlacedAction, str]] = field(default_factory=list)
 
     def move(self, move: Move, *, returning: bool) -> None:
         """One region leaves its stage, acts, and enters another."""
@@ -157,14 +167,15 @@ class _Work:
             self.after = _let_go(self.after, move.region)
         after = _leave(self.graph, self.after, move, keep_time=not returning)
         self.after = _enter(self.graph, after, self.before, move, fresh=returning)
-        grown = [cohort for placed in move.actions if (cohort := self.act(placed)) is not None]
+        acted = [self.act(placed, move.region) for placed in move.actions]
+        grown = tuple(cohort for cohort in acted if cohort is not None)
         if grown:
-            self.after = _grew(self.after, move.region, tuple(grown))
+            self.after = _grew(self.after, move.region, grown)
         if move.turn is not None and not move.turn.snapshot:
             self.deeds.append(_start_of_trial(move.turn))
             self.after = _kept(self.after, self.deeds[-1], self.start)
 
-    def act(self, placed: PlacedAction) -> str | None:
+    def act(self, placed: PlacedAction, region: str) -> str | None:
         """Plan an action; gives the cohort that it adds."""
         match placed.action:
             case RollBack():
@@ -177,15 +188,34 @@ class _Work:
                 self.after = replace(self.after, baselines=kept)
                 return None
         after, turn = self.after, self.decision.turn
-        cohort = _cohort(placed, after.visits, (*after.cohorts, *self.cohorts.values()))
+        taken = (*after.cohorts, *after.pruned, *self.cohorts.values())
+        cohort = _cohort(placed, after.visits, taken)
         # An option that is kept begins as it was tried: with the same seed.
         number = self.before.spent.step if turn is None else turn.started
         deed = _deed(placed, cohort, self.before, (self.seed, number), len(self.deeds))
+        if isinstance(placed.action, Attribute):
+            self.attributions.append((len(self.deeds), placed, region))
+        if isinstance(placed.action, Prune):
+            deed = self._prune(placed, deed, region)
         self.deeds.append(deed)
         if cohort is not None:
             self.cohorts[deed.place] = cohort
-        self.after = _kept(after, deed, self.start)
+        self.after = _kept(self.after, deed, self.start)
         return cohort
+
+    def _prune(self, placed: PlacedAction, deed: Deed, region: str) -> Deed:
+        """A prune with what it is about; that is gone from the state."""
+        after = self.after
+        of = acted_on(placed, after.regions[region], after)
+        assert of is not None
+        self.after = without_pruned(after, of.cohorts, boundary=after.spent.step)
+        return replace(deed, of=of)
+
+    def attribute(self) -> None:
+        """Say what attributions are about: the model as it is when all else is done."""
+        for index, placed, region in self.attributions:
+            of = acted_on(placed, self.after.regions[region], self.after)
+            self.deeds[index] = replace(self.deeds[index], of=of)
 
 
 # Ways back

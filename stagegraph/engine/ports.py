@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stagegraph.schema.actions import Action, GrowthAction
+from stagegraph.engine.attributions import Attribution
+from stagegraph.schema.actions import Action
 from stagegraph.schema.activities import Activity
 
 __all__ = [
@@ -57,16 +58,18 @@ class Selected:
         globs: Shell patterns over module and parameter names.
         cohorts: Names of growths.
         groups: Shell patterns over the names of the optimizers' groups.
+        modules: Stable ids of single modules that growths added.
     """
 
     everything: bool = False
     globs: tuple[str, ...] = ()
     cohorts: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether anything is named."""
-        return bool(self.everything or self.globs or self.cohorts or self.groups)
+        return bool(self.everything or self.globs or self.cohorts or self.groups or self.modules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ class Deed:
         snapshot: For a snapshot: its id, unique in the run.
         seed: A seed of its own, the same on all ranks and at each replay.
         teacher: For a teacher: its id, unique in the run.
+        of: For an attribution or a prune: what it is about.
     """
 
     place: str
@@ -111,6 +115,7 @@ class Deed:
     snapshot: str | None
     seed: int
     teacher: str | None = None
+    of: Selected | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +164,8 @@ class Boundary:
 
     @property
     def structural(self) -> bool:
-        """Whether the model's structure changes: by a growth, or by a return."""
-        growing = any(isinstance(deed.action, GrowthAction) for deed in self.deeds)
-        return growing or self.restore is not None
+        """Whether the model's structure changes: by a growth, a prune, or a return."""
+        return self.restore is not None or any(deed.action.structural for deed in self.deeds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +175,12 @@ class Outcome:
     Attributes:
         evidence: Per place of a deed, JSON data on what was done (for a growth, its certificate).
         facts: What is known of the model now.
+        attributions: What was measured of the modules' contributions.
     """
 
     evidence: Mapping[str, Mapping[str, Any]]
     facts: Facts
+    attributions: tuple[Attribution, ...] = ()
 
 
 class Actor(Protocol):

@@ -26,6 +26,7 @@ from stagegraph.engine.state import State
 from stagegraph.engine.taking import Taken, Verdict
 from stagegraph.errors import ActionError
 from stagegraph.progress import Duration
+from stagegraph.schema.actions import Attribute, Prune
 from stagegraph.schema.guard_text import format_guard
 from stagegraph.schema.stagegraph import Budget
 
@@ -179,6 +180,7 @@ def boundary_records(
     growths: list[Record] = []
     for move in decision.moves:
         records.append(_move_record(before, step, move, outcome))
+        records += _told_of_parts(before, move, outcome)
         grown = _growth_records(before if restore is None else step.state, step, move, outcome)
         (records if restore is None else growths).extend(grown)
     if restore is not None:
@@ -236,6 +238,17 @@ def _trial_record(before: State, turn: Turn, *, given_up: bool) -> Record:
         tried=[[one.option, one.value] for one in turn.tried],
         passed_over=dict(turn.passed_over),
     )
+
+
+def _told_of_parts(before: State, move: Move, outcome: Outcome) -> Iterator[Record]:
+    """What a move's attributions have measured, and what its prunes have taken out."""
+    for placed in move.actions:
+        if isinstance(placed.action, Attribute | Prune):
+            kind = "attribution" if isinstance(placed.action, Attribute) else "prune"
+            found = dict(outcome.evidence.get(placed.place, {}))
+            found.pop("kind", None)
+            where = {"place": placed.place, "region": move.region}
+            yield record(kind, before, **{**found, **where})
 
 
 def facts_record(state: State, facts: Facts) -> Record:

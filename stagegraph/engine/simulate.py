@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from stagegraph.engine.attributions import Attribution
 from stagegraph.engine.core import Core
 from stagegraph.engine.metric_source import Formula, MetricSource, open_source
 from stagegraph.engine.numbers import NumbersActor
@@ -95,7 +96,12 @@ class _Records(list[Record]):
 class _JournalActor(NumbersActor):
     """Tells of the model what a journal told of it."""
 
-    def __init__(self, facts: Mapping[int, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        facts: Mapping[int, Mapping[str, Any]],
+        attributions: Mapping[int, tuple[Attribution, ...]],
+    ) -> None:
+        self._attributions = attributions
         self._journal = {
             boundary: Facts(row.get("params"), dict(row.get("costs", {})), _flops(row))
             for boundary, row in facts.items()
@@ -109,7 +115,7 @@ class _JournalActor(NumbersActor):
 
     def transact(self, boundary: Boundary, confirm: Callable[[Outcome], None]) -> Outcome:
         known = self._journal.get(boundary.number, self._facts)
-        outcome = Outcome({}, known)
+        outcome = Outcome({}, known, self._attributions.get(boundary.number, ()))
         confirm(outcome)
         self._facts = known
         return outcome
@@ -168,7 +174,7 @@ def simulate(  # noqa: PLR0913 - one keyword per fact, as the graph names them
     _require(required, given)
     actor: NumbersActor
     if source.facts:
-        actor = _JournalActor(source.facts)
+        actor = _JournalActor(source.facts, source.attributions)
     else:
         actor = NumbersActor(params, resolve_costs(compiled, required, costs or {}))
     sink = _Records()

@@ -171,6 +171,15 @@ def _exhausted(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledSt
     return NAN if answer is None else float(not answer)
 
 
+def _harmful(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledStage) -> float:
+    metric, _, by = slot.name.partition(" ")
+    for one in state.attributions:
+        if one.metric == metric:
+            answer = one.harmful(float(by))
+            return NAN if answer is None else float(answer)
+    return NAN
+
+
 _READERS: Mapping[str, Reader] = {
     "fact": _fact,
     "metric": _metric,
@@ -189,6 +198,7 @@ _READERS: Mapping[str, Reader] = {
     "completed": _completed,
     "affordable": _affordable,
     "exhausted": _exhausted,
+    "harmful": _harmful,
 }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
+from stagegraph.engine.attributions import Attribution
 from stagegraph.engine.conforming import check_conforms
 from stagegraph.engine.host_rates import HostRate, rates_from_json, rates_to_json
 from stagegraph.engine.memories import Memory, memory_from_json, memory_to_json
@@ -236,6 +237,9 @@ class State:
         baselines: The metrics that were remembered under a name.
         recent: The newest values of metrics whose level and spread a guard asks for, by key.
         host: The host's learning rate, as it changed.
+        attributions: Per metric the newest since the structure last changed, the newest last.
+        pruned: Growths on the present branch of which nothing is left, and at which boundary the
+            last of it was pruned.
     """
 
     clock: Progress = Progress()
@@ -264,6 +268,8 @@ class State:
     baselines: Mapping[str, BaselineState] = field(default_factory=dict)
     recent: Mapping[str, Recent] = field(default_factory=dict)
     host: tuple[HostRate, ...] = ()
+    attributions: tuple[Attribution, ...] = ()
+    pruned: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def stages(self) -> dict[str, str]:
@@ -278,6 +284,14 @@ class State:
         """Ids of the teachers that somebody can learn from: now, or after a rollback."""
         later = (snapshot.state.teachers.values() for snapshot in self.snapshots)
         return frozenset(self.teachers.values()).union(*later)
+
+    def learnt(self, facts: Facts, attributions: tuple[Attribution, ...] = ()) -> State:
+        """The state that knows what a boundary's transaction has brought."""
+        newest: dict[str, Attribution] = {}
+        for one in (*self.attributions, *attributions):
+            newest.pop(one.metric, None)
+            newest[one.metric] = one
+        return replace(self, facts=facts, attributions=tuple(newest.values()))
 
     def without_snapshots(self) -> State:
         """The state as a snapshot keeps it."""
@@ -344,6 +358,8 @@ def _state_to_json(state: State) -> dict[str, Any]:
         "baselines": {name: one.to_json() for name, one in state.baselines.items()},
         "recent": recent_to_json(state.recent),
         "host": rates_to_json(state.host),
+        "attributions": [one.to_json() for one in state.attributions],
+        "pruned": dict(state.pruned),
     }
 
 
@@ -410,6 +426,8 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         },
         recent=recent_from_json(data.get("recent", {})),
         host=rates_from_json(data.get("host", ())),
+        attributions=tuple(map(Attribution.from_json, data.get("attributions", ()))),
+        pruned=dict(data.get("pruned", {})),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from stagegraph.engine.conditions import leaf_slot
 from stagegraph.engine.slots import Slot
+from stagegraph.engine.state import State
 from stagegraph.engine.values import number_slot
 from stagegraph.schema.base import Model
 from stagegraph.schema.expressions import Arithmetic, Negative
@@ -122,3 +123,17 @@ def _number(
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
+
+
+def attribution_evidence(state: State, metric: str) -> dict[str, Any] | None:
+    """What the newest attribution of a metric has found, as JSON data; ranked, the best first."""
+    found = next((one for one in state.attributions if one.metric == metric), None)
+    if found is None:
+        return None
+    worst = found.worst
+    return {
+        "worst": None if worst is None else worst.module,
+        "base": found.base,
+        "measured_at": found.boundary,
+        **{one.module: one.value for one in found.ranked},
+    }

@@ -66,16 +66,17 @@ def _candidates(
     yield from ((option,) for option, reason, _ in usable(graph, state, stage) if reason is None)
 
 
-def wants_evaluation(graph: CompiledGraph, state: State) -> bool:
-    """Whether an option has been trained for long enough and its metric has not come here."""
+def wants_evaluation(graph: CompiledGraph, state: State) -> str | None:
+    """The metric that an option is compared by, if it is due and has not come here."""
     trial = state.trial
     if trial is None or not stage_completed(graph.stages[trial.stage], state):
-        return False
+        return None
     spec = graph.stages[trial.stage].spec
     assert isinstance(spec, Trial)
     metric = state.metrics.get(spec.metric)
     evaluated = graph.graph.metrics[spec.metric].every is not None
-    return evaluated and (metric is None or metric.boundary != state.spent.step)
+    missing = metric is None or metric.boundary != state.spent.step
+    return spec.metric if evaluated and missing else None
 
 
 def turn(graph: CompiledGraph, state: State, trial: TrialState) -> Turn | None:

@@ -31,8 +31,10 @@ from stagegraph.graph.resolve import (
 from stagegraph.progress import Duration
 from stagegraph.schema.actions import (
     Action,
+    Attribute,
     Baseline,
     GrowthAction,
+    Prune,
     RollBack,
     Send,
     SnapshotAction,
@@ -49,6 +51,7 @@ from stagegraph.schema.guards import (
     Done,
     EventSeen,
     Exhausted,
+    Harmful,
     Improved,
     InStage,
     Not,
@@ -394,6 +397,11 @@ class _Compiler:
                 return action.model_copy(update={"name": prefix + action.name})
             case Send():
                 self._event(action.event, f"{pointer}/event")
+            case Attribute() | Prune():
+                if action.metric is not None:
+                    self._metric(action.metric, f"{pointer}/metric")
+                of = tuple(self._cohort(part, pointer, prefix) for part in action.of)
+                return action.model_copy(update={"of": of})
         return action
 
     # Guards
@@ -411,6 +419,9 @@ class _Compiler:
                 self._metric(guard.metric, pointer)
                 since = self._reference(guard.since, pointer, prefix)
                 return guard.model_copy(update={"since": since})
+            case Harmful():
+                self._metric(guard.metric, pointer)
+                return guard
             case InStage() | Affordable() | Exhausted():
                 placed: Model = self._with_stage(guard, pointer, prefix)
                 return placed

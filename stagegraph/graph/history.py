@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from stagegraph.graph.compiled import CompiledStage, PlacedAction
 from stagegraph.graph.structure import Move, RegionView, rolls_back
-from stagegraph.schema.actions import Baseline, GrowthAction, SnapshotAction, TeacherAction
+from stagegraph.schema.actions import Baseline, GrowthAction, Prune, SnapshotAction, TeacherAction
 
 __all__ = ["GROWTH", "INTERRUPTED", "History", "Past", "histories"]
 
@@ -109,7 +109,9 @@ def _move(move: Move, before: Past, target: CompiledStage, taken: History) -> Pa
 
 def _enter(before: Past, stage: CompiledStage) -> Past:
     after = before.after(gained=_gains(stage.actions))
-    return _with_option(after, stage) if stage.kind == "grow" else after
+    prunes = any(isinstance(placed.action, Prune) for placed in stage.actions)
+    grows = stage.kind == "grow" and (bool(stage.possible_growths) or not prunes)
+    return _with_option(after, stage) if grows else after
 
 
 def _with_option(before: Past, stage: CompiledStage) -> Past:

@@ -8,9 +8,10 @@ from typing import Any
 
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.progress import Duration, Unit
+from stagegraph.schema.actions import Attribute, Prune
 from stagegraph.schema.base import Model
 from stagegraph.schema.expressions import Left, NameExpr, Spent
-from stagegraph.schema.guards import Affordable, Exhausted
+from stagegraph.schema.guards import Affordable, Exhausted, Harmful
 from stagegraph.schema.stages import Grow
 
 __all__ = ["Needs", "needs"]
@@ -59,7 +60,7 @@ def needs(graph: CompiledGraph) -> Needs:
             case Affordable() | Exhausted() | Grow(policy="largest"):
                 facts.add("params")
         metric = getattr(node, "metric", None)
-        if isinstance(metric, str):
+        if isinstance(metric, str) and not isinstance(node, Attribute | Prune | Harmful):
             metrics.add(metric)
     budget = graph.graph.budget
     facts |= {

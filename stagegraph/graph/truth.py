@@ -28,6 +28,7 @@ from stagegraph.schema.guards import (
     Done,
     Elapsed,
     Exhausted,
+    Harmful,
     InStage,
     Not,
     Plateau,
@@ -56,7 +57,7 @@ class Condition:
     @property
     def known(self) -> bool:
         """Whether it is always true or false."""
-        return not isinstance(self.node, Plateau | Since | Affordable | Exhausted)
+        return not isinstance(self.node, Plateau | Since | Affordable | Exhausted | Harmful)
 
 
 @dataclass(frozen=True, slots=True)

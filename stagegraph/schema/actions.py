@@ -11,6 +11,7 @@ from stagegraph.schema.amounts import Count, Factor
 from stagegraph.schema.branch_actions import ATTACHABLE, AddExperts, AddHead, Attach, Upcycle
 from stagegraph.schema.growth_actions import Deepen, GrowthAction, SizedGrowth
 from stagegraph.schema.inherit_actions import Inherit, Regrow
+from stagegraph.schema.monitor_actions import WORST, Attribute, Prune
 from stagegraph.schema.names import Name, Reference
 from stagegraph.schema.width_actions import (
     AddHeads,
@@ -24,18 +25,21 @@ from stagegraph.schema.width_actions import (
 
 __all__ = [
     "ATTACHABLE",
+    "WORST",
     "Action",
     "AddExperts",
     "AddHead",
     "AddHeads",
     "Attach",
     "AttentionGrowth",
+    "Attribute",
     "Baseline",
     "Deepen",
     "ExtendContext",
     "ExtendVocab",
     "GrowthAction",
     "Inherit",
+    "Prune",
     "Regrow",
     "RollBack",
     "Send",
@@ -130,6 +134,8 @@ Action = Annotated[
     | AddExperts
     | AddHead
     | Inherit
-    | Regrow,
+    | Regrow
+    | Attribute
+    | Prune,
     Field(discriminator="type"),
 ]

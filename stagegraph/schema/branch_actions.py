@@ -39,6 +39,7 @@ class Attach(GrowthAction):
     """
 
     blends: ClassVar = True
+    prunable: ClassVar = True
     type: Literal["attach"]
     host: Annotated[Seq[Glob], Field(min_length=1)]
     """The modules that get one each, such as ``blocks.*.mlp``; ``*`` is one part of a path."""
@@ -92,6 +93,7 @@ class Upcycle(GrowthAction):
     """
 
     blends: ClassVar = True
+    prunable: ClassVar = True
     type: Literal["upcycle"]
     host: Annotated[Seq[Glob], Field(min_length=1)]
     """The MLPs, such as ``blocks.*.mlp``; ``*`` is one part of a path."""

@@ -24,6 +24,8 @@ class GrowthAction(ActionModel):
     structural: ClassVar = True
     blends: ClassVar[bool] = False
     """Whether it adds modules, which can be blended in with an alpha ramp."""
+    prunable: ClassVar[bool] = False
+    """Whether what it adds are parts that can be taken out again."""
     name: Name | None = None
     """The name of the cohort it adds; default: ``region:stage#visit``."""
     tolerance: Annotated[Number, Field(gt=0)] | None = None
@@ -84,6 +86,7 @@ class Deepen(SizedGrowth):
     """
 
     blends: ClassVar = True
+    prunable: ClassVar = True
     type: Literal["deepen"]
     stack: Glob
     """Path of the ``nn.ModuleList`` or ``nn.Sequential``, such as ``transformer.blocks``."""

@@ -28,6 +28,7 @@ __all__ = [
     "EventSeen",
     "Exhausted",
     "Guard",
+    "Harmful",
     "Improved",
     "InStage",
     "Not",
@@ -180,6 +181,21 @@ class Exhausted(Model):
     """The stage that grows."""
 
 
+class Harmful(Model):
+    """The newest attribution of a metric found a module without which it would be better.
+
+    Better by at least ``by``, as a share of the absolute value that the metric had with all modules
+    in place. Unknown until the metric has been attributed since the structure last changed.
+    """
+
+    positional: ClassVar = ("metric",)
+    type: Literal["harmful"]
+    metric: MetricName
+    """The metric that was attributed."""
+    by: Share
+    """How much better it would be without the module, as a share, such as ``1%``."""
+
+
 MAX_TREE_DEPTH: Final = 24
 """How many guards and expressions inside one another."""
 
@@ -237,7 +253,8 @@ Guard = Annotated[
         | Done
         | EventSeen
         | Affordable
-        | Exhausted,
+        | Exhausted
+        | Harmful,
         Field(discriminator="type"),
     ],
     BeforeValidator(read_guard),
@@ -260,6 +277,7 @@ GUARD_CALLS: dict[str, type[Model]] = {
     "event": EventSeen,
     "affordable": Affordable,
     "exhausted": Exhausted,
+    "harmful": Harmful,
 }
 """Guards that a string writes as a call."""
 

@@ -22,7 +22,13 @@ from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.ports import Actor, Reader, Record, Sink
 from stagegraph.engine.simulate import resolve_costs, runnable
 from stagegraph.engine.weakly import weakly
-from stagegraph.errors import MissingFact, RunFolderError, SnapshotError, StageGraphError
+from stagegraph.errors import (
+    MissingFact,
+    RunFolderError,
+    SnapshotError,
+    StageGraphError,
+    UnsupportedError,
+)
 from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.needs import needs
@@ -85,6 +91,10 @@ class Engine:
         data: What knows the data's position (``state_dict``); needed for rewinding it. For
             activities of the data, a :class:`CurriculumLoader`.
         probe: A batch as the model takes it, on which growth is measured.
+        monitor: A function of the model that returns numbers by the name of their metric, such as
+            ``lambda model: {"probe_loss": evaluate(model, batches)}``. The engine calls it itself
+            where evaluations of these metrics are due, and for attributions: in eval mode, without
+            gradients, from the same random numbers each time, and without leaving a trace.
         parts: What the graph names and only code can give: weights to inherit (a state dict, a
             model, a path), builders (functions); a builder is needed again to resume.
         run: A folder for the run: its graph, journal, checkpoints and report. If it holds a run
@@ -112,6 +122,7 @@ class Engine:
         ema: object = None,
         data: object = None,
         probe: Any = None,
+        monitor: Callable[[nn.Module], Mapping[str, Any]] | None = None,
         parts: Mapping[str, Any] | None = None,
         run: str | os.PathLike[str] | None = None,
         checkpoints: Checkpoints = Checkpoints(),  # noqa: B008 - frozen
@@ -131,6 +142,8 @@ class Engine:
         actor: Actor
         reader: Reader | None = None
         if model is None:
+            if monitor is not None:
+                raise UnsupportedError("monitor= is a function of the model; give model= too")
             actor = _numbers(compiled, params, costs or {})
         else:
             from stagegraph.actions.attach import torch_actor
@@ -147,10 +160,15 @@ class Engine:
                 data=data,
                 probe=probe,
                 parts=parts or {},
+                monitor=monitor,
+                seed=seed,
             )
         self._listeners: list[Sink] = []
         self._seed = seed
         self._core = Core(compiled, actor, clock=time.monotonic, seed=seed, reader=reader)
+        if self._torch is not None and self._torch.monitor is not None:
+            self._core.monitor = self._torch.monitor.measure
+            self._core.monitored = self._torch.monitor.names
         self._core.decided = weakly(self._decided)
         self._knobs = Knobs(self._core, data)
         self._data = data

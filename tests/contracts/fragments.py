@@ -52,6 +52,7 @@ _CHANGES = (
     "add_head",
     "inherit",
     "regrow",
+    "prune",
 )
 _METRICS = {
     "val_loss": {"goal": "minimize", "every": "50 steps"},

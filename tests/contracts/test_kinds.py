@@ -66,6 +66,7 @@ KINDS = {
     "event": Traits(guards.EventSeen, positional=("event",)),
     "affordable": Traits(guards.Affordable, positional=("stage",), needs=GROWN),
     "exhausted": Traits(guards.Exhausted, positional=("stage",), needs=GROWN),
+    "harmful": Traits(guards.Harmful, positional=("metric",), needs=LOSS),
     # calls in expressions
     "last": Traits(expressions.Last, positional=("metric",), needs=LOSS),
     "best": Traits(expressions.Best, positional=("metric",), needs=LOSS),
@@ -94,6 +95,8 @@ KINDS = {
     "baseline": Traits(actions.Baseline, needs=GROWN),
     "roll_back": Traits(actions.RollBack, needs=GROWN),
     "send": Traits(actions.Send),
+    "attribute": Traits(actions.Attribute, needs=LOSS),
+    "prune": Traits(actions.Prune, structural=True, needs=LOSS),
     "deepen": Traits(actions.Deepen, structural=True, needs=GROWN),
     "widen": Traits(actions.Widen, structural=True, needs=GROWN),
     "extend_vocab": Traits(actions.ExtendVocab, structural=True, needs=GROWN),

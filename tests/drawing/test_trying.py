@@ -29,7 +29,7 @@ from stagegraph.drawing.trying import trial_words
             "begins with a (left out: b: failed: no)",
         ),
         ({"status": "given up", "tried": []}, "given up: the run ends; tried nothing to its end"),
-        ({"tried": [7, [], "x"], "status": "kept"}, "tried 7 no finite value"),
+        ({"tried": [7, [], "x"], "status": "kept"}, "tried ? no finite value"),
     ],
 )
 def test_what_a_record_says(record, words):

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import stagegraph as sg
 from examples.grow_gpt import train
+from tests.session.training import PROBE, Net, Records
 
 FOLDER = Path(__file__).parents[2] / "examples" / "graphs"
 DOCUMENTS = [*sorted(FOLDER.glob("*.yaml")), train.GRAPH]
@@ -318,6 +320,80 @@ def test_a_shock_that_lasts_is_given_time_and_a_teacher():
 
 def test_a_shock_that_does_not_heal_is_taken_back():
     assert rollbacks(shocked(4000, 9800)) == [(9500, 4000)]
+
+
+# The one that measures, on numbers and on a model
+
+MONITORED = [
+    ("train", 0, 2000),
+    ("warmup", 2000, 2500),
+    ("settle", 2500, 3000),
+    ("consolidate", 3000, 4000),
+    ("judge", 4000, 4200),
+    ("rest", 4200, 6200),
+    ("done", 6200, 6200),
+]
+
+
+def monitored(probe_loss):
+    graph, costs = by_name("monitor-and-prune"), {"grow": 400_000}
+    return sg.simulate(graph, metrics={"probe_loss": probe_loss}, params=1_200_000, costs=costs)
+
+
+def test_monitor_and_prune_goes_straight_on_where_nothing_is_known_to_harm():
+    plan = monitored(loss)
+    assert plan.ended == "final"
+    assert stays(plan) == MONITORED
+
+
+def test_monitor_and_prune_undoes_a_growth_that_made_it_worse():
+    plan = monitored(lambda step: 2 + (step > 2600))
+    assert [stage for stage, _, _ in stays(plan)] == [
+        *("train", "warmup", "settle", "rest", "done"),
+    ]
+
+
+def hundredth(document):
+    """The same document, a hundred times as fast."""
+    text = (FOLDER / f"{document}.yaml").read_text("utf-8")
+    for before, after in (
+        *((f"{n}k steps", f"{10 * n} steps") for n in (1, 2)),
+        *((f"{n}00 steps", f"{n} steps") for n in (1, 2, 3, 5)),
+    ):
+        text = text.replace(before, after)
+    return sg.load(text.replace("12k", "120"))
+
+
+def test_monitor_and_prune_takes_out_the_block_that_harms():
+    torch.manual_seed(3)
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.002)
+
+    def error(model):
+        return (model(PROBE) - PROBE.sum(1, keepdim=True)).pow(2).mean()
+
+    graph, records = hundredth("monitor-and-prune"), Records()
+    engine = sg.Engine(
+        graph,
+        model=model,
+        optimizer=optimizer,
+        probe=PROBE,
+        monitor=lambda model: {"probe_loss": error(model)},
+    )
+    engine.listen(records)
+    engine.start()
+    while not engine.done:
+        error(model).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if engine.progress.step == 39:  # the last of its consolidation
+            with torch.no_grad():
+                model.blocks[3].down.bias.fill_(30.0)
+        engine.step()
+    engine.close()
+    assert records.of("prune")[0]["names"] == ["blocks.3"]
+    assert "main:cut" in [key for record in records.of("move") for key in record["via"]]
+    assert len(model.blocks) < 4
 
 
 # The two with regions

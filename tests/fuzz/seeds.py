@@ -138,7 +138,7 @@ _GUARDS = (
     "unstable(norm, since=before, over=40 steps, allow=30 steps, within=2k steps, spreads=3)",
     "gain(val_loss, over=1k steps) * 2 < 1% and left(steps) > 5k",
     "in(data:hard.x) and elapsed(1.5M tokens) or event(go) and affordable(grow)",
-    "nonfinite(loss) >= 3 and completed()",
+    "nonfinite(loss) >= 3 and completed() or harmful(loss, by=1%)",
     "visits(main:a.b) / (step - 3) != spent(flops) * 2T",
 )
 _EXPRESSIONS = ("2 + 300 / (step + 100)", "-best(m) * 50%", "(a - b) / 1e-3", "visits(a:b.c)")

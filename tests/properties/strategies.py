@@ -224,6 +224,7 @@ def guards():
         | st.builds(gd.EventSeen, type=st.just("event"), event=names())
         | st.builds(gd.Affordable, type=st.just("affordable"), stage=references())
         | st.builds(gd.Exhausted, type=st.just("exhausted"), stage=references())
+        | st.builds(gd.Harmful, type=st.just("harmful"), metric=metric_names(), by=_shares())
     )
 
     def combined(inner):
@@ -437,14 +438,31 @@ def actions():
             skip_batches=st.integers(1, 10**6),
             note=NOTES,
         )
+        | st.builds(
+            act.Attribute,
+            type=st.just("attribute"),
+            metric=metric_names(),
+            of=_tuples(st.sampled_from(["all", "grown"]) | _cohorts(), 1),
+            note=NOTES,
+        )
+        | st.builds(
+            act.Prune,
+            type=st.just("prune"),
+            of=st.just(("worst",)) | _tuples(st.just("grown") | _cohorts(), 1),
+            tolerance=_maybe(st.floats(1e-9, 1e9)),
+            note=NOTES,
+        )
     )
 
 
+def _cohorts():
+    return st.builds(during.GrownCohort, grown=names())
+
+
 def selections(*words):
-    cohorts = st.builds(during.GrownCohort, grown=names())
     groups = st.builds(during.GroupMembers, group=texts(1))
     own = texts(1).filter(lambda text: text not in ("all", "*"))
-    return _tuples(own | st.sampled_from(["grown", *words]) | cohorts | groups, 1)
+    return _tuples(own | st.sampled_from(["grown", *words]) | _cohorts() | groups, 1)
 
 
 def chosen():

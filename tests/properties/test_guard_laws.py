@@ -26,6 +26,7 @@ flags = st.sampled_from(
         "completed()",
         "plateau(m, patience=3 steps)",
         "affordable(g)",
+        "harmful(m, by=1%)",
     ]
 )
 

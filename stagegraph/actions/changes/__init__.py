@@ -14,6 +14,7 @@ from stagegraph.actions.changes.deepened import CountChange, Deepened, NewBlock
 from stagegraph.actions.changes.experts import ExpertsAdded, ListGrown, NewExperts, NewListed
 from stagegraph.actions.changes.head_added import HeadAdded
 from stagegraph.actions.changes.inherited import Inherited, Regrown
+from stagegraph.actions.changes.pruned import Pruned
 from stagegraph.actions.changes.resized import Resized, Written
 from stagegraph.engine.conforming import check_conforms
 from stagegraph.engine.state import DAMAGE
@@ -33,6 +34,7 @@ __all__ = [
     "NewBranch",
     "NewExperts",
     "NewListed",
+    "Pruned",
     "Regrown",
     "Resized",
     "Upcycled",
@@ -52,6 +54,7 @@ _KINDS: dict[str, type[Change]] = {
         HeadAdded,
         Inherited,
         Regrown,
+        Pruned,
     )
 }
 

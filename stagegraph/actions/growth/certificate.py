@@ -25,7 +25,7 @@ from stagegraph.actions.randomness import RandomState, fixed_direction, seed_all
 from stagegraph.actions.stream import is_felt
 from stagegraph.actions.undo import Moment
 
-__all__ = ["Exactness", "Measured", "Reading", "exactness", "measure", "read"]
+__all__ = ["Exactness", "Measured", "Reading", "compare", "exactness", "measure", "read"]
 
 Exactness = Literal["exact", "exact up to rounding", "approximate"]
 
@@ -236,6 +236,19 @@ def measure(
         ),
         num_with_gradient=len(reached),
         trained=len(wanted),
+    )
+
+
+def compare(before: Reading, after: Reading) -> Measured:
+    """What a change of the structure did that brings nothing new."""
+    changed = _distance(before.eval, after.eval)
+    return Measured(
+        eval=changed,
+        train=_distance(before.train, after.train),
+        open=changed,
+        closed=changed,
+        scale=_scale(before.eval),
+        eps=torch.finfo(before.eval.dtype).eps,
     )
 
 

@@ -17,10 +17,12 @@ from stagegraph.actions.changes import (
     HeadAdded,
     Inherited,
     ListGrown,
+    Pruned,
     Regrown,
     Resized,
     Upcycled,
 )
+from stagegraph.actions.growth import pruned
 from stagegraph.actions.growth.depth import deepen, deepened
 from stagegraph.actions.growth.inherit import inherit, regrow
 from stagegraph.actions.growth.modules import add_experts, add_head, attach, listed_experts, upcycle
@@ -78,6 +80,7 @@ _REBUILDS: dict[type[Change], Callable[..., None]] = {
     Inherited: inherit.rebuild,
     Attached: attach.rebuild,
     Regrown: regrow.rebuild,
+    Pruned: pruned.rebuild,
 }
 _UNWINDS: dict[type[Change], Callable[..., None]] = {
     Deepened: deepened.unwind,
@@ -89,6 +92,7 @@ _UNWINDS: dict[type[Change], Callable[..., None]] = {
     HeadAdded: add_head.unwind,
     Inherited: inherit.unwind,
     Regrown: regrow.unwind,
+    Pruned: pruned.unwind,
 }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from stagegraph.graph.compiled import CompiledStage
 from stagegraph.graph.history import GROWTH, Past
 from stagegraph.graph.rules.context import Context
 from stagegraph.graph.rules.registry import Found, rule
+from stagegraph.schema.actions import Attribute, Prune
 from stagegraph.schema.activities import (
     Activity,
     AlphaRamp,
@@ -15,6 +16,7 @@ from stagegraph.schema.activities import (
     GrownCohort,
     Head,
     Hyper,
+    Selection,
 )
 from stagegraph.schema.stages import Settle
 
@@ -190,12 +192,26 @@ def _selections(context: Context) -> Iterator[tuple[CompiledStage, str, str, str
         past = context.history[stage.region].get(stage.key)
         if past is None:
             continue
-        for part in (*held.activity.selection, *held.activity.excepted):
-            if part == "grown":
-                yield stage, held.pointer, "'grown'", GROWTH, past
-            elif isinstance(part, GrownCohort) and owners.get(part.grown) == {stage.region}:
-                name = f"what {part.grown!r} added"
-                yield stage, held.pointer, name, f"cohort:{part.grown}", past
+        both = (*held.activity.selection, *held.activity.excepted)
+        for part, needed in _needed(both, stage.region, owners):
+            yield stage, held.pointer, part, needed, past
+    for placed, _, at in context.actions():
+        if at is not None and isinstance(placed.action, Attribute | Prune):
+            past = context.history[at.region].get(at.key)
+            for part, needed in _needed(placed.action.of, at.region, owners) if past else ():
+                assert past is not None
+                yield at, placed.pointer, part, needed, past
+
+
+def _needed(
+    selection: Selection, region: str, owners: Mapping[str, set[str]]
+) -> Iterator[tuple[str, str]]:
+    """The cohorts of the region itself that a selection asks for, with the fact that each needs."""
+    for part in selection:
+        if part == "grown":
+            yield "'grown'", GROWTH
+        elif isinstance(part, GrownCohort) and owners.get(part.grown) == {region}:
+            yield f"what {part.grown!r} added", f"cohort:{part.grown}"
 
 
 def _owners(context: Context) -> dict[str, set[str]]:

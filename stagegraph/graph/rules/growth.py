@@ -11,7 +11,7 @@ from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.truth import Case, Condition
 from stagegraph.schema.actions import Attach, Deepen, GrowthAction, Inherit, Regrow
 from stagegraph.schema.activities import AlphaRamp, Distill, GrownCohort, Ramp
-from stagegraph.schema.guards import Completed
+from stagegraph.schema.guards import Completed, Harmful
 from stagegraph.schema.since_guards import Since
 
 __all__ = ["landing"]
@@ -33,6 +33,11 @@ def landing(context: Context, stage: CompiledStage) -> CompiledStage | None:
     return None
 
 
+def _grows(stage: CompiledStage) -> bool:
+    """Whether new parameters come here; a ``grow`` stage may also do nothing but prune."""
+    return stage.structural and bool(stage.possible_growths)
+
+
 @rule("growth-outside-grow", "error", needs_names=False)
 def growth_outside_grow(context: Context) -> Iterator[Found]:
     """A change of the model's shape outside of `grow` and `trial`.
@@ -43,7 +48,7 @@ def growth_outside_grow(context: Context) -> Iterator[Found]:
     Example: `actions: [{type: deepen, …}]` on a transition.
     """
     for placed, edge, stage in context.actions():
-        if not isinstance(placed.action, GrowthAction) or (stage and stage.structural):
+        if not placed.action.structural or (stage and stage.structural):
             continue
         where = context.way(edge) if edge else context.name(stage.key) if stage else "it"
         yield Found(
@@ -62,10 +67,11 @@ def grow_without_growth(context: Context) -> Iterator[Found]:
     Example: a `grow` stage with nothing but `{type: snapshot, name: before}`.
     """
     for stage in context.stages.values():
-        if stage.kind == "grow" and not stage.growths and not stage.options:
+        acts = any(a.action.structural for a in stage.actions)
+        if stage.kind == "grow" and not acts and not stage.options:
             yield Found(
                 f"{context.name(stage.key)} is a 'grow' stage without a growth",
-                "add a structural action such as deepen or widen",
+                "add a structural action such as deepen, widen or prune",
                 f"{stage.pointer}/actions",
             )
         for index, option in enumerate(stage.options):
@@ -87,9 +93,7 @@ def growth_unprotected(context: Context) -> Iterator[Found]:
     Example: `grow` with `next: train`.
     """
     for stage in context.stages.values():
-        if not stage.structural:
-            continue
-        after = landing(context, stage)
+        after = landing(context, stage) if _grows(stage) else None
         if after is not None and after.kind not in _CALM:
             yield Found(
                 f"{context.name(stage.key)} leads to {context.name(after.key)}, a {after.kind!r} "
@@ -109,7 +113,7 @@ def growth_without_warmup(context: Context) -> Iterator[Found]:
     Example: `grow` with `next: consolidate`.
     """
     for stage in context.stages.values():
-        after = landing(context, stage) if stage.structural else None
+        after = landing(context, stage) if _grows(stage) else None
         if after is not None and after.kind in ("settle", "consolidate"):
             yield Found(
                 f"no warm-up follows {context.name(stage.key)}: its new parameters start at full "
@@ -129,7 +133,7 @@ def warmup_ignores_growth(context: Context) -> Iterator[Found]:
     Example: `grow` → `warmup` with nothing but an LR ramp of `all`.
     """
     for stage in context.stages.values():
-        after = landing(context, stage) if stage.structural else None
+        after = landing(context, stage) if _grows(stage) else None
         if after is None or after.kind != "warmup":
             continue
         if not any(
@@ -164,6 +168,8 @@ def growth_without_consolidation(context: Context) -> Iterator[Found]:
         view = context.views[name]
         growing = frozenset(stage.key for stage in stages)
         for stage in stages:
+            if stage.kind == "grow" and not stage.growths:
+                continue  # it prunes, and adds nothing that would have to set
             after = view.from_stage(stage.key, without=growing)
             kinds = {view.region.stages[key].kind for key in after if key in view.region.stages}
             if "consolidate" not in kinds and stage.key in view.reached:
@@ -278,12 +284,15 @@ def no_monitor(context: Context) -> Iterator[Found]:
     """A graph that grows and never looks whether that made it worse.
 
     A growth can hurt, and nobody watches at night. A guard with `regressed(…)`, `recovered(…)`,
-    `improved(…)` or `unstable(…)` notices, and a `roll_back` or a longer settling answers.
+    `improved(…)`, `unstable(…)` or `harmful(…)` notices, and a `roll_back`, a `prune` or a longer
+    settling answers.
 
-    Example: any graph with a `grow` stage and no `regressed(…)` in it.
+    Example: any graph with a `grow` stage and neither `regressed(…)` nor `harmful(…)` in it.
     """
     if context.growing and not any(
-        isinstance(node, Since) for edge, _ in context.guarded for node in leaves(edge.guard)
+        isinstance(node, Since | Harmful)
+        for edge, _ in context.guarded
+        for node in leaves(edge.guard)
     ):
         first = next(iter(context.growing.values()))[0]
         yield Found(

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping
 
 from stagegraph.graph.rules.context import Context
 from stagegraph.graph.rules.registry import Found, rule
-from stagegraph.schema.actions import Baseline, GrowthAction, Send, SnapshotAction, TeacherAction
+from stagegraph.schema.actions import (
+    Attribute,
+    Baseline,
+    GrowthAction,
+    Prune,
+    Send,
+    SnapshotAction,
+    TeacherAction,
+)
 from stagegraph.schema.activities import GrownCohort
 from stagegraph.schema.stages import Stage, Use
 
@@ -221,6 +229,13 @@ def unused_cohort(context: Context) -> Iterator[Found]:
         part.grown
         for _, held in context.held()
         for part in (*held.activity.selection, *held.activity.excepted)
+        if isinstance(part, GrownCohort)
+    }
+    used |= {
+        part.grown
+        for placed, _, _ in context.actions()
+        if isinstance(placed.action, Attribute | Prune)
+        for part in placed.action.of
         if isinstance(part, GrownCohort)
     }
     for placed, _, _ in context.actions():

@@ -69,7 +69,8 @@ class Count:
         """The number of blocks it tells of."""
         return self.value if isinstance(self.value, int) else len(self.value)
 
-    def _write(self, value: Any) -> None:
+    def write(self, value: Any) -> None:
+        """Make it hold something else."""
         if isinstance(self.owner, list):
             self.owner[int(self.name)] = value
         else:
@@ -79,22 +80,22 @@ class Count:
         """Make it tell of the new blocks too."""
         value = self.value
         if isinstance(value, int):
-            self._write(value + len(inserted))
+            self.write(value + len(inserted))
             return
         grown = list(value)
         for place in sorted(inserted, key=lambda place: place.at):
             grown.insert(place.at, value[place.copy_of])
-        self._write(type(value)(grown))
+        self.write(type(value)(grown))
 
     def shrink(self, gone: Iterable[int]) -> None:
         """Make it tell of so many blocks fewer."""
         places = set(gone)
         value = self.value
         if isinstance(value, int):
-            self._write(value - len(places))
+            self.write(value - len(places))
             return
         kept = [entry for index, entry in enumerate(value) if index not in places]
-        self._write(type(value)(kept))
+        self.write(type(value)(kept))
 
 
 def _held(owner: Any, name: str) -> Any:

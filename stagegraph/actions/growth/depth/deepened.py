@@ -30,7 +30,7 @@ from stagegraph.actions.optimizing.optimizers import (
 )
 from stagegraph.errors import SelectorError, UnsupportedError
 
-__all__ = ["rebuild", "unwind"]
+__all__ = ["beside", "rebuild", "unwind"]
 
 
 def rebuild(
@@ -64,7 +64,7 @@ def rebuild(
     order = lineage.order(change.stack, change.before)
     inserted = tuple(Place(block.at, order.index(block.copy_of)) for block in change.blocks)
     counts = [find_count(model, count.path, size=None, place=place) for count in change.counts]
-    lists, rows = _beside(model, change, stack, lineage, size=change.before, place=place)
+    lists, rows = beside(model, change, stack, lineage, size=change.before, place=place)
     old = list(stack)
     blocks: dict[int, nn.Module] = {}
     templates: dict[nn.Parameter, nn.Parameter] = {}
@@ -98,7 +98,7 @@ def unwind(
     at = [block.at for block in change.blocks]
     after = change.before + len(at)
     names = written_names(optimizers)
-    lists, rows = _beside(model, change, stack, lineage, size=after, place=place)
+    lists, rows = beside(model, change, stack, lineage, size=after, place=place)
     gone = _gone(model, {path: stack} | {one.path: one.owner for one in lists}, set(at))
     first = {name: first_number(list(stack), name) for name in change.numbered}
     remove(stack, at)
@@ -116,7 +116,7 @@ def unwind(
     rewrite_names(model, optimizers, names)
 
 
-def _beside(
+def beside(
     model: nn.Module,
     change: Deepened,
     stack: nn.Module,
@@ -125,6 +125,12 @@ def _beside(
     size: int,
     place: str,
 ) -> tuple[list[Entries], list[Rows]]:
+    """What stands beside a stack and has an entry, or a row, per block.
+
+    Raises:
+        SelectorError: Something of it is not there.
+        UnsupportedError: It has not as many entries as the stack has blocks.
+    """
     lists: list[Entries] = []
     rows: list[Rows] = []
     for stable in (*change.beside, *change.rows):

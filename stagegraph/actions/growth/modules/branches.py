@@ -28,6 +28,7 @@ __all__ = [
     "attachments",
     "detach_branch",
     "find_hosts",
+    "in_order",
     "owner_of",
 ]
 
@@ -116,6 +117,17 @@ def attach_branch(
     host.register_forward_hook(Attachment(branch, reads), with_kwargs=True)
     hooks = _hooks(host)
     for key in [key for key, hook in hooks.items() if not isinstance(hook, Attachment)]:
+        hooks.move_to_end(key)
+
+
+def in_order(host: nn.Module, branches: Sequence[nn.Module]) -> None:
+    """Let a host run its branches in this order; those that are not named come after them."""
+    hooks = _hooks(host)
+    places = {id(branch): place for place, branch in enumerate(branches)}
+    ours = [(key, hook) for key, hook in hooks.items() if isinstance(hook, Attachment)]
+    others = [key for key, hook in hooks.items() if not isinstance(hook, Attachment)]
+    ours.sort(key=lambda item: places.get(id(item[1].branch), len(places)))
+    for key in [*(key for key, _ in ours), *others]:
         hooks.move_to_end(key)
 
 
