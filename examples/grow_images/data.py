@@ -1,7 +1,4 @@
-"""Real images in two sizes: the handwritten digits that come with scikit-learn, or Fashion-MNIST.
-
-Every batch is a pure function of seed and step, so that an interrupted run sees the same again.
-"""
+"""Real images: the handwritten digits that come with scikit-learn, or Fashion-MNIST."""
 
 from __future__ import annotations
 
@@ -34,12 +31,6 @@ class Images:
     labels: Tensor
     held_out: Tensor
     held_out_labels: Tensor
-
-    def batch(self, seed: int, step: int, *, size: int) -> tuple[Tensor, Tensor]:
-        """The training batch of one step: images and classes."""
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        index = torch.randint(len(self.train), (size,), generator=generator)
-        return self.train[index], self.labels[index]
 
 
 def load(name: str = "digits") -> Images:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from examples.grow_images import data
 from examples.grow_images.model import Net
@@ -24,17 +25,20 @@ def train(*, images: str = "digits", steps: int = 1500, seed: int = 0) -> float:
     torch.manual_seed(seed)
     pictures = data.load(images)
     model = Net()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
-    for step in range(steps):
-        image_B1HW, class_B = pictures.batch(seed, step, size=BATCH)
-        loss = F.cross_entropy(model(image_B1HW), class_B)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if (step + 1) % 25 == 0:
-            print(f"step {step + 1}: loss {loss:.3f}, accuracy {evaluate(model, pictures):.3f}")
+    dataset = TensorDataset(pictures.train, pictures.labels)
+    step = 0
+    while step < steps:
+        for image_B1HW, class_B in DataLoader(dataset, batch_size=BATCH, shuffle=True):
+            loss = F.cross_entropy(model(image_B1HW), class_B)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            if step % 25 == 0:
+                print(f"step {step}: loss {loss:.3f}, accuracy {evaluate(model, pictures):.3f}")
 
     return evaluate(model, pictures)
 

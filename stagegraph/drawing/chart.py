@@ -28,7 +28,7 @@ from stagegraph.graph.compiled import (
 from stagegraph.progress import Duration, Unit
 from stagegraph.schema.expansion import put_in
 from stagegraph.schema.stagegraph import StageGraph
-from stagegraph.schema.stages import Stage, Trial, Use
+from stagegraph.schema.stages import Grow, Stage, Trial, Use
 from stagegraph.schema.templates.template import UseTemplate
 
 __all__ = ["Chart", "ChartRegion", "Line", "Link", "Node", "draw_up", "made_chart"]
@@ -332,9 +332,9 @@ class _Draft:
     def _stage_lines(self, stage: CompiledStage) -> Iterable[Line]:
         if isinstance(stage.spec, Trial):
             yield Line(f"{duration_words(stage.spec.over)} each, by {stage.spec.metric}", "time")
-            for option in stage.spec.options:
-                words = ", ".join(action_words(action) for action in option.actions)
-                yield Line(f"{option.name}: {words}", "action")
+            if stage.spec.worth is not None:
+                yield Line(f"at least {stage.spec.worth:.3g} better than no growth", "time")
+            yield from self._options(stage)
         elif stage.instant:
             yield Line("takes no time", "time")
         elif stage.duration:
@@ -345,6 +345,10 @@ class _Draft:
             name = f"{held.place.rpartition(':')[2]}: " if held.named else ""
             yield Line(name + activity_words(held.activity), "during")
         yield from self._actions(stage.actions)
+        if isinstance(stage.spec, Grow) and stage.options:
+            each = "the next of" if stage.spec.policy == "next" else "the largest of"
+            yield Line(f"{each} {len(stage.options)}:", "time")
+            yield from self._options(stage)
         names = [
             _last(edge.id)
             for edge in stage.ways
@@ -352,6 +356,11 @@ class _Draft:
         ]
         if names:
             yield Line("interrupted by " + ", ".join(names), "interrupt")
+
+    def _options(self, stage: CompiledStage) -> Iterable[Line]:
+        for option in stage.options:
+            words = ", ".join(action_words(placed.action) for placed in option.actions)
+            yield Line(f"{option.name}: {words}", "action")
 
     def _actions(self, actions: Iterable[PlacedAction]) -> Iterable[Line]:
         for placed in actions:

@@ -154,7 +154,7 @@ def action_words(action: Model) -> str:
         case "snapshot" | "baseline" | "teacher" as kind:
             return f"{kind} {given.get('name')}"
         case "roll_back":
-            told = ("data", "skip_batches", "rng")
+            told = ("data", "skip_batches", "rng", "exclude")
             differ = [f"{key} {given[key]}" for key in told if key in given] + (
                 [f"LR × {given['lr_factor']:g}"] if "lr_factor" in given else []
             )
