@@ -106,8 +106,17 @@ def check(make, points):
     return state
 
 
-@pytest.mark.parametrize("half", range(4))
-def test_a_failing_growth_leaves_everything_as_it_was(half):
+growth_points = pytest.mark.parametrize(
+    "points", [20, *(pytest.param(40 + more, marks=pytest.mark.slow) for more in range(4))]
+)
+"""At how many lines something fails; each number spreads them otherwise."""
+roll_back_points = pytest.mark.parametrize(
+    "points", [20, *(pytest.param(40 + more, marks=pytest.mark.slow) for more in range(2))]
+)
+
+
+@growth_points
+def test_a_failing_growth_leaves_everything_as_it_was(points):
     def make():
         model, optimizer, ema, actor, first, _ = scene()
         train(model, optimizer, 2)
@@ -119,11 +128,11 @@ def test_a_failing_growth_leaves_everything_as_it_was(half):
             lambda: everything(model, optimizer, ema, actor),
         )
 
-    check(make, 40 + half)
+    check(make, points)
 
 
-@pytest.mark.parametrize("half", range(2))
-def test_a_failing_roll_back_leaves_everything_as_it_was(half):
+@roll_back_points
+def test_a_failing_roll_back_leaves_everything_as_it_was(points):
     def make():
         model, optimizer, ema, actor, first, _ = scene()
         train(model, optimizer, 2)
@@ -137,7 +146,7 @@ def test_a_failing_roll_back_leaves_everything_as_it_was(half):
             lambda: everything(model, optimizer, ema, actor),
         )
 
-    check(make, 40 + half)
+    check(make, points)
 
 
 def test_an_interrupt_from_the_keyboard_undoes_too():

@@ -1,5 +1,6 @@
 """Reading records: roll-backs in either spelling, and anything at all."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,8 +124,19 @@ def wild_records(draw):
     return [{**record, "type": draw(TYPES)} for record in records]
 
 
-@settings(max_examples=200)
-@given(wild_records())
-def test_any_records_can_be_read(records):
+def that_any_records_can_be_read(records):
     history = read_history(records)
     assert all(stay.start <= stay.end for stay in history.stays)
+
+
+@settings(max_examples=50)
+@given(wild_records())
+def test_any_records_can_be_read(records):
+    that_any_records_can_be_read(records)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000)
+@given(wild_records())
+def test_any_records_can_be_read_many(records):
+    that_any_records_can_be_read(records)

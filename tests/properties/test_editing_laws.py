@@ -18,7 +18,7 @@ from tests.properties.runnable import costs_of, runnable_graphs, streams
 from tests.properties.ticking import begin, finish, seen, tick
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-few = settings(max_examples=40, suppress_health_check=SLOW)
+few = settings(max_examples=20, suppress_health_check=SLOW)
 NEVER = "step > 1000000"
 
 
@@ -97,11 +97,22 @@ def test_edits_at_every_tick_change_nothing_in_many_graphs(document, stream, fir
         editing_changes_nothing(document, stream, cut, first)
 
 
-@few
-@given(runnable_graphs(), streams)
-def test_a_state_under_its_own_graph_is_carried_over_as_it_is(document, stream):
+def is_carried_over_as_it_is(document: dict[str, Any], stream: Any) -> None:
     run = begin(document)
     for happening in stream:
         tick(run, happening)
     found = edit(run.core.graph, run.core.graph, run.core.state)
     assert found.state == run.core.state and found.differences == ()
+
+
+@few
+@given(runnable_graphs(), streams)
+def test_a_state_under_its_own_graph_is_carried_over_as_it_is(document, stream):
+    is_carried_over_as_it_is(document, stream)
+
+
+@pytest.mark.slow
+@settings(few, max_examples=600)
+@given(runnable_graphs(), streams)
+def test_many_states_under_their_own_graphs_are_carried_over(document, stream):
+    is_carried_over_as_it_is(document, stream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -15,14 +16,13 @@ from stagegraph.schema.guards import GUARD_CALLS
 from stagegraph.schema.load import load
 from tests.properties.strategies import durations, expressions, graphs, guards, sound_graphs
 
-few = settings(
-    max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+few = settings(max_examples=20, suppress_health_check=SLOW)
+sound = settings(max_examples=40, suppress_health_check=SLOW)
+many = settings(max_examples=400, suppress_health_check=SLOW)
 
 
-@few
-@given(graphs())
-def test_yaml_json_and_python_are_lossless(graph):
+def yaml_json_and_python_are_lossless(graph):
     for again in (load(dump(graph, "yaml")), load(dump(graph, "json")), made_by_python(graph)):
         assert again == graph
         assert hash(again) == hash(graph)
@@ -36,9 +36,7 @@ def made_by_python(graph):
     return names["graph"]
 
 
-@few
-@given(graphs())
-def test_canonical_form_is_lossless_and_stable(graph):
+def canonical_form_is_lossless_and_stable(graph):
     text = canonical(graph)
     again = load(text)
     assert canonical(again) == text
@@ -46,17 +44,58 @@ def test_canonical_form_is_lossless_and_stable(graph):
     assert again.model_copy(update={"schema_": graph.schema_}) == graph
 
 
-@few
-@given(graphs())
-def test_models_dump_what_loads(graph):
+def models_dump_what_loads(graph):
     assert load(graph.model_dump(by_alias=True)) == graph
     assert load(graph.model_dump(mode="json", by_alias=True, exclude_defaults=True)) == graph
+
+
+def other_yaml_readers_read_the_same(graph):
+    text = dump(graph, "yaml")
+    assert yaml.safe_load(text) == json.loads(dump(graph, "json"))
+
+
+forms = pytest.mark.parametrize(
+    "see_that",
+    [
+        yaml_json_and_python_are_lossless,
+        canonical_form_is_lossless_and_stable,
+        models_dump_what_loads,
+        other_yaml_readers_read_the_same,
+    ],
+    ids=lambda law: law.__name__,
+)
+
+
+@forms
+@few
+@given(graph=graphs())
+def test_of_any_graph(see_that, graph):
+    see_that(graph)
+
+
+@pytest.mark.slow
+@forms
+@many
+@given(graph=graphs())
+def test_of_many_graphs(see_that, graph):
+    see_that(graph)
+
+
+def order_of_keys_means_nothing(graph, rng):
+    assert digest(load(shuffled(json.loads(dump(graph, "json")), rng))) == digest(graph)
 
 
 @few
 @given(graphs(), st.randoms(use_true_random=False))
 def test_order_of_keys_means_nothing(graph, rng):
-    assert digest(load(shuffled(json.loads(dump(graph, "json")), rng))) == digest(graph)
+    order_of_keys_means_nothing(graph, rng)
+
+
+@pytest.mark.slow
+@many
+@given(graphs(), st.randoms(use_true_random=False))
+def test_order_of_keys_means_nothing_in_many_graphs(graph, rng):
+    order_of_keys_means_nothing(graph, rng)
 
 
 def shuffled(data, rng: random.Random):
@@ -65,13 +104,6 @@ def shuffled(data, rng: random.Random):
         rng.shuffle(items)
         return dict(items)
     return [shuffled(value, rng) for value in data] if isinstance(data, list) else data
-
-
-@few
-@given(graphs())
-def test_other_yaml_readers_read_the_same(graph):
-    text = dump(graph, "yaml")
-    assert yaml.safe_load(text) == json.loads(dump(graph, "json"))
 
 
 WORDS_OF_GUARDS = {"and", "or", "not", *GUARD_CALLS}
@@ -105,7 +137,7 @@ def test_durations_read_back(duration):
     assert type(duration).parse(str(duration)) == duration
 
 
-@few
+@sound
 @given(sound_graphs())
 def test_sound_graphs_resolve_their_targets(graph):
     for region in graph.all_regions.values():
@@ -118,7 +150,7 @@ def test_sound_graphs_resolve_their_targets(graph):
     assert load(dump(graph)) == graph
 
 
-@few
+@sound
 @given(sound_graphs())
 def test_sound_graphs_lead_from_start_to_end_through_every_stage(graph):
     for region in graph.all_regions.values():

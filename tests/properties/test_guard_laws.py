@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,12 +75,23 @@ def asked(draw):
     return condition, opposite, numbers_in_order, tree["value"], condition.slots, frame
 
 
-@settings(max_examples=600)
-@given(asked())
-def test_closures_say_true_where_the_trace_does(case):
+def closures_say_true_where_the_trace_does(case):
     condition, opposite, frame, value, _, _ = case
     assert condition.test(frame) is (value is True)
     assert opposite.test(frame) is (value is False), "not of unknown is unknown"
+
+
+@settings(max_examples=200)
+@given(asked())
+def test_closures_say_true_where_the_trace_does(case):
+    closures_say_true_where_the_trace_does(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=6000)
+@given(asked())
+def test_closures_say_true_where_the_trace_does_in_many_guards(case):
+    closures_say_true_where_the_trace_does(case)
 
 
 @settings(max_examples=300)

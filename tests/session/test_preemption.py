@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import stagegraph as sg
+from stagegraph.cli.main import main
 from stagegraph.runs.folder import RunFolder
 from tests.session.test_resuming import moves
 from tests.session.training import EVERY_MOVE, EVERY_STAGE, Training
@@ -154,7 +155,7 @@ def train(job):
             optimizer.zero_grad()
             engine.step(loss=loss)
             time.sleep(PAUSE)
-    print("sum", float(sum(p.sum() for p in model.parameters())))
+    print("sum", float(sum(p.detach().sum() for p in model.parameters())))
 
 def lazy(job):
     pass
@@ -203,8 +204,23 @@ def task(tmp_path):
     return tmp_path
 
 
-def test_the_command_line_runs_is_told_to_go_and_resumes(task):
-    status, whole, _ = command(task, "--task", "fast:train", "--run", "whole")
+@pytest.fixture
+def here(task, monkeypatch, capsys):
+    """``stagegraph run`` in this process, which has torch imported already."""
+    monkeypatch.chdir(task)
+    monkeypatch.setattr(sys, "path", [str(task), *sys.path])
+
+    def run(*words):
+        status = main(["run", "graph.yaml", *words])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    yield run
+    sys.modules.pop("fast", None)
+
+
+def test_the_command_line_runs_is_told_to_go_and_resumes(task, here):
+    status, whole, _ = here("--task", "fast:train", "--run", "whole")
     assert status == 0
     assert "step 40  main: a → done" in whole and "report: whole/report.html" in whole
     status, out, error = command(task, "--task", "slow:train", kill_at="step 0  main: (start)")
@@ -213,7 +229,7 @@ def test_the_command_line_runs_is_told_to_go_and_resumes(task):
         "runs/graph: told to go (SIGTERM); the run can be resumed: stagegraph run ... "
         "--run runs/graph --resume"
     )
-    status, _, error = command(task, "--task", "fast:train")
+    status, _, error = here("--task", "fast:train")
     assert status == 2
     assert "runs/graph holds an earlier run already; add --resume to go on with it" in error
     status, out, _ = command(task, "--task", "fast:train", "--resume")
@@ -232,11 +248,7 @@ def test_the_command_line_runs_is_told_to_go_and_resumes(task):
         ("fast:twice", "a job has one engine; keep the one that engine() gave"),
     ],
 )
-def test_a_task_that_cannot_be_run_is_refused(task, words, message, monkeypatch, capsys):
-    from stagegraph.cli.main import main
-
-    monkeypatch.chdir(task)
-    monkeypatch.setattr(sys, "path", [str(task), *sys.path])
-    assert main(["run", "graph.yaml", "--task", words]) == 2
-    assert message in capsys.readouterr().err
-    sys.modules.pop("fast", None)
+def test_a_task_that_cannot_be_run_is_refused(here, words, message):
+    status, _, error = here("--task", words)
+    assert status == 2
+    assert message in error

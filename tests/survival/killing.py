@@ -23,7 +23,7 @@ from stagegraph.actions import growing
 from stagegraph.engine.core import Core
 from stagegraph.runs.store import CheckpointStore
 from stagegraph.session.recording import Recording
-from tests.survival.growing_run import train
+from tests.survival.growing_run import make, train
 
 PHASES = {
     "step": Core.step.__code__,
@@ -55,18 +55,25 @@ class Instants:
 
     def _look(self, frame, _event, _argument):
         """A function is called: count it, and ask to be told when a phase's function is left."""
-        inside = self._inside.__dict__.setdefault("phases", [])
+        here, counts = self._inside, self.counts
+        try:
+            inside = here.phases
+        except AttributeError:  # the thread's first call
+            inside = here.phases = []
+            here.warm = False
         name = self._codes.get(frame.f_code)
         if name is not None:
             inside.append(name)
             if name == "step":
-                stage = frame.f_locals["self"].stages.get("main")
-                self._inside.warm = stage == "warmup"
-        self._count("any")
-        for phase in inside:
-            self._count(phase)
-        if inside and getattr(self._inside, "warm", False):
-            self._count("warmup")
+                here.warm = frame.f_locals["self"].stages.get("main") == "warmup"
+        counts["any"] += 1
+        if inside:
+            for phase in inside:
+                counts[phase] += 1
+            if here.warm:
+                counts["warmup"] += 1
+        if self._phase is not None and counts[self._phase] >= self._at:
+            os.kill(os.getpid(), signal.SIGKILL)
         if name is None:
             return None
         frame.f_trace_lines = False
@@ -76,11 +83,6 @@ class Instants:
         if event == "return":
             self._inside.phases.pop()
         return self._leave
-
-    def _count(self, phase):
-        self.counts[phase] += 1
-        if phase == self._phase and self.counts[phase] >= self._at:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def live(folder, instants=None):
@@ -130,6 +132,8 @@ def plans(counts, number, seed):
 def main(folder, number, seed):
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    os.fsync = lambda _: None  # what a process wrote outlives it; only a power cut needs more
+    make(folder / "never run")[-1].close()  # imports what each life would import again
     whole, _ = live(folder / "whole", Instants())
     if "error" in whole:
         print(json.dumps(whole), flush=True)

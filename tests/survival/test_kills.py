@@ -34,9 +34,8 @@ def see_that_all_ended_alike(runs):
     assert all(run["died"] >= 1 for run in runs)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_killed_at_random_instants(tmp_path, seed):
-    runs = killed(tmp_path, 21, seed)
+def test_killed_at_random_instants(tmp_path):
+    runs = killed(tmp_path, 12, seed=1)
     see_that_all_ended_alike(runs)
     phases = {phase for run in runs for phase, _ in run["deaths"]}
     assert {"any", "step", "warmup", "growth", "checkpoint", "boundary"} <= phases
@@ -44,7 +43,7 @@ def test_killed_at_random_instants(tmp_path, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10, 16))
+@pytest.mark.parametrize("seed", range(1, 7))
 def test_killed_at_three_hundred_random_instants(tmp_path, seed):
     see_that_all_ended_alike(killed(tmp_path, 50, seed))
 

@@ -65,7 +65,13 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize(
-    ("failing", "points"), [(injection.operations, 16), (injection.calls, 40)], ids=["op", "call"]
+    ("failing", "points"),
+    [
+        pytest.param(injection.operations, 6, id="op"),
+        pytest.param(injection.calls, 12, id="call"),
+        pytest.param(injection.operations, 16, id="op, more", marks=pytest.mark.slow),
+        pytest.param(injection.calls, 40, id="call, more", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize(("make", "action"), OPERATIONS.values(), ids=OPERATIONS)
 def test_a_growth_that_fails_is_as_if_it_had_not_been(make, action, failing, points):
