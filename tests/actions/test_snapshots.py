@@ -205,6 +205,11 @@ def test_a_model_that_somebody_else_changed_is_refused():
     model.extra = torch.nn.Linear(1, 1)
     with pytest.raises(
         ActionError,
+        match=r"changed by something else than a growth of the graph: 'extra\.weight' has come",
+    ):
+        actor.transact(boundary(1, restore=back_to()), accept)
+    with pytest.raises(  # it has been told, and is taken as it is; the snapshot does not know it
+        ActionError,
         match=r"the model has \['extra\.bias', 'extra\.weight'\], unknown to the snapshot",
     ):
         actor.transact(boundary(1, restore=back_to()), accept)

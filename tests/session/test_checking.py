@@ -113,7 +113,10 @@ def hooks_of(optimizer):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (TRIAL, r"main:try: this version checks and draws trial stages, and cannot run them"),
+        (
+            TRIAL,
+            r"main:try: a trial returns the data too, so that every option sees the same batches",
+        ),
         (
             EVERY_STAGE.replace(
                 "{type: deepen, stack: blocks, add: 1}", "{type: widen, space: mlp, factor: 2}"
