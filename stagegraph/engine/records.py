@@ -292,10 +292,31 @@ def _shown(amount: float) -> str:
     return f"{int(amount):,}" if amount == int(amount) else f"{amount:,.10g}"
 
 
-def error_record(state: State, edge: str | None, error: ActionError, attempt: int) -> Record:
-    """A boundary whose actions failed and were undone."""
+def error_record(
+    state: State,
+    edge: str | None,
+    error: ActionError,
+    attempt: int,
+    waiting: Sequence[Message] = (),
+) -> Record:
+    """A boundary whose actions failed and were undone.
+
+    Args:
+        state: The state that stands.
+        edge: The edge that is blamed.
+        error: What failed.
+        attempt: How often in a row.
+        waiting: The mail that the boundary was decided with, and that waits for the next one.
+    """
+    mail = [message.id for message in waiting if message.id]
     return record(
-        "error", state, edge=edge, action=error.action, reason=error.reason, attempt=attempt
+        "error",
+        state,
+        edge=edge,
+        action=error.action,
+        reason=error.reason,
+        attempt=attempt,
+        **({"mail": mail} if mail else {}),
     )
 
 
