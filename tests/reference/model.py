@@ -472,12 +472,9 @@ class Model:
         if moves and moves[0].roll_back is not None:
             moves = self._restore(moves[0])
             restored = True
-        turn = moves[0].turn if moves else None
         trying = self.trial
-        if turn is not None and trying is not None:
-            self._back_to(trying.start, ends=turn.ends)
-            self.trial = None if turn.ends else replace(trying, option=turn.option)
-            moves = [move for move in moves if move.target is not None]
+        if moves and moves[0].turn is not None and trying is not None:
+            moves = self._turn(moves, moves[0].turn, trying)
             restored = True
         start = self.branch.copy()
         self.branch.alphas = holding.alphas(self)
@@ -487,19 +484,7 @@ class Model:
         for move in moves:
             self._leave(move, restored=restored)
             self._enter(move, restored=restored)
-            cohorts: list[str] = []
-            for action, prefix, stage, option in move.actions():
-                if action.type == "send":
-                    sent.append((action.event, False))
-                elif action.type == "baseline":
-                    self.branch.baselines[prefix + action.name] = start
-                elif action.type == "snapshot":
-                    self._keep(prefix + action.name, start)
-                    deeds.append((move.way, stage, option))
-                elif action.type in GROWTHS:
-                    assert stage is not None
-                    cohorts.append(self._grow(action, prefix, stage, option))
-                    deeds.append((move.way, stage, option))
+            cohorts = self._act(move, start, sent, deeds)
             if move.turn is not None and move.turn.begins:
                 self._keep(f"trial:{move.turn.stage.key}", start)
                 self.trial = Trial(move.turn.stage.key, self.snapshots[-1], move.turn.option)
@@ -520,6 +505,31 @@ class Model:
         self.branch.memories = {k: m for k, m in self.branch.memories.items() if k in alive}
         self._compare_anew()
         self.moves += moves
+
+    def _turn(self, moves: list[Move], turn: Turn, trial: Trial) -> list[Move]:
+        """A trial goes on with another option, or ends: from the state it began in."""
+        self._back_to(trial.start, ends=turn.ends)
+        self.trial = None if turn.ends else replace(trial, option=turn.option)
+        return [move for move in moves if move.target is not None]
+
+    def _act(
+        self, move: Move, start: Branch, sent: list[tuple[str, bool]], deeds: list[Any]
+    ) -> list[str]:
+        """A move's actions, one after the other; gives what has grown."""
+        cohorts: list[str] = []
+        for action, prefix, stage, option in move.actions():
+            if action.type == "send":
+                sent.append((action.event, False))
+            elif action.type == "baseline":
+                self.branch.baselines[prefix + action.name] = start
+            elif action.type == "snapshot":
+                self._keep(prefix + action.name, start)
+                deeds.append((move.way, stage, option))
+            elif action.type in GROWTHS:
+                assert stage is not None
+                cohorts.append(self._grow(action, prefix, stage, option))
+                deeds.append((move.way, stage, option))
+        return cohorts
 
     def _fail(
         self, moves: list[Move], way: Way | None, stage: Stage | None, option: str | None
