@@ -582,7 +582,8 @@ class Core:
             attempt += self.state.errors.get(edge.id, 0)
             self.state = replace(self.state, errors={**self.state.errors, edge.id: attempt})
         self._arm(soon=True)
-        self._write((error_record(self.state, edge.id if edge else None, error, attempt),))
+        blamed = edge.id if edge else None
+        self._write((error_record(self.state, blamed, error, attempt, waiting),))
         if edge is None or edge.fallback is None or (move is not None and move.fallback):
             raise error
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from stagegraph.engine import trials
 from stagegraph.engine.decision import Decision, Move, Turn
-from stagegraph.engine.locks import Turns, held_back
+from stagegraph.engine.locks import AMOUNTS, Turns, held_back
 from stagegraph.engine.memories import evidence as remembered
 from stagegraph.engine.options import choose, returned
 from stagegraph.engine.plans import Plans, StagePlan
@@ -46,9 +46,6 @@ __all__ = [
 ]
 
 NOTHING: Mapping[str, Force] = {}
-
-AMOUNTS = ("steps", "epochs", "samples", "tokens", "flops", "seconds")
-"""The budgets that end the run when they are spent."""
 
 
 def initial_moves(graph: CompiledGraph, state: State) -> tuple[Move, ...]:
@@ -108,10 +105,15 @@ def decide(
         unforced |= {move.region: reason for move in moves if move.force is not None}
         stages, moves = _returning(graph, state, rolling)
     beginning = next((move for move in moves if move.turn is not None), None)
-    if beginning is not None:
+    if beginning is not None and stop:  # a run that ends in a trial ends as if it had not begun
+        moves = [move for move in moves if move is not beginning]
+    elif beginning is not None:
         reason = f"region {beginning.region!r} begins to try growths at this boundary"
         others = (move for move in moves if move is not beginning and move.force is not None)
         unforced |= {move.region: reason for move in others}
+        # What others want is put off and not lost: the events that they listen to are kept.
+        put_off = (move.edge for move in moves if move is not beginning)
+        blocked |= {edge.id: reason for edge in put_off if edge is not None}
         moves = [beginning]
     ends = why_it_ends(graph, state, moves, stages) or ("stopped" if stop else None)
     return Decision(tuple(moves), blocked, ends, unforced)
@@ -137,7 +139,7 @@ def _in_trial(
     move = _turned(graph, state, turn)
     base = trials.start_of(state, trial)
     ends = None if turn.failure else why_it_ends(graph, state, (move,), base.stages)
-    return Decision((move,), {}, ends, unforced)
+    return Decision((move,), {} if turn.ends else dict(state.blocked), ends, unforced)
 
 
 def _turned(graph: CompiledGraph, state: State, turn: Turn) -> Move:

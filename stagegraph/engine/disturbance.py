@@ -76,8 +76,12 @@ def kept_through(memories: Mapping[str, Memory]) -> dict[str, Memory]:
     return {key: memory for key, memory in left.items() if memory is not None}
 
 
-def retaken(before: State, after: State) -> frozenset[str]:
-    """The names of snapshots and baselines that were taken between two states."""
+def retaken(before: State, after: State, restore: Restore | None) -> frozenset[str]:
+    """The names of snapshots and baselines that were taken between two states.
+
+    A return to a snapshot comes to the state at the start of its boundary, when it and what was
+    taken beside it were still others, or none.
+    """
     ids = {snapshot.id for snapshot in before.snapshots}
     names = {snapshot.name for snapshot in after.snapshots if snapshot.id not in ids}
     names |= {
@@ -85,4 +89,8 @@ def retaken(before: State, after: State) -> frozenset[str]:
         for name, baseline in after.baselines.items()
         if before.baselines.get(name) is not baseline
     }
+    returned = [kept for kept in before.snapshots if restore and kept.id == restore.snapshot]
+    for kept in before.snapshots if returned else ():
+        if kept.state.spent.step == returned[0].state.spent.step:
+            names.add(kept.name)
     return frozenset(names)

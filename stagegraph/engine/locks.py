@@ -18,7 +18,10 @@ from stagegraph.engine.state import State
 from stagegraph.graph.compiled import CompiledGraph, CompiledStage
 from stagegraph.schema.stages import Trial
 
-__all__ = ["Turns", "held_at_start", "held_back", "opens_again"]
+__all__ = ["AMOUNTS", "Turns", "held_at_start", "held_back", "opens_again"]
+
+AMOUNTS = ("steps", "epochs", "samples", "tokens", "flops", "seconds")
+"""The budgets that end the run when they are spent."""
 
 
 @dataclass(slots=True)
@@ -135,6 +138,10 @@ def _too_long(graph: CompiledGraph, state: State, turn: Turn) -> str | None:
         return turn.failure
     spec, over = stage.spec, stage.duration
     assert isinstance(spec, Trial) and over is not None
+    for amount in AMOUNTS:  # the run ends here: it would end in the trial
+        most = getattr(graph.graph.budget, amount)
+        if most is not None and spent(amount, state) >= most:
+            return f"nothing is left of the {amount} of the budget"
     times = len(stage.options) - len(turn.passed_over) + (spec.worth is not None)
     unit = over.unit.value
     limit = getattr(graph.graph.budget, unit)
@@ -156,6 +163,8 @@ def _held_back_there(graph: CompiledGraph, state: State, move: Move) -> str | No
         return None
     region = there.regions.get(move.region)
     stage = None if region is None else graph.stages[region.stage]
+    if not there.regions and move.turn is not None:
+        return "a trial cannot start from before boundary 0, where no stage has been entered yet"
     if not there.regions:  # the others begin again
         begin = [r.name for r in graph.regions if graph.stages[r.initial].structural]
         turns.opening = set(begin) - {move.region}

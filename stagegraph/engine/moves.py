@@ -117,7 +117,8 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     remembered = active_memories(plans, after)
     if bent:
         after = _disturb(after)
-    fresh = retaken(restored, after)
+    fresh = retaken(restored, after, restore)
+    after = _forgetting_away(plans, after, fresh)
     left = _memories(plans, after, decision, disturbed=bool(bent), taken=fresh)
     anew = tuple(key for key in remembered if left.get(key) != remembered[key]) if bent else ()
     after = replace(after, memories=left)
@@ -545,6 +546,23 @@ def _disturb(after: State) -> State:
         for name, region in after.regions.items()
     }
     return replace(after, disturbed=after.observations, regions=regions, recent={})
+
+
+def _forgetting_away(plans: Plans, after: State, taken: Collection[str]) -> State:
+    """What interrupts remember of comparisons with what was taken anew is worth nothing."""
+    if not taken:
+        return after
+    regions = dict(after.regions)
+    for name, region in after.regions.items():
+        if region.back is not None:
+            leaves = plans[region.back.stage].leaves
+            kept = {
+                key: memory
+                for key, memory in region.back.memories.items()
+                if key not in leaves or leaves[key].since not in taken
+            }
+            regions[name] = replace(region, back=replace(region.back, memories=kept))
+    return replace(after, regions=regions)
 
 
 def _memories(

@@ -12,9 +12,9 @@ from typing import Any
 
 from stagegraph.engine.absorb import Arrival
 from stagegraph.engine.commands import Message
-from stagegraph.engine.decide import AMOUNTS
 from stagegraph.engine.decision import Decision, Move, Turn
 from stagegraph.engine.host_rates import fall
+from stagegraph.engine.locks import AMOUNTS
 from stagegraph.engine.memories import Memory, MemoryLeaf, evidence, verdict
 from stagegraph.engine.meter import Jump
 from stagegraph.engine.moves import Step
@@ -26,7 +26,7 @@ from stagegraph.engine.state import State
 from stagegraph.engine.taking import Taken, Verdict
 from stagegraph.errors import ActionError
 from stagegraph.progress import Duration
-from stagegraph.schema.actions import Attribute, Prune
+from stagegraph.schema.actions import Attribute, Baseline, Prune
 from stagegraph.schema.guard_text import format_guard
 from stagegraph.schema.stagegraph import Budget
 
@@ -198,10 +198,12 @@ def boundary_records(
             )
         )
         records += growths
+    acts = (placed.action for move in decision.moves for placed in move.actions)
+    taken = {action.name for action in acts if isinstance(action, Baseline)}
     records += [
         record("baseline", before, name=name, metrics=dict(kept.values))
         for name, kept in step.state.baselines.items()
-        if before.baselines.get(name) is not kept
+        if name in taken
     ]
     if step.anew:
         records.append(reference_record(before, step))
@@ -305,10 +307,31 @@ def _shown(amount: float) -> str:
     return f"{int(amount):,}" if amount == int(amount) else f"{amount:,.10g}"
 
 
-def error_record(state: State, edge: str | None, error: ActionError, attempt: int) -> Record:
-    """A boundary whose actions failed and were undone."""
+def error_record(
+    state: State,
+    edge: str | None,
+    error: ActionError,
+    attempt: int,
+    waiting: Sequence[Message] = (),
+) -> Record:
+    """A boundary whose actions failed and were undone.
+
+    Args:
+        state: The state that stands.
+        edge: The edge that is blamed.
+        error: What failed.
+        attempt: How often in a row.
+        waiting: The mail that the boundary was decided with, and that waits for the next one.
+    """
+    mail = [message.id for message in waiting if message.id]
     return record(
-        "error", state, edge=edge, action=error.action, reason=error.reason, attempt=attempt
+        "error",
+        state,
+        edge=edge,
+        action=error.action,
+        reason=error.reason,
+        attempt=attempt,
+        **({"mail": mail} if mail else {}),
     )
 
 

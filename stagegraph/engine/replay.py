@@ -126,6 +126,7 @@ def _stretches(records: Iterable[Record]) -> list[list[Record]]:
 def _of_one(records: Sequence[Record]) -> Outside:
     mail: dict[int, list[Message]] = {}
     readings: dict[tuple[int, int], float] = {}
+    first = _first_decided(records)
     for record in records:
         boundary = record.get("boundary")
         if type(boundary) is not int:
@@ -133,6 +134,7 @@ def _of_one(records: Sequence[Record]) -> Outside:
         message = _message(record)
         if message is not None:
             at = record.get("seen_at", boundary + 1) if message.kind == "event" else boundary
+            at = first.get(message.id, at)
             mail.setdefault(int(at), []).append(message)
         seconds = dict(record.get("progress") or {}).get("seconds")
         late = _late(record)
@@ -142,6 +144,20 @@ def _of_one(records: Sequence[Record]) -> Outside:
         {number: tuple(messages) for number, messages in sorted(mail.items())},
         tuple((*key, readings[key]) for key in sorted(readings)),
     )
+
+
+def _first_decided(records: Sequence[Record]) -> dict[str, int]:
+    """Mail that a boundary was decided with that failed, and which that was, by its id.
+
+    It waited, and was told of only where it held; but it had a part in what failed.
+    """
+    first: dict[str, int] = {}
+    for record in records:
+        mail, boundary = record.get("mail"), record.get("boundary")
+        if record.get("type") == "error" and isinstance(mail, list) and type(boundary) is int:
+            for id_ in mail:
+                first.setdefault(str(id_), boundary)
+    return first
 
 
 def _message(record: Record) -> Message | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stagegraph.engine.decide import AMOUNTS
+from stagegraph.engine.locks import AMOUNTS
 from stagegraph.engine.matching import Matches
 from stagegraph.engine.past import edges_taken, stages_entered
 from stagegraph.engine.refusal import Refusal

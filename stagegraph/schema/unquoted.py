@@ -36,10 +36,19 @@ def _open(text: Any) -> int:
     return text.count("(") - text.count(")") if isinstance(text, str) else 0
 
 
+def _is_quoted(reading: Reading, pointer: str) -> bool:
+    """Whether a text is written in quotes, so that no comma can have cut it."""
+    position = reading.positions.get(pointer)
+    if position is None or not 0 < position[0] <= len(reading.lines):
+        return False
+    line, column = position
+    return reading.lines[line - 1][column - 1 : column] in ('"', "'")
+
+
 def _in_mapping(reading: Reading, items: list[tuple[str, Any]], pointer: str) -> None:
     for at, (key, value) in enumerate(items):
         missing = _open(value)
-        if missing <= 0:
+        if missing <= 0 or _is_quoted(reading, child(pointer, key)):
             continue
         pieces = [value]
         for piece, nothing in items[at + 1 : at + _MOST_PIECES]:
@@ -57,7 +66,7 @@ def _in_mapping(reading: Reading, items: list[tuple[str, Any]], pointer: str) ->
 def _in_list(reading: Reading, items: list[Any], pointer: str) -> None:
     for at, value in enumerate(items):
         missing = _open(value)
-        if missing <= 0:
+        if missing <= 0 or _is_quoted(reading, child(pointer, at)):
             continue
         pieces = [value]
         for piece in items[at + 1 : at + _MOST_PIECES]:

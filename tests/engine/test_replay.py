@@ -294,3 +294,12 @@ def test_the_clock_is_journalled_only_where_a_decision_may_hang_on_it():
     assert run.moves == [(4, "main:a.next")]
     steps = Run(LISTENING).step(40)
     assert steps.of_type("reading") == []
+
+
+def test_mail_that_a_failed_boundary_was_decided_with_comes_again_at_that_boundary():
+    failed = {"type": "error", "boundary": 7, "mail": ["5.0"]}
+    taken = {"type": "command", "boundary": 8, "status": "taken", "name": "continue", "id": "5.0"}
+    mail = outside([failed, taken]).mail
+    assert [(at, [m.name for m in messages]) for at, messages in mail.items()] == [
+        (7, ["continue"])
+    ]

@@ -228,3 +228,78 @@ stages:
         parts.step(m=value)
     assert whole.stage == "done"
     assert parts.core.state_dict() == whole.core.state_dict()
+
+
+AWAY = """
+events: [go]
+metrics: {m: {goal: minimize}}
+regions:
+  a:
+    initial: here
+    stages:
+      here:
+        kind: train
+        transitions: [{target: end, when: "regressed(m, by=10%, since=mark, lasting=4 steps)"}]
+      away: {kind: train, transitions: [{target: back, when: elapsed(2 steps)}]}
+      end: {kind: final}
+    interrupts: [{name: leave, within: [here], when: event(go), target: away}]
+  b:
+    initial: one
+    stages:
+      one:
+        kind: train
+        actions: [{type: baseline, name: mark}]
+        transitions: [{target: one, when: step == 6}]
+"""
+
+
+def test_what_an_interrupt_remembers_of_a_comparison_ends_with_a_new_reference():
+    """Worse than the first mark since 2; the second is as bad, and nothing is worse than it."""
+    run = Run(AWAY)
+    run.step(m=1.0)
+    run.step(3, m=2.0)
+    run.core.send("go")
+    run.step(m=2.0)
+    assert run.stages["a"] == "away"
+    run.step(m=2.0)
+    slot = run.core.state.regions["a"].back
+    assert slot is not None and slot.memories == {}
+    run.step(12, m=2.0)
+    assert run.stages["a"] == "here"
+
+
+BACK_TO = """
+metrics: {m: {goal: minimize}}
+initial: a
+stages:
+  a:
+    kind: train
+    actions: [{type: snapshot, name: mark}]
+    transitions: [{target: b, when: step == 2}]
+  b:
+    kind: train
+    transitions:
+      - {target: end, when: "regressed(m, by=10%, since=mark, lasting=4 steps)"}
+  end: {kind: final}
+interrupts:
+  - name: anew
+    within: [b]
+    when: step == 5
+    target: b
+    actions: [{type: snapshot, name: mark}]
+    at_most: 1
+  - name: undo
+    within: [b]
+    when: spent(steps) == 8
+    target: b
+    actions: [{type: roll_back, to: mark, data: skip}]
+    at_most: 1
+"""
+
+
+def test_a_return_to_a_snapshot_that_replaced_another_compares_with_itself():
+    run = Run(BACK_TO)
+    run.step(2, m=1.0)
+    run.step(20, m=2.0)
+    assert run.of_type("roll_back", "to") == [5]
+    assert run.stage == "b", "2.0 is what it was at the snapshot that it returned to"

@@ -210,3 +210,74 @@ def test_a_resume_at_any_tick_comes_to_the_same():
         go(other, 25 - cut)
         assert other.core.state_dict() == whole.core.state_dict()
         assert [*run, *other] == [*whole]
+
+
+def test_an_event_whose_listener_is_put_off_by_a_trial_is_not_lost():
+    run = go(begun({"deep": 0.9, "wide": 0.5}, hard="event(ping)"), 2)
+    run.core.send("ping")
+    assert go(run, 1).stages == {"arch": "try", "data": "easy"}
+    go(run, 8)
+    assert run.core.state.trial is None and run.stages["data"] == "easy"
+    assert go(run, 1).stages["data"] == "hard", "heard when the trial is over"
+
+
+def test_no_trial_begins_where_the_run_ends():
+    run = begun({"deep": 0.9, "wide": 0.5})
+    samples = run.document.replace("steps: 500", "steps: 500, samples: 3")
+    run = Run(samples, params=100, costs=dict(COSTS))
+    run.core.start()
+    run.step(3, samples=1)
+    assert run.core.state.ended == "budget"
+    assert run.core.state.stages["arch"] == "arch:a" and run.core.state.cohorts == ()
+    run = go(begun({"deep": 0.9, "wide": 0.5}), 2)
+    run.core.mail.append(Message("1", "command", "stop", "", author="ann@box"))
+    run.core.step()
+    assert run.core.state.ended == "stopped"
+    assert run.core.state.stages["arch"] == "arch:a" and run.core.state.cohorts == ()
+
+
+def test_no_trial_starts_from_before_boundary_0():
+    text = """
+budget: {params: 1000, steps: 50}
+metrics: {m: {goal: minimize, every: 5 steps}}
+regions:
+  a:
+    initial: t
+    stages:
+      t:
+        kind: train
+        actions: [{type: snapshot, name: s}]
+        transitions:
+          - target: try
+            when: elapsed(2 steps)
+            at_most: 1
+            actions: [{type: roll_back, to: s, rng: fork}]
+      try:
+        kind: trial
+        options:
+          - {name: deep, actions: [{type: deepen, stack: s, add: 1}]}
+          - {name: wide, actions: [{type: deepen, stack: s, add: 2}]}
+        over: 2 steps
+        metric: m
+        next: t
+  b: {initial: u, stages: {u: {kind: train}}}
+"""
+    run = Run(text, params=100, costs={"a:try.deep": 10, "a:try.wide": 20})
+    run.core.start()
+    run.step(3)
+    assert run.stages == {"a": "t", "b": "u"}
+    assert "boundary 0" in run.of_type("blocked", "reason")[0]
+
+
+def test_a_baseline_is_told_once_in_a_trial_that_is_resumed():
+    text = TRIAL.format(goal="minimize", more="", steps=500, hard="other < 1").replace(
+        "a: {kind: train,", "a: {kind: train, actions: [{type: baseline, name: b}],"
+    )
+    run = Run(text, params=100, costs=dict(COSTS))
+    run.values = {"deep": 0.9, "wide": 0.5}
+    run.core.start()
+    go(run, 4)
+    other = run.resumed()
+    other.values = run.values
+    go(other, 10)
+    assert run.of_type("baseline", "boundary") == [0] and other.of_type("baseline") == []

@@ -45,6 +45,8 @@ def leaves(draw: Any, region: str, stages: list[str], everywhere: list[str]) -> 
                 f"gain({metric}, over={span * 4} steps) {op} 0.1",
                 "completed()",
                 "affordable(g)",
+                "exhausted(g)",
+                "exhausted(try)",
                 f"params {op} 105",
             ]
         )
@@ -84,7 +86,7 @@ def guards(draw: Any, *args: Any, snapshots: tuple[str, ...] = ()) -> str:
 def _ways(draw: Any, region: str, names: list[str], everywhere: list[str]) -> list[dict[str, Any]]:
     ways = []
     for _ in range(draw(st.integers(0, 3))):
-        target = draw(st.sampled_from([*names, "stop"]))
+        target = draw(st.sampled_from([*names, "try", "stop"]))
         if target == "stop" and draw(st.integers(0, 3)):
             target = names[0]
         way: dict[str, Any] = {"target": target}
@@ -160,10 +162,29 @@ def _region(draw: Any, region: str, names: list[str], everywhere: list[str]) -> 
         {"type": "teacher", "name": "seen"},
         {"type": "teacher", "name": "again"},
     ]
+    options = {
+        "options": [
+            {"name": "deep", "actions": [{"type": "deepen", "stack": "b", "add": 1}]},
+            {"name": "wide", "actions": [{"type": "widen", "space": "mlp", "factor": 2}]},
+        ]
+    }
     stages["g"] = {
         "kind": "grow",
         "actions": [{"type": "deepen", "stack": "b", "add": 1}],
         "next": "w",
+    }
+    with_options = draw(st.booleans())
+    if with_options:
+        choose = draw(st.sampled_from(["next", "largest"]))
+        stages["g"] |= {"actions": [], "choose": choose, **options}
+    stages["try"] = {
+        "kind": "trial",
+        **options,
+        "over": draw(st.sampled_from(["1 step", "2 steps", "3 steps", "5 samples"])),
+        "metric": draw(st.sampled_from(METRICS)),
+        "next": "w",
+        "otherwise": "t0",
+        **draw(st.sampled_from([{}, {"worth": 0.1}])),
     }
     over = f"{draw(spans)} steps"
     stages["w"] = {
@@ -186,8 +207,12 @@ def _region(draw: Any, region: str, names: list[str], everywhere: list[str]) -> 
         way: dict[str, Any] = {"name": f"i{index}", "when": guard, "at_most": 2}
         if draw(st.booleans()):
             way["target"] = draw(st.sampled_from(["t0", "t1", "away"]))
-            forked = {"type": "roll_back", "to": f"s_{region}", "rng": "fork"}
-            way["actions"] = [forked]
+            tried = ["g", "try"] if with_options else ["try"]
+            excluding = {"exclude": draw(st.sampled_from(tried))}
+            differs = draw(st.sampled_from([{"rng": "fork"}, {"rng": "fork"}, excluding]))
+            way["actions"] = [{"type": "roll_back", "to": f"s_{region}", **differs}]
+            if "exclude" in differs:
+                way["on_error"] = {"then": "t0"}
         else:
             way["target"] = "away"
         interrupts.append(way)
@@ -234,8 +259,13 @@ def runnable_graphs(draw: Any) -> dict[str, Any]:
 
 
 def costs_of(document: dict[str, Any]) -> dict[str, int]:
-    """Ten parameters for every growth."""
-    return {f"{region}:g": 10 for region in document["regions"]}
+    """Ten parameters for every growth, and for an option by where it stands."""
+    costs: dict[str, int] = {}
+    for region, spec in document["regions"].items():
+        places = ["g.deep", "g.wide"] if "options" in spec["stages"]["g"] else ["g"]
+        costs |= {f"{region}:{place}": 10 for place in (*places, "try.deep", "try.wide")}
+        costs[f"{region}:try.wide"] = 15
+    return costs
 
 
 values = st.one_of(
@@ -251,7 +281,7 @@ commands = st.one_of(
     st.builds(
         lambda region, stage: ("command", "force", f"{region}:{stage}"),
         st.sampled_from("abc"),
-        st.sampled_from(["t0", "t1", "t2", "g", "g", "w", "away", "end", "back"]),
+        st.sampled_from(["t0", "t1", "t2", "g", "g", "try", "w", "away", "end", "back"]),
     ),
     st.builds(
         lambda amount, unit, region: ("command", "extend", f"{amount} {unit} {region}"),

@@ -72,6 +72,18 @@ class Stage:
     def actions(self) -> tuple[Any, ...]:
         return getattr(self.spec, "actions", ())
 
+    @property
+    def options(self) -> tuple[Any, ...]:
+        return getattr(self.spec, "options", ())
+
+    def option(self, name: str) -> Any:
+        return next(option for option in self.options if option.name == name)
+
+    def leads_to(self, name: str) -> Way:
+        """The way out of a trial, which is taken by itself: ``next`` or ``otherwise``."""
+        reference = getattr(self.spec, name)
+        return Way(f"{self.key}.{name}", "next", self.region, self.prefix, self.key, reference)
+
 
 def outwards(prefix: str) -> list[str]:
     """``a.b.`` as ``a.b.``, ``a.``, nothing: names are looked up from the inside out."""
@@ -146,7 +158,7 @@ class Document:
                 id_ = f"{stage.key}.transitions[{index}]"
                 way = Way(id_, "transition", region, stage.prefix, stage.key, transition)
                 stage.ways.append(way)
-            if getattr(stage.spec, "next", None) is not None:
+            if getattr(stage.spec, "next", None) is not None and stage.kind != "trial":
                 way = Way(
                     f"{stage.key}.next", "next", region, stage.prefix, stage.key, stage.spec.next
                 )
@@ -154,19 +166,21 @@ class Document:
 
     def _may_leave(self, interrupt: Any, prefix: str, stage: Stage) -> bool:
         if interrupt.within is None:
-            return stage.name.startswith(prefix) and stage.kind not in ("final", "grow")
+            return stage.name.startswith(prefix) and stage.kind not in ("final", "grow", "trial")
         within = (self.find(stage.region, prefix, reference) for reference in interrupt.within)
         return stage.key in within
 
     def _note_names(self) -> None:
-        """The full names of snapshots and of growths, to be looked up from the inside out."""
+        """The full names of snapshots, baselines and growths, looked up from the inside out."""
         ways = [way for stage in self.stages.values() for way in stage.ways]
-        for owner in (*self.stages.values(), *ways):
-            for action in owner.actions:
-                if action.type == "snapshot":
-                    self.names["snapshot"].add(owner.prefix + action.name)
+        written = [(owner.prefix, owner.actions) for owner in (*self.stages.values(), *ways)]
+        written += [(s.prefix, o.actions) for s in self.stages.values() for o in s.options]
+        for prefix, actions in written:
+            for action in actions:
+                if action.type in ("snapshot", "baseline"):
+                    self.names["snapshot"].add(prefix + action.name)
                 elif action.type in GROWTHS and action.name is not None:
-                    self.names["cohort"].add(owner.prefix + action.name)
+                    self.names["cohort"].add(prefix + action.name)
 
     # Looking names up
 

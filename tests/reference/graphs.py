@@ -32,7 +32,8 @@ class Maker:
         self.everywhere = everywhere
         self.subs = subs
         self.timed = [f"t{n}" for n in range(draw(st.integers(2, 4)))]
-        self.own = f"s_{region}"
+        self.own, self.base = f"s_{region}", f"b_{region}"
+        self.with_options = draw(st.booleans())
 
     def one_of(self, *choices: Any) -> Any:
         return self.draw(st.sampled_from(choices))
@@ -43,7 +44,7 @@ class Maker:
 
     @property
     def targets(self) -> list[str]:
-        growths = ["g", "g", "h", *(["c", "c2"] if self.subs else [])]
+        growths = ["g", "g", "h", "try", *(["c", "c2"] if self.subs else [])]
         return [*self.timed, *growths]
 
     @property
@@ -53,7 +54,12 @@ class Maker:
 
     def guard(self) -> str:
         places = (self.region, self.asked, self.everywhere)
-        return self.draw(guards(*places, snapshots=(self.own,)))
+        return self.draw(guards(*places, snapshots=(self.own, self.base)))
+
+    def roll_back(self) -> dict[str, Any]:
+        chosen = self.one_of("g", "try") if self.with_options else "try"
+        differs = {"exclude": chosen} if self.some(3) else {"rng": "fork"}
+        return {"type": "roll_back", "to": self.own, **differs}
 
     def send(self) -> dict[str, Any]:
         return {"type": "send", "event": self.one_of(*EVENTS)}
@@ -73,7 +79,7 @@ class Maker:
                 way["on_error"] = {"retry": self.one_of(0, 1), "then": self.one_of("t0", "g")}
             if self.some(8):
                 way["at_most"] = 2
-                way["actions"] = [{"type": "roll_back", "to": self.own, "rng": "fork"}]
+                way["actions"] = [self.roll_back()]
             found.append(way)
         if self.some(12):
             found.append({"target": "stop", "when": self.guard()})
@@ -95,7 +101,8 @@ class Maker:
         if kind == "settle":
             stage["lr_factor"] = 0.3
         if self.some(5):
-            stage["actions"] = [{"type": "snapshot", "name": self.own}]
+            taken = self.one_of(("snapshot", self.own), ("baseline", self.base))
+            stage["actions"] = [{"type": taken[0], "name": taken[1]}]
         if kind == "warmup":
             ramp = {"type": "lr_ramp", "start": 0, "over": f"{self.draw(spans)} steps"}
             stage["during"] = ["late", ramp] if self.some(2) else [ramp]
@@ -112,13 +119,48 @@ class Maker:
             actions.insert(0, {"type": "snapshot", "name": self.own})
         return {"kind": "grow", "actions": actions, "next": self.one_of(*following)}
 
+    def options(self, actions: list[Any]) -> dict[str, Any]:
+        """One growth in a stage as several to choose from."""
+        before = [action for action in actions if action["type"] == "snapshot"]
+        own = [action for action in actions if action["type"] != "snapshot"]
+        wide = {"type": "widen", "space": "mlp", "factor": 2}
+        found = {"options": [{"name": "deep", "actions": own}, {"name": "wide", "actions": [wide]}]}
+        if self.some(2):
+            found["options"].append({"name": "odd", "actions": [{**own[0], "name": "more"}]})
+        if self.some(4):
+            before.append(wide)
+        return {**found, "actions": before, "choose": self.one_of("next", "largest")}
+
+    def trial(self) -> dict[str, Any]:
+        growth: dict[str, Any] = {"type": "deepen", "stack": "b", "add": 1}
+        deep = [{"type": "snapshot", "name": self.own}, growth] if self.some(3) else [growth]
+        wide = [{"type": "widen", "space": "mlp", "factor": 2}]
+        options = [{"name": "deep", "actions": deep}, {"name": "wide", "actions": wide}]
+        trial: dict[str, Any] = {
+            "kind": "trial",
+            "options": options,
+            "over": self.one_of("1 step", "2 steps", "3 steps", "5 samples"),
+            "metric": self.one_of("m", "n"),
+            "next": self.one_of("w", "w", "hold"),
+        }
+        if self.some(2):
+            trial["worth"] = self.one_of(0.1, 0.5)
+        if "worth" in trial or not self.some(4):
+            trial["otherwise"] = self.one_of("t0", "hold", "away")
+        return trial
+
     def stages(self, *, final: bool) -> dict[str, Any]:
         stages = {name: self.stage() for name in self.timed}
         first = stages["t0"]
-        first["actions"] = [{"type": "snapshot", "name": self.own}, *first.get("actions", [])]
+        kept = [("snapshot", self.own), ("baseline", self.base)]
+        taken = [{"type": kind, "name": name} for kind, name in kept]
+        first["actions"] = [*taken, *first.get("actions", [])]
         ramp = {"type": "alpha_ramp", "of": "grown", "over": f"{self.draw(spans)} steps"}
         ramp["curve"] = self.one_of("linear", "cosine", "exponential")
         stages["g"] = self.growth(["w", "w", "hold", "h"])
+        if self.with_options:
+            stages["g"] |= self.options(stages["g"]["actions"])
+        stages["try"] = self.trial()
         stages["h"] = self.growth(["w", "hold", "t0"])
         stages["w"] = {
             "kind": "warmup",
@@ -159,7 +201,7 @@ class Maker:
                 )
             if self.some(3):
                 way["target"] = self.one_of("t0", "t1", "g", "away")
-                way["actions"] = [{"type": "roll_back", "to": self.own, "rng": "fork"}]
+                way["actions"] = [self.roll_back()]
                 way["on_error"] = {"then": "t0"}
             else:
                 way["target"] = self.one_of("away", "away", "away", "t1", "g")
@@ -265,6 +307,10 @@ def costs_of(document: dict[str, Any]) -> dict[str, int]:
     costs: dict[str, int] = {}
     for region in document["regions"]:
         costs |= {f"{region}:g": 10, f"{region}:h": 5, f"{region}:c.gg": 15, f"{region}:c2.gg": 20}
+        if "options" in document["regions"][region]["stages"]["g"]:
+            del costs[f"{region}:g"]
+            costs |= {f"{region}:g.deep": 10, f"{region}:g.wide": 25}
+        costs |= {f"{region}:try.deep": 10, f"{region}:try.wide": 20}
     return costs
 
 

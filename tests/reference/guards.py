@@ -8,15 +8,18 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from stagegraph.engine.unstable import UnstableMemory
 from stagegraph.progress import Duration, Progress, Unit
 from tests.reference.document import Stage, Way
+from tests.reference.state import Metric
 
 if TYPE_CHECKING:
     from tests.reference.model import Model
 
+NOTHING = Metric()
 COMPARISONS = {
     "<": operator.lt,
     "<=": operator.le,
@@ -26,7 +29,8 @@ COMPARISONS = {
     "!=": operator.ne,
 }
 CALCULATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
-TRENDS = ("plateau",)
+SINCE = ("regressed", "recovered", "improved", "unstable")
+TRENDS = ("plateau", "gain")
 
 
 def answer(  # noqa: C901, PLR0911, PLR0912 - one case for each guard
@@ -58,14 +62,14 @@ def answer(  # noqa: C901, PLR0911, PLR0912 - one case for each guard
         case "event":
             return any(name == guard.event for name, _ in model.events)
         case "affordable":
-            cost = model.cost(model.document.stage(way.region, way.prefix, guard.stage))
-            limit, params = model.budget("params"), model.branch.params
-            if cost is None or limit is None or params is None:
+            if model.budget("params") is None:
                 return None
-            return cost <= limit - params
-        case "plateau" | "regressed":
-            memory = model.branch.memories.get((way.scope, guard))
-            return None if memory is None else memory.truth
+            return model.fits(model.document.stage(way.region, way.prefix, guard.stage))
+        case "exhausted":
+            return opposite(model.fits(model.document.stage(way.region, way.prefix, guard.stage)))
+    if guard.type in ("plateau", *SINCE):
+        memory = model.branch.memories.get((way.scope, guard))
+        return None if memory is None else memory.truth
     raise AssertionError(guard)
 
 
@@ -103,6 +107,8 @@ def number(  # noqa: C901 - one case for each expression
         case "nonfinite":
             metric = model.branch.metrics.get(expr.metric)
             value = 0 if metric is None else metric.nonfinite
+        case "gain":
+            value = model.gain(model.branch.memories.get((way.scope, expr)), expr)
         case "spent":
             value = model.spent.of(Unit(expr.amount))
         case "left":
@@ -151,7 +157,7 @@ def completed(model: Model, stage: Stage) -> bool:
             for where, activity, _, _ in model.document.held(stage)
             if activity.type in ("alpha_ramp", "lr_ramp")
         )
-    duration = getattr(stage.spec, "duration", None)
+    duration = stage.spec.over if stage.kind == "trial" else getattr(stage.spec, "duration", None)
     return duration is not None and passed(clock, duration, place.entered)
 
 
@@ -169,12 +175,29 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Regressed:
-    """``regressed``: how many bad values in a row, and since when."""
+class Compared:
+    """``regressed`` and its kin: how many wanted values in a row, and since when."""
 
-    bad: int = 0
+    wanted: int = 0
     since: float | None = None
     truth: bool | None = None
+    reference: Any = None
+
+
+@dataclass(frozen=True)
+class Watched:
+    """``unstable``: what the statistics remember."""
+
+    statistics: Any = None
+    reference: Any = None
+
+    @property
+    def truth(self) -> bool | None:
+        return None if self.statistics is None else bool_of(self.statistics.truth)
+
+
+def bool_of(value: Any) -> bool | None:
+    return None if value is None else bool(value)
 
 
 def remembering(guard: Any) -> Iterator[Any]:
@@ -186,8 +209,34 @@ def remembering(guard: Any) -> Iterator[Any]:
             yield from remembering(part)
     elif guard.type == "not":
         yield from remembering(guard.of)
-    elif guard.type in ("plateau", "regressed"):
+    elif guard.type == "compare":
+        yield from _gains(guard.left)
+        yield from _gains(guard.right)
+    elif guard.type in ("plateau", *SINCE):
         yield guard
+
+
+def _gains(expr: Any) -> Iterator[Any]:
+    kind = getattr(expr, "type", None)
+    if kind == "gain":
+        yield expr
+    elif kind == "arithmetic":
+        yield from _gains(expr.left)
+        yield from _gains(expr.right)
+    elif kind == "negative":
+        yield from _gains(expr.of)
+
+
+def disturbed(memory: Any, leaf: Any) -> Any:
+    """S8: what is left of a memory when the curves are bent: trends begin anew.
+
+    Of ``unstable`` the window begins anew, while it stays known that the metric had come back.
+    """
+    if leaf.type in TRENDS:
+        return None
+    if leaf.type == "unstable" and memory.statistics is not None:
+        return replace(memory, statistics=UnstableMemory(back=memory.statistics.back))
+    return memory
 
 
 def listening(model: Model) -> set[tuple[str, Any]]:
@@ -205,18 +254,27 @@ def remember(model: Model, memory: Any, leaf: Any, prefix: str, value: float) ->
     metric = model.document.graph.metrics[leaf.metric]
     worse = 1 if metric.goal == "minimize" else -1
     clock = model.branch.clock
-    if leaf.type == "regressed":
-        reference = model.reference(prefix, leaf.since, leaf.metric)
+    if leaf.type == "unstable":
+        return model.watch(memory or Watched(), leaf, prefix, value)
+    if leaf.type in SINCE:
+        kept = model.kept_as(prefix, leaf.since)
+        reference = None if kept is None else kept.metrics.get(leaf.metric, NOTHING).last
         if reference is None:
             return memory
-        if not worse * (value - reference) > leaf.by * abs(reference):
-            return Regressed(0, None, truth=False)
+        excess = worse * (value - reference)
+        wanted = {
+            "regressed": lambda: excess > leaf.by * abs(reference),
+            "recovered": lambda: excess <= leaf.within * abs(reference),
+            "improved": lambda: -excess > leaf.by * abs(reference),
+        }[leaf.type]()
+        if not wanted:
+            return Compared(0, None, truth=False, reference=kept)
         now = float(clock.of(leaf.lasting.unit if leaf.lasting is not None else Unit.STEPS))
-        old = memory or Regressed()
-        bad, since = old.bad + 1, now if old.since is None else old.since
-        enough = leaf.lasting is None or (bad >= 2 and now - since >= leaf.lasting.amount)
-        return Regressed(bad, since, truth=enough)
-    if leaf.patience is None:
+        old = memory or Compared()
+        count, since = old.wanted + 1, now if old.since is None else old.since
+        enough = leaf.lasting is None or (count >= 2 and now - since >= leaf.lasting.amount)
+        return Compared(count, since, truth=enough, reference=kept)
+    if leaf.type == "gain" or leaf.patience is None:
         return model.worth(memory, leaf, value)
     now = float(clock.of(leaf.patience.unit))
     if memory is None:

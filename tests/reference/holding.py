@@ -67,6 +67,17 @@ def _growths(model: Model, place: Place, activity: Any, prefix: str) -> tuple[st
     return tuple(found)
 
 
+def bend(model: Model) -> bool:
+    """S8: whether a ramp moves, alpha's too; then no trend is looked at."""
+    return model.ended is None and any(
+        model.branch.clock.of(activity.over.unit) - place.held[where].of(activity.over.unit)
+        < activity.over.exact
+        for place in model.branch.places.values()
+        for where, activity, _, _ in model.document.held(model.document.stages[place.stage])
+        if activity.type in RAMPS
+    )
+
+
 def in_force(model: Model) -> Counter[Any]:
     """S8: what bends the curves while it is in force. A ramp that begins anew is another."""
     found: Counter[Any] = Counter()

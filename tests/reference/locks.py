@@ -41,11 +41,22 @@ def _may_grow(model: Model, move: Move) -> bool:
         stage = model.stage_of(move.region)
         if stage.kind == "consolidate" and not guards.completed(model, stage):
             return False
-    limit, params = model.budget("params"), model.branch.params
-    if limit is None:
-        return True
-    cost = model.cost(move.entered[0])
-    return cost is not None and params is not None and cost <= limit - params
+    if move.turn is not None:
+        return _may_try(model, move)
+    if any(stage.options and stage.key not in move.picked for stage in move.entered):
+        return False
+    return model.fits(move.entered[0]) is True
+
+
+def _may_try(model: Model, move: Move) -> bool:
+    """Whether a trial has something to try, and enough is left to try all of it."""
+    assert move.turn is not None
+    stage = move.turn.stage
+    usable = sum(reason is True for _, reason in model.usable(stage))
+    over, times = stage.spec.over, usable + (stage.spec.worth is not None)
+    limit = model.budget(over.unit.value)
+    too_long = limit is not None and model.spent.of(over.unit) + times * over.exact > limit
+    return usable > 0 and not too_long and not model.is_spent()
 
 
 def _locked_there(model: Model, move: Move) -> bool:
@@ -53,11 +64,10 @@ def _locked_there(model: Model, move: Move) -> bool:
     kept = model.snapshot_of(move)
     if not move.grows or kept is None:
         return False
-    here, model.branch = model.branch, kept[1]
-    try:
+    with model.returned(move.way):
         if model.branch.places:
             return _too_many(model, move, set()) or not _may_grow(model, move)
+        if move.turn is not None:
+            return True  # there is no state yet to try from
         begin = {name for name in model.document.regions if model.initial(name).grows}
         return bool(begin - {move.region}) or not _may_grow(model, move)
-    finally:
-        model.branch = here

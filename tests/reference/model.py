@@ -8,21 +8,37 @@ wrong, or the rules are silent; then they say what was decided.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from stagegraph.engine.memories import memory_leaf, remember
+from stagegraph.engine.memories import gain, memory_leaf, remember
+from stagegraph.engine.unstable import Level, UnstableMemory, UnstableSpec, watch
 from stagegraph.progress import Progress, Unit
 from stagegraph.schema.stagegraph import StageGraph
 from tests.reference import guards, holding, locks
 from tests.reference.document import GROWTHS, Document, Stage, Way
-from tests.reference.state import Branch, Failed, Metric, Move, Place, Slot
+from tests.reference.state import (
+    Branch,
+    Failed,
+    Metric,
+    Move,
+    OptionFailed,
+    Place,
+    Recent,
+    Slot,
+    Trial,
+    Turn,
+)
 
 AMOUNTS = ("steps", "epochs", "samples")
-STATE = ("branch", "spent", "visits", "fired", "errors", "snapshots", "events", "blocked")
+COUNTS = ("visits", "fired", "errors", "snapshots", "events", "blocked", "taken", "excluded")
+STATE = ("branch", "spent", "trial", *COUNTS)
 
 
 class Model:
@@ -43,6 +59,10 @@ class Model:
         self.fired: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.snapshots: list[tuple[str, Branch]] = []
+        self.taken: dict[str, tuple[str, ...]] = {}
+        self.excluded: dict[str, tuple[str, ...]] = {}
+        self.failed: dict[str, tuple[str, ...]] = {}
+        self.trial: Trial | None = None
         self.events: list[tuple[str, bool]] = []
         self.observations = 0
         self.ended: str | None = None
@@ -66,21 +86,100 @@ class Model:
     def budget(self, amount: str) -> Any:
         return getattr(self.document.graph.budget, amount)
 
-    def cost(self, stage: Stage) -> int | None:
-        """What entering a stage adds, the growths that it leads through included."""
-        costs = [self.costs.get(passed.key) for passed in self.document.path(stage)[0]]
-        return None if None in costs else sum(cost for cost in costs if cost is not None)
+    def room(self) -> float | None:
+        """How many parameters may still be added; ``None``: nobody knows."""
+        limit, params = self.budget("params"), self.branch.params
+        if limit is None:
+            return math.inf
+        return None if params is None else limit - params
 
-    def reference(self, prefix: str, snapshot: str, metric: str) -> float | None:
-        """The last finite value of a metric before the newest snapshot of a name."""
-        kept = self._snapshot(self.document.full_name("snapshot", prefix, snapshot))
-        seen = None if kept is None else kept[1].metrics.get(metric)
-        return None if seen is None else seen.last
+    def usable(self, stage: Stage) -> Iterator[tuple[str, bool | None]]:
+        """Every option, and whether it may be taken now; ``None``: nobody knows."""
+        by_size = stage.kind == "grow" and stage.spec.choose == "largest"
+        gone = {*self.failed.get(stage.key, ()), *self.excluded.get(stage.key, ())}
+        if stage.kind == "grow" and not by_size:
+            gone |= {*self.taken.get(stage.key, ())}
+        room = self.room()
+        for option in stage.options:
+            cost = self.costs.get(f"{stage.key}.{option.name}")
+            if option.name in gone:
+                yield option.name, False
+            elif cost is None:
+                yield option.name, None if room != math.inf or by_size else True
+            else:
+                yield option.name, None if room is None else cost <= room
+
+    def choose(self, stage: Stage) -> str | None:
+        """The option that an entry into a stage takes."""
+        able = [name for name, may in self.usable(stage) if may]
+        if stage.kind == "grow" and stage.spec.choose == "largest":
+            able.sort(key=lambda name: -self.costs[f"{stage.key}.{name}"])
+        return able[0] if able else None
+
+    def fits(self, stage: Stage) -> bool | None:
+        """Whether there is a growth to have in a stage, and those it leads through, that fits."""
+        via, last = self.document.path(stage)
+        costs: list[int | None] = []
+        for entered in (*via, last):
+            place = entered.key
+            if entered.options:
+                option = self.choose(entered)
+                if option is None:
+                    unknown = any(may is None for _, may in self.usable(entered))
+                    return None if unknown else False
+                place += f".{option}"
+            if entered.options or entered.kind == "grow":
+                costs.append(self.costs.get(place))
+        room = self.room()
+        if room == math.inf:
+            return True
+        if room is None or None in costs:
+            return None
+        return sum(cost for cost in costs if cost is not None) <= room
+
+    def kept_as(self, prefix: str, name: str) -> Branch | None:
+        """What a guard with ``since`` compares with: the newest snapshot, or the baseline."""
+        full = self.document.full_name("snapshot", prefix, name)
+        kept = self._snapshot(full)
+        return self.branch.baselines.get(full) if kept is None else kept[1]
+
+    # The statistics are the engine's own: here they are an oracle.
+
+    def _spec(self, leaf: Any) -> Any:
+        return memory_leaf(leaf, self.document.graph.metrics[leaf.metric])
 
     def worth(self, memory: Any, leaf: Any, value: float) -> Any:
-        """The statistics of ``worth`` are the engine's own: here it is an oracle."""
-        metric = self.document.graph.metrics[leaf.metric]
-        return remember(memory, memory_leaf(leaf, metric), self.branch.clock, value, None)
+        return remember(memory, self._spec(leaf), self.branch.clock, value, None)
+
+    def gain(self, memory: Any, leaf: Any) -> float:
+        return gain(memory, leaf.over, self.document.graph.metrics[leaf.metric])
+
+    def watch(self, memory: Any, leaf: Any, prefix: str, value: float) -> Any:
+        unit, spec = leaf.over.unit, self._spec(leaf).spec
+        kept = self.kept_as(prefix, leaf.since)
+        level = taken = None
+        if kept is not None:
+            level = Level.of(kept.recent.get(_window(spec, leaf), Recent()).values)
+            taken = float(kept.clock.of(unit))
+        now = float(self.branch.clock.of(unit))
+        old = memory.statistics or UnstableMemory()
+        return guards.Watched(watch(old, spec, now, value, level, taken), kept)
+
+    def _keep_recent(self, name: str, value: float) -> None:
+        """The newest 32 values, a sixteenth of a window or an ``every`` apart, in any stage."""
+        ways = [way for stage in self.document.stages.values() for way in stage.ways]
+        leaves = {leaf for way in ways for leaf in guards.remembering(way.guard)}
+        seen = set()
+        for leaf in leaves:
+            if leaf.type != "unstable" or leaf.metric != name:
+                continue
+            spec, now = self._spec(leaf).spec, float(self.branch.clock.of(leaf.over.unit))
+            key = _window(spec, leaf)
+            old = self.branch.recent.get(key, Recent())
+            due = old.at is None or now - old.at >= spec.spacing * (1 - 1e-9)
+            if key not in seen and due:
+                self.branch.recent[key] = Recent((*old.values, value)[-32:], now)
+            seen.add(key)
 
     def _snapshot(self, name: str) -> tuple[str, Branch] | None:
         return next((kept for kept in reversed(self.snapshots) if kept[0] == name), None)
@@ -97,7 +196,8 @@ class Model:
         self.branch.clock += added
         self.spent += added
         self._absorb(metrics)
-        if any(count > self.branch.asked.get(name, 0) for name, count in self._due().items()):
+        due = any(count > self.branch.asked.get(name, 0) for name, count in self._due().items())
+        if due or self._trial_waits():
             self.undecided = True
         else:
             self.decide()
@@ -141,8 +241,10 @@ class Model:
             metric.last, metric.nonfinite = value, 0
             best = min if self.document.graph.metrics[name].goal == "minimize" else max
             metric.best = value if metric.best is None else best(metric.best, value)
+            self._keep_recent(name, value)
+            bent = holding.bend(self)
             for scope, leaf in guards.listening(self):
-                if leaf.metric == name:
+                if leaf.metric == name and not (bent and leaf.type in guards.TRENDS):
                     old = self.branch.memories.get((scope, leaf))
                     prefix = self._prefix(scope)
                     new = guards.remember(self, old, leaf, prefix, value)
@@ -170,7 +272,9 @@ class Model:
 
     def initial(self, region: str) -> Move:
         first = self.document.stage(region, "", self.document.graph.all_regions[region].initial)
-        return Move(region, None, *self.document.path(first))
+        move = Move(region, None, *self.document.path(first))
+        self._pick(move)
+        return move
 
     def decide(self) -> None:
         """One boundary: all regions see one frame, and each makes at most one move (S4, S5)."""
@@ -178,6 +282,26 @@ class Model:
         self.branch.asked = self._due()
         before = {name: copy.copy(getattr(self, name)) for name in STATE}
         before["branch"] = self.branch.copy()
+        moves: list[Move] = []
+        try:
+            moves = self._moves() if self.trial is None else self._in_trial()
+            self._carry_out(moves)
+        except OptionFailed as failure:  # it is passed over, and the boundary decided without it
+            self.__dict__ |= before
+            stage, option = failure.args
+            self.failed[stage] = (*self.failed.get(stage, ()), option)
+            self.decide()
+        except Failed as failure:
+            self.__dict__ |= before  # but for the error, as if nothing had been decided
+            way = failure.way
+            if way is not None:
+                self.errors[way.id] += 1
+            if way is None or way.on_error is None:
+                raise
+            if any(move.way is way and move.fallback for move in moves):
+                raise
+
+    def _moves(self) -> list[Move]:
         self.blocked = set()
         moves: list[Move] = []
         for region in self.document.regions:
@@ -186,16 +310,74 @@ class Model:
                 moves.append(move)
         rolling = next((move for move in moves if move.roll_back is not None), None)
         if rolling is not None:
-            moves = [rolling]
-        try:
-            self._carry_out(moves)
-        except Failed as failure:
-            self.__dict__ |= before  # but for the error, as if nothing had been decided
-            self.errors[failure.way.id] += 1
-            if failure.way.on_error is None or any(
-                move.way is failure.way and move.fallback for move in moves
-            ):
-                raise
+            return [rolling]
+        beginning = next((move for move in moves if move.turn is not None), None)
+        if beginning is None:
+            return moves
+        # What the others want is put off, with the events that they listen to.
+        self.blocked |= {m.way.id for m in moves if m is not beginning and m.way is not None}
+        return [beginning]
+
+    # Trials
+
+    def _trial_waits(self) -> bool:
+        """Whether an option has been trained for long enough, and its metric is to come."""
+        if self.trial is None:
+            return False
+        stage = self.document.stages[self.trial.stage]
+        metric = self.branch.metrics.get(stage.spec.metric, Metric())
+        evaluated = self.document.graph.metrics[stage.spec.metric].every is not None
+        return evaluated and guards.completed(self, stage) and metric.boundary != self.spent.step
+
+    def _candidates(self, stage: Stage) -> list[str | None]:
+        able: list[str | None] = [name for name, may in self.usable(stage) if may]
+        return able if stage.spec.worth is None else [None, *able]
+
+    def _in_trial(self) -> list[Move]:
+        """Nothing moves but the trial, when an option has been trained for long enough."""
+        trial = self.trial
+        assert trial is not None
+        stage = self.document.stages[trial.stage]
+        ended = Turn(stage, None, ends=True)
+        if self.is_spent():
+            self.blocked = set()
+            return [Move(stage.region, None, [], None, turn=ended)]
+        if not guards.completed(self, stage):
+            return []
+        place = self.place(stage.region)
+        metric = self.branch.metrics.get(stage.spec.metric, Metric())
+        came = metric.number > max(place.entered_at, self.branch.disturbed)
+        tried = (*trial.tried, (trial.option, metric.value if came else None))
+        self.trial = replace(trial, tried=tried)
+        here, self.branch = self.branch, trial.start[1]
+        candidates = self._candidates(stage)
+        self.branch = here
+        for option in candidates:
+            if option not in dict(tried):
+                return [Move(stage.region, None, [], stage, turn=Turn(stage, option))]
+        self.blocked = set()
+        best = self._best(stage, dict(tried))
+        if best is None and stage.spec.otherwise is None:
+            raise Failed(None)
+        way = stage.leads_to("otherwise" if best is None else "next")
+        to = self.document.stage(stage.region, stage.prefix, way.target)
+        return [Move(stage.region, way, *self.document.path(to), turn=replace(ended, option=best))]
+
+    def _best(self, stage: Stage, tried: dict[str | None, float | None]) -> str | None:
+        sign = 1 if self.document.graph.metrics[stage.spec.metric].goal == "minimize" else -1
+        values = [(sign * v, n) for n, v in tried.items() if v is not None and n is not None]
+        best = min(values, key=lambda pair: pair[0], default=None)
+        without = tried.get(None)
+        if best is None or stage.spec.worth is None or without is None:
+            return None if best is None else best[1]
+        return best[1] if sign * without - best[0] >= stage.spec.worth * abs(without) else None
+
+    def is_spent(self) -> bool:
+        """S16: whether what was spent has reached an amount of the budget."""
+        return any(
+            (limit := self.budget(amount)) is not None and self.spent.of(Unit(amount)) >= limit
+            for amount in AMOUNTS
+        )
 
     def _first(self, region: str, earlier: list[Move]) -> Move | None:
         """The first way out that is open, true and not held back (S6)."""
@@ -232,12 +414,54 @@ class Model:
             stage = None if slot is None else self.document.stages[slot.stage]
             return Move(way.region, way, [], stage, back=True, fallback=fallback)
         to = self.document.stage(way.region, way.prefix, target)
-        return Move(way.region, way, *self.document.path(to), fallback=fallback)
+        move = Move(way.region, way, *self.document.path(to), fallback=fallback)
+        with self.returned(None if move.roll_back is None else way):
+            self._pick(move)
+        return move
+
+    def _pick(self, move: Move) -> None:
+        """The options that a move takes, or with which it begins a trial."""
+        for stage in move.entered:
+            option = self.choose(stage) if stage.options and stage.kind == "grow" else None
+            if option is not None:
+                move.picked[stage.key] = option
+        stage = move.entered[-1]
+        if stage.kind == "trial":
+            first = [*self._candidates(stage), None][0]
+            move.turn = Turn(stage, first, begins=True)
+
+    @contextlib.contextmanager
+    def returned(self, way: Way | None) -> Iterator[None]:
+        """Look at what a rollback returns to, with what it excludes."""
+        kept = None if way is None else self._snapshot_of(way)
+        if way is None or kept is None:
+            yield
+            return
+        here, excluded = self.branch, self.excluded
+        self.branch, self.excluded = kept[1], dict(excluded)
+        self._exclude(way)
+        try:
+            yield
+        finally:
+            self.branch, self.excluded = here, excluded
+
+    def _exclude(self, way: Way) -> bool:
+        """Rule out the option that a stage took last; false: it has taken none."""
+        if way.roll_back.exclude is None:
+            return True
+        key = self.document.stage(way.region, way.prefix, way.roll_back.exclude).key
+        if not self.taken.get(key):
+            return False
+        known = (*self.excluded.get(key, ()), self.taken[key][-1])
+        self.excluded[key] = tuple(dict.fromkeys(known))
+        return True
 
     def snapshot_of(self, move: Move) -> tuple[str, Branch] | None:
         assert move.way is not None
-        to = self.document.full_name("snapshot", move.way.prefix, move.roll_back.to)
-        return self._snapshot(to)
+        return self._snapshot_of(move.way)
+
+    def _snapshot_of(self, way: Way) -> tuple[str, Branch] | None:
+        return self._snapshot(self.document.full_name("snapshot", way.prefix, way.roll_back.to))
 
     # Acting
 
@@ -248,44 +472,102 @@ class Model:
         if moves and moves[0].roll_back is not None:
             moves = self._restore(moves[0])
             restored = True
+        trying = self.trial
+        if moves and moves[0].turn is not None and trying is not None:
+            moves = self._turn(moves, moves[0].turn, trying)
+            restored = True
         start = self.branch.copy()
         self.branch.alphas = holding.alphas(self)
         sent: list[tuple[str, bool]] = []
         grown = False
-        deeds: list[Way | None] = []
+        deeds: list[tuple[Way | None, Stage | None, str | None]] = []
         for move in moves:
             self._leave(move, restored=restored)
             self._enter(move, restored=restored)
-            cohorts: list[str] = []
-            for action, prefix, stage in move.actions():
-                if action.type == "send":
-                    sent.append((action.event, False))
-                elif action.type == "snapshot":
-                    self.snapshots.append((prefix + action.name, start))
-                    deeds.append(move.way)
-                elif action.type in GROWTHS:
-                    assert stage is not None
-                    cohorts.append(self._grow(action, prefix, stage))
-                    deeds.append(move.way)
+            cohorts = self._act(move, start, sent, deeds)
+            if move.turn is not None and move.turn.begins:
+                self._keep(f"trial:{move.turn.stage.key}", start)
+                self.trial = Trial(move.turn.stage.key, self.snapshots[-1], move.turn.option)
+                deeds.append((move.way, None, None))
             if cohorts:
                 self.place(move.region).grown = tuple(cohorts)
                 grown = True
         if self.fails and deeds:
-            # Regions that begin again do so for the rollback: it is to blame.
-            raise Failed(deeds[0] or next(m.way for m in moves if m.way is not None))
-        self._deliver(moves, sent)
+            self._fail(moves, *deeds[0])
+        if trying is None:
+            self._deliver(moves, sent)
+        else:  # nobody is asked while growths are tried
+            self.events += sent
         self.ended = self._end(moves)
         if grown or restored or in_force != holding.in_force(self):
             self._disturb()
         alive = guards.listening(self)
         self.branch.memories = {k: m for k, m in self.branch.memories.items() if k in alive}
+        self._compare_anew()
         self.moves += moves
+
+    def _turn(self, moves: list[Move], turn: Turn, trial: Trial) -> list[Move]:
+        """A trial goes on with another option, or ends: from the state it began in."""
+        self._back_to(trial.start, ends=turn.ends)
+        self.trial = None if turn.ends else replace(trial, option=turn.option)
+        return [move for move in moves if move.target is not None]
+
+    def _act(
+        self, move: Move, start: Branch, sent: list[tuple[str, bool]], deeds: list[Any]
+    ) -> list[str]:
+        """A move's actions, one after the other; gives what has grown."""
+        cohorts: list[str] = []
+        for action, prefix, stage, option in move.actions():
+            if action.type == "send":
+                sent.append((action.event, False))
+            elif action.type == "baseline":
+                self.branch.baselines[prefix + action.name] = start
+            elif action.type == "snapshot":
+                self._keep(prefix + action.name, start)
+                deeds.append((move.way, stage, option))
+            elif action.type in GROWTHS:
+                assert stage is not None
+                cohorts.append(self._grow(action, prefix, stage, option))
+                deeds.append((move.way, stage, option))
+        return cohorts
+
+    def _fail(
+        self, moves: list[Move], way: Way | None, stage: Stage | None, option: str | None
+    ) -> None:
+        turn = moves[0].turn
+        if turn is not None and not turn.ends and stage is turn.stage and option is not None:
+            raise OptionFailed(stage.key, option)
+        # Regions that begin again do so for the rollback: it is to blame.
+        raise Failed(way or next((m.way for m in moves if m.way is not None), None))
+
+    def _keep(self, name: str, start: Branch) -> None:
+        """A snapshot takes the place of one of its name, if none came between them."""
+        if self.snapshots and self.snapshots[-1][0] == name:
+            self.snapshots.pop()
+        self.snapshots.append((name, start))
+
+    def _back_to(self, kept: tuple[str, Branch], *, ends: bool) -> None:
+        """Every option starts from one state; when all is over its snapshot goes."""
+        at = max(n for n, snapshot in enumerate(self.snapshots) if snapshot is kept)
+        self.snapshots = self.snapshots[: at if ends else at + 1]
+        self.branch = kept[1].copy()
+
+    def _compare_anew(self) -> None:
+        """What was compared with a snapshot or baseline that is another now begins anew."""
+        slots = [place.slot for place in self.branch.places.values() if place.slot]
+        for owner in (self.branch, *slots):
+            owner.memories = {
+                (scope, leaf): memory
+                for (scope, leaf), memory in owner.memories.items()
+                if leaf.type not in guards.SINCE
+                or memory.reference is self.kept_as(self._prefix(scope), leaf.since)
+            }
 
     def _restore(self, rolling: Move) -> list[Move]:
         """S14: everything is as at the start of the snapshot's boundary; the region moves on."""
         kept = self.snapshot_of(rolling)
-        if kept is None:
-            assert rolling.way is not None
+        assert rolling.way is not None
+        if kept is None or not self._exclude(rolling.way):
             raise Failed(rolling.way)
         at = max(n for n, snapshot in enumerate(self.snapshots) if snapshot is kept)
         del self.snapshots[at + 1 :]
@@ -325,6 +607,13 @@ class Model:
             return
         for stage in move.entered:
             self.visits[stage.key] += 1
+        picked = dict(move.picked)
+        turn = move.turn
+        if turn is not None and turn.ends and turn.option is not None:
+            picked[turn.stage.key] = turn.option
+        for key, option in picked.items():
+            self.taken[key] = (*self.taken.get(key, ()), option)
+        grows = move.grows or (turn is not None and (not turn.ends or turn.option is not None))
         clock, target = self.branch.clock, move.target
         old = self.branch.places.get(move.region)
         goes_on = {} if old is None or restored else old.held
@@ -336,7 +625,7 @@ class Model:
             target.key,
             clock,
             self.observations,
-            open=(move.grows or (old is not None and old.open))
+            open=(grows or (old is not None and old.open))
             and target.kind not in ("train", "final"),
             grown=() if old is None else old.grown,
             held=held,
@@ -363,14 +652,18 @@ class Model:
         )
         self.branch.memories |= slot.memories
 
-    def _grow(self, action: Any, prefix: str, stage: Stage) -> str:
+    def _grow(self, action: Any, prefix: str, stage: Stage, option: str | None) -> str:
         """S10: a growth adds a cohort, and what it costs."""
-        base = prefix + action.name if action.name else f"{stage.key}#{self.visits[stage.key]}"
+        place, actions = stage.key, stage.actions
+        if option is not None:
+            place, actions = f"{stage.key}.{option}", stage.option(option).actions
+        base = prefix + action.name if action.name else f"{place}#{self.visits[stage.key]}"
         names = [base, *(f"{base}#{n}" for n in range(2, 2 + len(self.branch.cohorts)))]
         name = next(name for name in names if name not in self.branch.cohorts)
-        first = next(a for a in stage.actions if a.type in GROWTHS)
-        if action is first and self.branch.params is not None:
-            cost = self.costs.get(stage.key)
+        first = next(a for a in actions if a.type in GROWTHS)
+        counted_with_option = option is None and bool(stage.options)
+        if action is first and self.branch.params is not None and not counted_with_option:
+            cost = self.costs.get(place)
             self.branch.params = None if cost is None else self.branch.params + cost
         self.branch.cohorts = (*self.branch.cohorts, name)
         return name
@@ -395,10 +688,11 @@ class Model:
     def _disturb(self) -> None:
         """S8: every trend begins anew, and no metric's value counts until it comes again."""
         self.branch.disturbed = self.observations
+        self.branch.recent = {}
         slots = [place.slot for place in self.branch.places.values() if place.slot]
         for owner in (self.branch, *slots):
-            old = owner.memories
-            owner.memories = {k: m for k, m in old.items() if k[1].type not in guards.TRENDS}
+            left = {k: guards.disturbed(m, k[1]) for k, m in owner.memories.items()}
+            owner.memories = {k: m for k, m in left.items() if m is not None}
 
     def _end(self, moves: list[Move]) -> str | None:
         """S15, S16."""
@@ -408,11 +702,12 @@ class Model:
         with_end = {stage.region for stage in stages.values() if stage.kind == "final"}
         if with_end and all(self.stage_of(region).kind == "final" for region in with_end):
             return "final"
-        for amount in AMOUNTS:
-            limit = self.budget(amount)
-            if limit is not None and self.spent.of(Unit(amount)) >= limit:
-                return "budget"
-        return None
+        return "budget" if self.is_spent() else None
+
+
+def _window(spec: UnstableSpec, leaf: Any) -> Any:
+    """What the newest values are kept for."""
+    return leaf.metric, spec.spacing, leaf.over.unit
 
 
 def _listens(guard: Any, event: str) -> bool:

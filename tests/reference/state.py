@@ -11,11 +11,15 @@ from tests.reference.document import Stage, Way
 
 
 class Failed(Exception):
-    """A boundary's actions failed: the way blamed for it."""
+    """A boundary's actions failed: the way blamed for it, or a trial that came to nothing."""
 
-    def __init__(self, way: Way) -> None:
-        super().__init__(way.id)
+    def __init__(self, way: Way | None) -> None:
+        super().__init__(None if way is None else way.id)
         self.way = way
+
+
+class OptionFailed(Exception):
+    """What a trial tries cannot be carried out: the stage and the option."""
 
 
 @dataclass
@@ -64,6 +68,9 @@ class Branch:
     places: dict[str, Place] = field(default_factory=dict)
     metrics: dict[str, Metric] = field(default_factory=dict)
     memories: dict[Any, Any] = field(default_factory=dict)
+    recent: dict[Any, Recent] = field(default_factory=dict)
+    """Per metric and window the newest values, of which references are made."""
+    baselines: dict[str, Branch] = field(default_factory=dict)
     disturbed: int = 0
     asked: dict[str, int] = field(default_factory=dict)
     cohorts: tuple[str, ...] = ()
@@ -77,7 +84,42 @@ class Branch:
             for name, place in self.places.items()
         }
         metrics = {name: replace(metric) for name, metric in self.metrics.items()}
-        return replace(self, places=places, metrics=metrics, memories=dict(self.memories))
+        return replace(
+            self,
+            places=places,
+            metrics=metrics,
+            memories=dict(self.memories),
+            recent=dict(self.recent),
+            baselines=dict(self.baselines),
+        )
+
+
+@dataclass(frozen=True)
+class Recent:
+    """The newest values of a metric, some way apart."""
+
+    values: tuple[float, ...] = ()
+    at: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that goes on: what is trained now, and what every other one came to."""
+
+    stage: str
+    start: tuple[str, Branch]
+    option: str | None
+    tried: tuple[tuple[str | None, float | None], ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a move does for a trial: begin it, go on with another option, or end it."""
+
+    stage: Stage
+    option: str | None
+    begins: bool = False
+    ends: bool = False
 
 
 @dataclass
@@ -91,11 +133,18 @@ class Move:
     """Where it ends; ``None``: the run stops, or there is nothing to go back to."""
     back: bool = False
     fallback: bool = False
+    picked: dict[str, str] = field(default_factory=dict)
+    """Per stage with options the one that is taken."""
+    turn: Turn | None = None
 
     @property
     def entered(self) -> list[Stage]:
         """The stages whose actions run."""
-        return [] if self.back or self.target is None else [*self.via, self.target]
+        if self.back or self.target is None:
+            return []
+        if self.turn is not None and not self.turn.begins and not self.turn.ends:
+            return []
+        return [*self.via, self.target]
 
     @property
     def grows(self) -> bool:
@@ -105,9 +154,24 @@ class Move:
     def roll_back(self) -> Any:
         return None if self.way is None or self.fallback else self.way.roll_back
 
-    def actions(self) -> Iterator[tuple[Any, str, Stage | None]]:
-        """Each action with the prefix it is written in: the way's, then the stages' (S13)."""
+    def actions(self) -> Iterator[tuple[Any, str, Stage | None, str | None]]:
+        """Each action with the prefix it is written in: the way's, then the stages' (S13).
+
+        Beside it the stage and the option that it is of.
+        """
+        turn = self.turn
         if self.way is not None and not self.fallback:
-            yield from ((action, self.way.prefix, None) for action in self.way.actions)
+            yield from ((action, self.way.prefix, None, None) for action in self.way.actions)
+        if turn is not None and turn.ends:
+            yield from _of(turn.stage, turn.option)
         for stage in self.entered:
-            yield from ((action, stage.prefix, stage) for action in stage.actions)
+            yield from ((action, stage.prefix, stage, None) for action in stage.actions)
+            yield from _of(stage, self.picked.get(stage.key))
+        if turn is not None and not turn.ends:
+            yield from _of(turn.stage, turn.option)
+
+
+def _of(stage: Stage, option: str | None) -> Iterator[tuple[Any, str, Stage | None, str | None]]:
+    if option is not None:
+        for action in stage.option(option).actions:
+            yield action, stage.prefix, stage, option

@@ -37,7 +37,7 @@ def follow(model: Model, happening: dict[str, Any]) -> str | None:
         try:
             call()
         except Failed as failure:
-            failed = failure.way.id
+            failed = "a trial" if failure.way is None else failure.way.id
     return failed
 
 
@@ -68,6 +68,13 @@ def engine_sees(run: Run, already: int) -> dict[str, Any]:
         "alphas": rounded(all_alphas(graph, state)),
         "held": {e.place: (rounded(e.value), e.of.cohorts) for e in effects(graph, state)},
         "snapshots": [(s.name, s.state.clock.step) for s in state.snapshots],
+        "baselines": {name: kept.taken.step for name, kept in state.baselines.items()},
+        "options": {
+            key: (known.taken, known.excluded, tuple(known.failed))
+            for key, known in state.options.items()
+        },
+        "trial": None if state.trial is None else (state.trial.stage, state.trial.option),
+        "tried": () if state.trial is None else [(t.option, t.value) for t in state.trial.tried],
         "params": state.facts.params,
         "waits": core.wants_evaluation,
         "disturbed": state.disturbed,
@@ -102,6 +109,13 @@ def model_sees(model: Model) -> dict[str, Any]:
             k: (rounded(value), growths) for k, (value, growths) in holding.values(model).items()
         },
         "snapshots": [(name, branch.clock.step) for name, branch in model.snapshots],
+        "baselines": {name: kept.clock.step for name, kept in branch.baselines.items()},
+        "options": {
+            key: tuple(known.get(key, ()) for known in (model.taken, model.excluded, model.failed))
+            for key in {*model.taken, *model.excluded, *model.failed}
+        },
+        "trial": None if model.trial is None else (model.trial.stage, model.trial.option),
+        "tried": () if model.trial is None else list(model.trial.tried),
         "params": branch.params,
         "waits": model.undecided,
         "disturbed": branch.disturbed,

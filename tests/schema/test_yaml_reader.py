@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from stagegraph.schema.load import load
 from stagegraph.schema.yaml_reader import read_yaml
 
 
@@ -151,3 +152,19 @@ def test_without_libyaml_small_documents_are_read_the_same(monkeypatch):
     slow = read_yaml(text)
     assert (slow.data, slow.positions) == (fast.data, fast.positions)
     assert "without libyaml" in read_yaml("a: " + "x" * 60_000).defects[0].message
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_texts_in_quotes_are_whole_whatever_brackets_they_hold(quote):
+    text = f"""
+stagegraph: 1
+name: x
+initial: a
+stages:
+  a:
+    kind: grow
+    actions: [{{type: deepen, stack: s, add: 1, zero: [{quote}({quote}, {quote}){quote}]}}]
+    next: b
+  b: {{kind: final}}
+"""
+    assert load(text).stages["a"].actions[0].zero == ("(", ")")
