@@ -70,8 +70,14 @@ def _blocks(data: Mapping[str, Any]) -> str:
     counts, units = mapping(data.get("blocks")), mapping(data.get("units"))
     if units:
         return ", ".join(f"{shown(space)}: {_sizes(sizes)} units" for space, sizes in units.items())
+    if "head" in data:
+        like = f", like {shown(data['like'])}" if data.get("like") is not None else ""
+        return f"{shown(data.get('heads'))}: {shown(data['head'])}{like}"
+    attached = mapping(data.get("attached"))
+    if attached:
+        return ", ".join(f"{host}: {shown(branch)}" for host, branch in attached.items())
     if not counts:
-        return shown(data.get("new_blocks"))
+        return shown(data.get("new_blocks", data.get("kind")))
     stack = f"{shown(data['stack'])}: " if "stack" in data else ""
     places = [shown(mapping(block).get("at")) for block in sequence(data.get("inserted"))]
     where = f", new at {', '.join(places)}" if places else ""

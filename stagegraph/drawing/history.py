@@ -264,16 +264,17 @@ class _Reader:
 
     def _vitals(self, record: Record, step: int) -> None:
         history, branch = self.history, len(self.history.returns)
-        self._point(history.params, step, record.get("params"))
+        # Vitals are written when the boundary has been acted on; only their loss is of before.
+        self._point(history.params, step, record.get("params"), acted=True)
         if finite(record.get("loss")) is not None or "raw" in record:
             history.losses.append(Point(step, finite(record.get("loss")), branch))
         rates = record.get("lr")
         for group, rate in enumerate(rates if isinstance(rates, list | tuple) else (rates,)):
             if rate is not None:
                 points = history.rates.setdefault(str(group), [])
-                points.append(Point(step, finite(rate), branch))
+                points.append(Point(step, finite(rate), branch, acted=True))
         for cohort, alpha in mapping(record.get("alphas")).items():
-            self._point(history.alphas.setdefault(cohort, []), step, alpha)
+            self._point(history.alphas.setdefault(cohort, []), step, alpha, acted=True)
 
     def _move(self, record: Record, step: int) -> None:
         region = str(record.get("region") or "?")

@@ -38,7 +38,7 @@ _STYLE = (
     "th{text-align:left;color:var(--soft);font-weight:600;padding:6px 10px;"
     "border-bottom:1px solid var(--rule);white-space:nowrap}"
     "td{padding:7px 10px;border-bottom:1px solid var(--rule);vertical-align:top;"
-    "overflow-wrap:anywhere;min-width:56px}"
+    "overflow-wrap:anywhere;min-width:88px}"
     "td.number{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}"
     "tr.undone td{color:var(--soft)}"
     f"code{{font-family:{MONO};font-size:12px;overflow-wrap:anywhere}}"

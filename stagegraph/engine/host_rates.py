@@ -46,7 +46,9 @@ def follow(rates: tuple[HostRate, ...], clock: Progress, rate: float) -> tuple[H
 
 
 def fall(rates: Sequence[HostRate], unit: Unit, start: float) -> dict[str, float] | None:
-    """How much the rate fell since a reading of the clock.
+    """How much the rate fell since a reading of the clock, also if it has risen again.
+
+    Under warm restarts a window may hold the end of one decay and the begin of the next.
 
     Args:
         rates: The rates, oldest first.
@@ -54,14 +56,16 @@ def fall(rates: Sequence[HostRate], unit: Unit, start: float) -> dict[str, float
         start: Where the window began.
 
     Returns:
-        ``from`` and ``to``, and ``fell``, the share; ``None`` if it fell by less than 2 %.
+        ``from``, and ``to``, the lowest since; and ``fell``, the share. ``None`` if it fell by
+        less than 2 %.
     """
     earlier = [r for r in rates if float(r.clock.of(unit)) <= start] or list(rates[:1])
     if not earlier or earlier[-1].rate <= 0:
         return None
-    first, last = earlier[-1].rate, rates[-1].rate
-    fell = 1 - last / first
-    return {"from": first, "to": last, "fell": fell} if fell >= FELL else None
+    first = earlier[-1].rate
+    lowest = min(r.rate for r in rates[len(earlier) - 1 :])
+    fell = 1 - lowest / first
+    return {"from": first, "to": lowest, "fell": fell} if fell >= FELL else None
 
 
 def rates_to_json(rates: Sequence[HostRate]) -> list[Any]:

@@ -55,6 +55,24 @@ def test_a_roll_back_undoes_what_came_after_the_snapshot():
         assert history.current == {"main": "main:a"}
 
 
+def test_what_vitals_tell_of_the_boundary_of_the_snapshot_is_undone_but_for_the_loss():
+    """They are written when the boundary has been acted on: with what was grown, at its rate."""
+
+    def vitals(step, params, rate):
+        return {
+            "type": "vitals", "step": step, "params": params, "lr": [rate], "loss": 1.0,
+            "alphas": {"tall": rate},
+        }  # fmt: skip
+
+    back = {"type": "roll_back", "step": 200, **SPELLINGS["step and name"]}
+    records = [vitals(50, 1, 0.5), *RUN, vitals(100, 2, 0.0), BACK, back, vitals(120, 1, 0.5)]
+    history = read_history(records)
+    for points in (history.params, history.rates["0"], history.alphas["tall"]):
+        kept = {(p.step, p.value) for p in history.kept(points)}
+        assert {step for step, _ in kept} == {50, 120} and len(kept) == 2
+    assert [p.step for p in history.kept(history.losses)] == [50, 100, 120]
+
+
 def test_the_move_may_come_after_the_roll_back():
     back = {"type": "roll_back", "step": 200, "to": 100, "snapshot": "before"}
     late = {**BACK, "step": 100}

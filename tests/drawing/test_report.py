@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stagegraph.drawing.certificates import read_certificate
 from stagegraph.drawing.render import render
 from stagegraph.drawing.report import report_html
 from stagegraph.drawing.timeline import timeline_svg
@@ -81,6 +82,22 @@ def test_a_run_that_has_not_begun_is_no_trouble():
 def test_records_of_unknown_types_are_listed_as_they_are():
     page = report_html(GRAPH, [{"type": "vendor:thing", "step": 3, "x": [1, 2]}])
     assert '{"type": "vendor:thing", "step": 3, "x": [1, 2]}' in words(page)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "told"),
+    [
+        (
+            {"kind": "add_head", "heads": "heads", "head": "turned", "like": "upright"},
+            "heads: turned, like upright",
+        ),
+        ({"kind": "add_head", "heads": "heads", "head": "new", "like": None}, "heads: new"),
+        ({"kind": "attach", "attached": {"blocks.0": "blocks.0.side"}}, "blocks.0: blocks.0.side"),
+        ({"kind": "extend_context"}, "extend_context"),
+    ],
+)
+def test_each_growth_says_what_it_added(certificate, told):
+    assert read_certificate(certificate).blocks == told
 
 
 def test_a_certificate_measured_on_a_model_is_read():
