@@ -73,7 +73,8 @@ def attribute(
                 {"cohort": cohort, "without": _finite(without), "contribution": gain}
                 | {"modules": len(modules)}
             )
-    found = Attribution(metric, _finite(base), number, tuple(contributions))
+    region = deed.place.partition(":")[0]
+    found = Attribution(metric, _finite(base), number, tuple(contributions), region)
     worst = found.worst
     return {
         "kind": "attribute",

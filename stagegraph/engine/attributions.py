@@ -40,12 +40,18 @@ class Attribution:
         base: Its value with all modules in place; ``None`` if that was not finite.
         boundary: Updates ever made when it was measured.
         contributions: In the order in which the modules were added.
+        region: Who asked, and alone goes by it; empty: all do.
     """
 
     metric: str
     base: float | None
     boundary: int
     contributions: tuple[Contribution, ...]
+    region: str = ""
+
+    def is_of(self, region: str) -> bool:
+        """Whether a region goes by it."""
+        return self.region in ("", region)
 
     @property
     def worst(self) -> Contribution | None:
@@ -88,6 +94,7 @@ class Attribution:
                 Contribution(one["module"], one["cohort"], one["contribution"], one["alone"])
                 for one in record["contributions"]
             ),
+            region=record.get("region", ""),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -99,6 +106,7 @@ class Attribution:
             "contributions": [
                 [one.module, one.cohort, one.value, one.alone] for one in self.contributions
             ],
+            "region": self.region,
         }
 
     @classmethod
@@ -109,4 +117,5 @@ class Attribution:
             base=data["base"],
             boundary=data["boundary"],
             contributions=tuple(Contribution(*one) for one in data["contributions"]),
+            region=data.get("region", ""),
         )

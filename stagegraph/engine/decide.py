@@ -335,7 +335,7 @@ def _evidence(slot: Slot, state: State, plan: StagePlan) -> Mapping[str, Any] | 
         case "memory":
             return remembered(state.memories.get(slot.name), plan.leaves.get(slot.name))
         case "harmful":
-            return attribution_evidence(state, slot.name.partition(" ")[0])
+            return attribution_evidence(state, slot.name.partition(" ")[0], plan.stage.region)
         case "elapsed" if slot.duration is not None:
             return _passed(slot.duration, entered, state)
         case "completed" if plan.stage.duration is not None:

@@ -86,8 +86,9 @@ def acted_on(placed: PlacedAction, region: RegionState, state: State) -> Selecte
 
 
 def _worst(place: str, action: Prune, state: State) -> Selected:
-    metric = action.metric
-    measured = [one for one in state.attributions if metric in (None, one.metric)]
+    metric, region = action.metric, place.partition(":")[0]
+    own = [one for one in state.attributions if one.is_of(region)]
+    measured = [one for one in own if metric in (None, one.metric)]
     if not measured:
         raise ActionError(
             place,

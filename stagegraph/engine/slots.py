@@ -174,7 +174,7 @@ def _exhausted(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledSt
 def _harmful(slot: Slot, graph: CompiledGraph, state: State, stage: CompiledStage) -> float:
     metric, _, by = slot.name.partition(" ")
     for one in state.attributions:
-        if one.metric == metric:
+        if one.metric == metric and one.is_of(stage.region):
             answer = one.harmful(float(by))
             return NAN if answer is None else float(answer)
     return NAN

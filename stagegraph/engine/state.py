@@ -237,7 +237,8 @@ class State:
         baselines: The metrics that were remembered under a name.
         recent: The newest values of metrics whose level and spread a guard asks for, by key.
         host: The host's learning rate, as it changed.
-        attributions: Per metric the newest since the structure last changed, the newest last.
+        attributions: Per region and metric the newest since the structure last changed, the newest
+            last.
         pruned: Growths on the present branch of which nothing is left, and at which boundary the
             last of it was pruned.
     """
@@ -287,10 +288,10 @@ class State:
 
     def learnt(self, facts: Facts, attributions: tuple[Attribution, ...] = ()) -> State:
         """The state that knows what a boundary's transaction has brought."""
-        newest: dict[str, Attribution] = {}
+        newest: dict[tuple[str, str], Attribution] = {}
         for one in (*self.attributions, *attributions):
-            newest.pop(one.metric, None)
-            newest[one.metric] = one
+            newest.pop((one.region, one.metric), None)
+            newest[one.region, one.metric] = one
         return replace(self, facts=facts, attributions=tuple(newest.values()))
 
     def without_snapshots(self) -> State:

@@ -125,9 +125,10 @@ def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def attribution_evidence(state: State, metric: str) -> dict[str, Any] | None:
-    """What the newest attribution of a metric has found, as JSON data; ranked, the best first."""
-    found = next((one for one in state.attributions if one.metric == metric), None)
+def attribution_evidence(state: State, metric: str, region: str) -> dict[str, Any] | None:
+    """What a region's newest attribution of a metric has found, as JSON data; the best first."""
+    own = (one for one in state.attributions if one.metric == metric and one.is_of(region))
+    found = next(own, None)
     if found is None:
         return None
     worst = found.worst

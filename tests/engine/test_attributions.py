@@ -254,3 +254,19 @@ def test_numbers_prune_what_a_growth_had_added():
     assert run.resumed().core.state.facts.params == 100
     (told,) = run.of_type("prune")
     assert told["params"] == {"before": 110, "after": 100}
+
+
+def test_a_region_goes_by_what_it_has_attributed_itself():
+    state = State().learnt(
+        Facts(),
+        (
+            Attribution("m", 1.0, 3, (Contribution("blocks.a", "ours", 0.5, alone=True),), "a"),
+            Attribution("m", 1.0, 4, (Contribution("blocks.b", "theirs", -0.5, alone=True),), "b"),
+        ),
+    )
+    assert [one.region for one in state.attributions] == ["a", "b"]
+    back = State.from_json(json.loads(json.dumps(state.to_json("x"))), "x")
+    assert back.attributions == state.attributions
+    a, b = (attribution_evidence(state, "m", region) for region in "ab")
+    assert a is not None and a["worst"] is None
+    assert b is not None and b["worst"] == "blocks.b"
