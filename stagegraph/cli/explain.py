@@ -73,6 +73,8 @@ def _why(move: Mapping[str, Any]) -> str:
     """What a move followed."""
     if move.get("kind") == "force":
         return f"forced by {move.get('author') or 'somebody'}"
+    if move["edge"] is None and move.get("source") is not None:
+        return "the trial goes on"
     return move["edge"] or "the beginning"
 
 

@@ -120,3 +120,35 @@ def test_a_missing_folder_is_asked_for(command, capsys):
         main([command])
     assert stopped.value.code == 2
     assert "RUN" in capsys.readouterr().err
+
+
+def test_explain_tells_the_turns_of_a_trial_from_the_beginning(tmp_path, capsys):
+    """They follow no edge either; once, each was said to be the beginning."""
+    document = """
+stagegraph: 1
+name: a trial
+metrics: {val_loss: {goal: minimize}}
+budget: {steps: 40}
+initial: train
+stages:
+  train: {kind: train, duration: 2 steps, next: try}
+  try:
+    kind: trial
+    options:
+      - {name: deep, actions: [{type: deepen, stack: blocks, add: 2}]}
+      - {name: thin, actions: [{type: deepen, stack: blocks, add: 1}]}
+    over: 2 steps
+    metric: val_loss
+    next: rest
+  rest: {kind: consolidate, duration: 2 steps, next: done}
+  done: {kind: final}
+"""
+    costs = {"try.deep": 2, "try.thin": 1}
+    with sg.Engine(sg.load(document), run=tmp_path / "run", params=4, costs=costs) as engine:
+        engine.resume()
+        while not engine.done:
+            engine.step(val_loss=1.0)
+    main(["explain", str(tmp_path / "run")])
+    out = capsys.readouterr().out
+    assert out.count("(the beginning)") == 1
+    assert out.count("main:try -> main:try  (the trial goes on)") == 1

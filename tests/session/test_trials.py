@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import stagegraph as sg
 from stagegraph.runs.journal import read_journal
@@ -209,3 +210,11 @@ def test_a_trial_without_a_way_to_rewind_the_data_is_refused_before_the_run():
             optimizer=torch.optim.AdamW(model.parameters()),
             probe=PROBE,
         )
+
+
+def test_a_loader_that_cannot_go_back_is_refused_for_a_trial():
+    """Each option would be trained on other batches, and nobody would know."""
+    loop = Loop()
+    with pytest.raises(sg.UnsupportedError, match=r"main:try: .*same batches.*DataLoader cannot"):
+        next(loop.engine.epochs(DataLoader(X, batch_size=4)))
+    assert not loop.engine.stages

@@ -8,6 +8,7 @@ from stagegraph.actions.data.curriculum import CurriculumLoader
 from stagegraph.errors import UnsupportedError
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.schema.actions import RollBack
+from stagegraph.schema.stages import Trial
 
 __all__ = ["check_loader"]
 
@@ -21,7 +22,7 @@ def check_loader(loader: object, data: object, graph: CompiledGraph) -> None:
         graph: The graph.
 
     Raises:
-        UnsupportedError: It is not what is steered, or a rollback could not rewind it.
+        UnsupportedError: It is not what is steered, or a rollback or a trial could not rewind it.
     """
     if isinstance(data, CurriculumLoader) and loader is not data:
         raise UnsupportedError(
@@ -31,17 +32,23 @@ def check_loader(loader: object, data: object, graph: CompiledGraph) -> None:
         )
     if data is None or isinstance(loader, CurriculumLoader):
         return
-    for place in _rewinding(graph):
+    for place, what in _rewinding(graph):
         raise UnsupportedError(
-            f"{place}: roll_back returns the data to its position (data: rewind), and the pass "
-            f"that engine.epochs has begun over a {type(loader).__name__} cannot go back; use a "
-            "stagegraph.CurriculumLoader as data= and loader, or a loop of your own that begins "
-            "anew, or write data: skip"
+            f"{place}: {what}, and the pass that engine.epochs has begun over a "
+            f"{type(loader).__name__} cannot go back; use a stagegraph.CurriculumLoader as data= "
+            "and loader, or a loop of your own that begins anew"
         )
 
 
-def _rewinding(graph: CompiledGraph) -> Iterator[str]:
+def _rewinding(graph: CompiledGraph) -> Iterator[tuple[str, str]]:
+    """What returns the data to an earlier position: where, and in words."""
     for edge in graph.edges.values():
         for placed in edge.actions:
             if isinstance(placed.action, RollBack) and placed.action.data == "rewind":
-                yield placed.place
+                yield (
+                    placed.place,
+                    ("roll_back returns the data to its position (data: rewind; skip would not)"),
+                )
+    for stage in graph.stages.values():
+        if isinstance(stage.spec, Trial):
+            yield stage.key, "a trial trains each option on the same batches"
