@@ -5,8 +5,9 @@ import json
 import pytest
 
 from stagegraph.engine.attributions import Attribution, Contribution
-from stagegraph.engine.ports import Outcome
+from stagegraph.engine.ports import Facts, Outcome
 from stagegraph.engine.state import State
+from stagegraph.engine.trace import attribution_evidence
 from stagegraph.errors import ActionError, SnapshotError
 from stagegraph.graph.check import check
 from stagegraph.schema.load import load
