@@ -33,7 +33,9 @@ def shortened(text: str, *, params: str = "") -> sg.StageGraph:
     """The document with a hundredth of its updates, and, if asked for, other room to grow in."""
     text = re.sub(r"(?<![\w.])(\d+)(k?) steps", lambda m: f"{_fewer(m)} steps", text)
     text = re.sub(r"(?<=steps: )(\d+)(k?)", lambda m: str(_fewer(m)), text)
-    text = re.sub(r"(?<=left\(steps\) )([<>]=? )(\d+)", lambda m: m[1] + str(int(m[2]) // 100), text)
+    text = re.sub(
+        r"(?<=left\(steps\) )([<>]=? )(\d+)", lambda m: m[1] + str(int(m[2]) // 100), text
+    )
     if params:
         text = re.sub(r"(?<=params: )\w+", params, text)
     return sg.load(text)
@@ -124,13 +126,14 @@ class Task:
             probe=PROBE,
             parts=self.parts(),
             run=folder,
-            checkpoints=sg.Checkpoints(every="4 steps", keep=2, background=False),
+            checkpoints=sg.Checkpoints(every="7 steps", keep=2, background=False),
         )
         run = Run(folder, model, optimizer, scheduler, engine)
         engine.listen(run.records)
         frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
         with engine:
-            engine.resume()
+            if engine.resume():
+                run.began = engine.state_dict()["engine"]["spent"].get("step", 0)
             for epoch in engine.epochs(data):
                 for x, y in epoch:
                     self._update(run, x, y)
@@ -167,23 +170,32 @@ class Run:
     engine: sg.Engine
     records: Records = field(default_factory=Records)
     losses: list[float] = field(default_factory=list)
+    began: int = 0
 
     @property
     def updates(self) -> int:
         """Updates ever made, those of abandoned branches too."""
-        return int(self.engine.state_dict()["engine"]["spent"]["step"])
+        return self.began + len(self.losses)
 
     def fingerprint(self) -> str:
         """Everything that must be the same in a run that was cut: all of it, as one digest."""
-        kept = self.engine.state_dict()
-        parts = (
-            weights(self.model),
-            moments(self.model, self.optimizer),
-            self.scheduler.state_dict(),
-            torch.get_rng_state().tolist(),
-            {key: value for key, value in kept.items() if key != "replay"},
+        return fingerprint(
+            (
+                weights(self.model),
+                moments(self.model, self.optimizer),
+                self.scheduler.state_dict(),
+                torch.get_rng_state().tolist(),
+                _timeless(self.engine.state_dict()),
+            )
         )
-        return fingerprint(parts)
+
+
+def _timeless(state: Any) -> Any:
+    """A state without seconds, and without what a resume after this point would play again."""
+    if isinstance(state, dict):
+        kept = {key: value for key, value in state.items() if key not in ("seconds", "replay")}
+        return {key: _timeless(value) for key, value in kept.items()}
+    return [_timeless(one) for one in state] if isinstance(state, list | tuple) else state
 
 
 def shown(run: Run) -> list[str]:

@@ -31,8 +31,9 @@ GROWING = {
         "warmup": {
             "kind": "warmup",
             "during": [{"type": "lr_ramp", "of": "grown", "start": 0, "over": "9 steps"}],
-            "next": "rest",
+            "next": "settle",
         },
+        "settle": {"kind": "settle", "lr_factor": 0.3, "duration": "9 steps", "next": "rest"},
         "rest": {"kind": "consolidate", "duration": "9 steps", "next": "done"},
         "done": {"kind": "final"},
     },
