@@ -31,9 +31,8 @@ GROWING = {
         "warmup": {
             "kind": "warmup",
             "during": [{"type": "lr_ramp", "of": "grown", "start": 0, "over": "9 steps"}],
-            "next": "settle",
+            "next": "rest",
         },
-        "settle": {"kind": "settle", "lr_factor": 0.3, "duration": "9 steps", "next": "rest"},
         "rest": {"kind": "consolidate", "duration": "9 steps", "next": "done"},
         "done": {"kind": "final"},
     },

@@ -134,12 +134,7 @@ stages:
 @pytest.mark.parametrize(
     ("use", "more", "codes"),
     [
-        (
-            f"grow_cycle trigger: loss < 1, wait: 9 steps, {CYCLE}, settle: 5 steps, "
-            "undo: {metric: loss}",
-            "",
-            (),
-        ),
+        (f"grow_cycle trigger: loss < 1, wait: 9 steps, {CYCLE}, undo: {{metric: loss}}", "", ()),
         ("warmup_stable_decay stable: [9 steps, 9 steps], decay: 5 steps", "", ()),
         ("gradual_unfreezing groups: [a, b], every: 9 steps", "", ()),
         (

@@ -184,13 +184,14 @@ def growth_without_consolidation(context: Context) -> Iterator[Found]:
 
 @rule("growth-without-settling", "note")
 def growth_without_settling(context: Context) -> Iterator[Found]:
-    """A growth after which what was there before trains on at full rate.
+    """A growth with random weights after which what was there before trains on at full rate.
 
-    Growth shakes the weights around it too: their gradients come through what is new. A `settle`
-    stage cuts every learning rate for a while, and so does a ramp, a factor or a freeze over more
-    than what has grown, as long as the run has not come to `train` again.
+    Weights that begin at random shake what is around them too: its gradients come through them. A
+    `settle` stage cuts every learning rate for a while, and so does a ramp, a factor or a freeze
+    over more than what has grown, as long as the run has not come to `train` again. A growth that
+    keeps the function needs none.
 
-    Example: `grow` → `warmup` with ramps over `grown` alone → `consolidate`.
+    Example: `{type: deepen, how: random}`, then a warm-up of `grown` alone, then `consolidate`.
     """
     for name, stages in context.growing.items():
         view = context.views[name]
@@ -199,6 +200,8 @@ def growth_without_settling(context: Context) -> Iterator[Found]:
             stops = growing | {s.key for s in view.region.stages.values() if s.kind not in _CALM}
             later = view.from_stage(stage.key, without=stops) - stops
             calm = [context.stages[key] for key in later if key in context.stages]
+            if not any(_jumps(growth) for growth in stage.possible_growths):
+                continue
             if stage.key in view.reached and not any(_eases(after) for after in calm):
                 yield Found(
                     f"after {context.name(stage.key)} nothing eases what was there before it into "
