@@ -214,7 +214,8 @@ class TorchActor:
         samples = samples_in(standing.probe) if self._counts_flops else None
         if samples is None or standing.probe is None:
             return None
-        return count_flops(standing.model, standing.probe), samples
+        with standing.gates.held_at(1.0, standing.gates.alphas()):  # closed, backward skips a block
+            return count_flops(standing.model, standing.probe), samples
 
     @torch.inference_mode(False)  # whatever the host is in: what is made here must train
     @torch.enable_grad()

@@ -102,6 +102,43 @@ def test_one_amount_stands_for_all():
     assert [put_in(longer).stages[f"extend{n}"].actions[0].rope_base for n in (1, 2)] == [2, 2]
 
 
+def test_a_spike_rule_passes_over_so_many_batches():
+    rule = sg.spike_rule(metric="m", every="9 steps", at_most=2, skip_batches=200)
+    (spike,) = put_in(rule).interrupts
+    assert (spike.actions[0].data, spike.actions[0].skip_batches) == ("skip", 200)
+    with pytest.raises(sg.DocumentError, match="'skip_batches' belongs to data: skip"):
+        sg.spike_rule(metric="m", every="9 steps", at_most=2, skip_batches=200, data="rewind")
+
+
+def test_a_spike_may_be_what_stays_unstable_since_the_newest_snapshot():
+    rule = sg.spike_rule(
+        metric="loss",
+        every="900 steps",
+        at_most=2,
+        when="unstable(loss, since=good, over=40 steps) or nonfinite(loss) >= 3",
+    )
+    graph = sg.sequential(
+        {"lr": sg.WarmupStableDecay(stable="5k steps", decay="2 steps")},
+        name="x",
+        watch=rule,
+        metrics={"loss": {"goal": "minimize", "every": "1 step"}},
+    )
+    assert [str(f) for f in sg.check(graph) if f.severity != "note"] == []
+
+
+def test_the_data_follows_the_lengths_if_asked_to():
+    fields = {"space": "p", "lengths": [8, 16], "warmup": "5 steps", "train": "5 steps"}
+    stages = put_in(sg.context_extension(**fields, data=True)).stages
+    held = {
+        name: [one.length for one in stage.during if one.type == "sequence_length"]
+        for name, stage in stages.items()
+        if stage.kind in ("warmup", "consolidate")
+    }
+    assert held == {"warmup1": [8], "train1": [8], "warmup2": [16], "train2": [16]}
+    plain = put_in(sg.context_extension(**fields)).stages
+    assert all(not stage.during for stage in plain.values() if stage.kind == "consolidate")
+
+
 def test_a_template_is_frozen_and_hashable():
     one, other = sg.GrowCycle(**CYCLE), sg.GrowCycle(**CYCLE)
     assert one == other

@@ -59,6 +59,22 @@ def test_what_an_update_takes_is_counted_by_hand_too():
     ]
 
 
+def test_a_block_behind_a_closed_gate_is_counted_as_what_it_takes_when_it_opens():
+    ramp = "{type: alpha_ramp, of: grown, over: 3 steps}"
+    text = BUDGET.format(flops=10**9).replace(
+        "rest: {kind: consolidate, duration: 3 steps, next",
+        f"rest: {{kind: warmup, during: [{ramp}], next",
+    )
+    torch.manual_seed(1)
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    made = sg.Engine(sg.load(text), model=model, optimizer=optimizer, probe=PROBE)
+    made.start()
+    for _ in range(6):
+        made.step(samples=5)
+    assert made.progress.flops == 15 * SMALL + 15 * GROWN
+
+
 def test_the_run_ends_when_it_is_spent_and_says_why():
     made, records = engine(15 * SMALL + 1)
     made.start()

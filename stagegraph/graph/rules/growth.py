@@ -10,7 +10,15 @@ from stagegraph.graph.rules.context import Context, leaves
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.truth import Case, Condition
 from stagegraph.schema.actions import Attach, Deepen, GrowthAction, Inherit, Regrow
-from stagegraph.schema.activities import AlphaRamp, Distill, GrownCohort, Ramp
+from stagegraph.schema.activities import (
+    AlphaRamp,
+    Distill,
+    Freeze,
+    GrownCohort,
+    LrFactor,
+    LrRamp,
+    Ramp,
+)
 from stagegraph.schema.guards import Completed, Harmful
 from stagegraph.schema.since_guards import Since
 
@@ -178,6 +186,47 @@ def growth_without_consolidation(context: Context) -> Iterator[Found]:
                     "lead through one before the next growth and before the end",
                     stage.pointer,
                 )
+
+
+@rule("growth-without-settling", "note")
+def growth_without_settling(context: Context) -> Iterator[Found]:
+    """A growth with random weights after which what was there before trains on at full rate.
+
+    Weights that begin at random shake what is around them too: its gradients come through them. A
+    `settle` stage cuts every learning rate for a while, and so does a ramp, a factor or a freeze
+    over more than what has grown, as long as the run has not come to `train` again. A growth that
+    keeps the function needs none.
+
+    Example: `{type: deepen, how: random}`, then a warm-up of `grown` alone, then `consolidate`.
+    """
+    for name, stages in context.growing.items():
+        view = context.views[name]
+        growing = frozenset(stage.key for stage in stages)
+        for stage in stages:
+            stops = growing | {s.key for s in view.region.stages.values() if s.kind not in _CALM}
+            later = view.from_stage(stage.key, without=stops) - stops
+            calm = [context.stages[key] for key in later if key in context.stages]
+            if not any(_jumps(growth) for growth in stage.possible_growths):
+                continue
+            if stage.key in view.reached and not any(_eases(after) for after in calm):
+                yield Found(
+                    f"after {context.name(stage.key)} nothing eases what was there before it into "
+                    "the change",
+                    "put a stage of kind 'settle' after its warm-up, or ramp all learning rates up "
+                    "again",
+                    f"{stage.pointer}/next",
+                )
+
+
+def _eases(stage: CompiledStage) -> bool:
+    """Whether the host of what has grown trains more slowly, or not at all, in a stage."""
+    return stage.kind == "settle" or any(
+        isinstance(h.activity, LrRamp | LrFactor | Freeze)
+        and not all(
+            part == "grown" or isinstance(part, GrownCohort) for part in h.activity.selection
+        )
+        for h in stage.during
+    )
 
 
 @rule("growth-without-transfer", "warning")

@@ -102,13 +102,14 @@ def warmup_stable_decay(
     return _filled_in(WarmupStableDecay, locals())
 
 
-def context_extension(
+def context_extension(  # noqa: PLR0913 - one keyword per field
     *,
     space: str,
     lengths: int | Sequence[int],
     warmup: Amount,
     train: Amount,
     rope_base: float | Sequence[float] = (),
+    data: bool = False,
     init: Literal["last", "mean", "interpolate", "zero"] = "last",
     curve: Curve = "linear",
     lr_start: float = 0.0,
@@ -131,6 +132,7 @@ def spike_rule(  # noqa: PLR0913 - one keyword per field
     nonfinite: int = 1,
     when: Said | None = None,
     data: Literal["skip", "rewind"] = "skip",
+    skip_batches: int | None = None,
     lr_factor: float | None = None,
     then: Literal["go_on", "stop"] = "go_on",
 ) -> SpikeRule:

@@ -30,7 +30,7 @@ class ContextExtension(Template):
     """Let a model read longer sequences, in steps (2309.16039; in six steps 2407.21783).
 
     Each length is a growth: ``extend_context``, a warm-up of every learning rate, and a
-    consolidation. The data's own sequence length is the loop's.
+    consolidation. With ``data`` the loader's sequences get that long too.
     """
 
     template: ClassVar = "context_extension"
@@ -42,6 +42,8 @@ class ContextExtension(Template):
     rope_base: _Factors = ()
     """By how much to multiply the base of rotary positions: one number for all steps, or one for
     each; without it, the base stays."""
+    data: bool = False
+    """Whether the data's ``sequence_length`` follows the lengths; the loader must be able to."""
     init: Literal["last", "mean", "interpolate", "zero"] = "last"
     """What new learned positions hold, as in ``extend_context``."""
     warmup: Duration
@@ -86,11 +88,21 @@ class ContextExtension(Template):
             growth = given(
                 type="extend_context", space=self.space, to=length, init=self.init, rope_base=base
             )
+            held = [{"type": "sequence_length", "length": length}] if self.data else []
             after = "done" if number == count else f"extend{number + 1}"
             stages |= {
                 f"extend{number}": {"kind": "grow", "actions": [growth], "next": f"warmup{number}"},
-                f"warmup{number}": {"kind": "warmup", "during": [ramp], "next": f"train{number}"},
-                f"train{number}": {"kind": "consolidate", "duration": self.train, "next": after},
+                f"warmup{number}": {
+                    "kind": "warmup",
+                    "during": [ramp, *held],
+                    "next": f"train{number}",
+                },
+                f"train{number}": {
+                    "kind": "consolidate",
+                    "during": held,
+                    "duration": self.train,
+                    "next": after,
+                },
             }
         stages["done"] = {"kind": "final"}
         return {"initial": "extend1", "stages": stages}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from stagegraph.progress import Duration
-from stagegraph.schema.amounts import Factor, Share
+from stagegraph.schema.amounts import Count, Factor, Share
 from stagegraph.schema.guards import TopGuard
 from stagegraph.schema.names import MetricName
 from stagegraph.schema.templates.template import Template, UseTemplate, given
@@ -36,12 +36,16 @@ class SpikeRule(Template):
     nonfinite: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """So many NaN or infinite values in a row are a spike too."""
     when: TopGuard | None = None
-    """Another condition, in the place of these; the snapshot is called ``good`` in it."""
+    """Another condition, in the place of these, such as
+    ``unstable(loss, since=good, over=400 steps)``; the snapshot is called ``good`` in it."""
     every: Duration
     """How often a snapshot is taken; the newest is the one to return to."""
     data: Literal["skip", "rewind"] = "skip"
     """``skip``: go on with the data that follows; ``rewind``: the same data, with other random
     numbers."""
+    skip_batches: Count | None = None
+    """With ``data: skip``: how many batches to pass over from the snapshot's position on (200 to
+    500 in the paper), instead of all that were used since."""
     lr_factor: Annotated[Factor, Field(gt=0, lt=1)] | None = None
     """A cut of every learning rate from then on, at each spike."""
     at_most: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -56,13 +60,21 @@ class SpikeRule(Template):
         unused = [key for key in said if getattr(self, key) != fields[key].default]
         if self.when is not None and unused:
             raise ValueError(f"'when' takes the place of {', '.join(map(repr, unused))}")
+        if self.skip_batches is not None and self.data != "skip":
+            raise ValueError("'skip_batches' belongs to data: skip, and 'data' is rewind")
         return self
 
     def parts(self) -> dict[str, Any]:
         """The stages ``keep`` (a snapshot at each entry) and ``again`` (after a rollback)."""
         spike = self._spike()
         differs = {"data": "skip"} if self.data == "skip" else {"rng": "fork"}
-        back = given(type="roll_back", to="good", **differs, lr_factor=self.lr_factor)
+        back = given(
+            type="roll_back",
+            to="good",
+            **differs,
+            skip_batches=self.skip_batches,
+            lr_factor=self.lr_factor,
+        )
         rule = {"name": "spike", "when": spike, "actions": [back], "target": "again"}
         interrupts = [{**rule, "at_most": self.at_most}]
         if self.then == "stop":
