@@ -126,7 +126,7 @@ class Task:
             probe=PROBE,
             parts=self.parts(),
             run=folder,
-            checkpoints=sg.Checkpoints(every="7 steps", keep=2, background=False),
+            checkpoints=sg.Checkpoints(every="40 steps", keep=2, background=False),
         )
         run = Run(folder, model, optimizer, scheduler, engine)
         engine.listen(run.records)

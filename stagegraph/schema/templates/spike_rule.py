@@ -36,16 +36,16 @@ class SpikeRule(Template):
     nonfinite: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """So many NaN or infinite values in a row are a spike too."""
     when: TopGuard | None = None
-    """Another condition, in the place of these, such as ``unstable(loss, since=good, over=400 steps)``;
-    the snapshot is called ``good`` in it."""
+    """Another condition, in the place of these, such as ``unstable(loss, since=good, over=400
+    steps)``; the snapshot is called ``good`` in it."""
     every: Duration
     """How often a snapshot is taken; the newest is the one to return to."""
     data: Literal["skip", "rewind"] = "skip"
     """``skip``: go on with the data that follows; ``rewind``: the same data, with other random
     numbers."""
     skip_batches: Count | None = None
-    """With ``data: skip``: how many batches to pass over from the snapshot's position on (200 to 500
-    in the paper), instead of all that were used since."""
+    """With ``data: skip``: how many batches to pass over from the snapshot's position on (200 to
+    500 in the paper), instead of all that were used since."""
     lr_factor: Annotated[Factor, Field(gt=0, lt=1)] | None = None
     """A cut of every learning rate from then on, at each spike."""
     at_most: Annotated[int, Field(ge=1, le=1_000_000)]
