@@ -89,6 +89,8 @@ def _sizes(sizes: Any) -> str:
 
 
 def _checks(data: Mapping[str, Any]) -> list[str]:
+    if "head" in data:  # the probe went through another one
+        return ["not in use yet", *_memory(data)]
     ran = data.get("ran", data.get("executed"))
     checks = [] if ran is None else [f"ran: {shown(ran)}"]
     gradient = data.get("gradient")

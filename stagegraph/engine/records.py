@@ -208,7 +208,8 @@ def boundary_records(
     if step.anew:
         records.append(reference_record(before, step))
     if outcome.facts != before.facts or not before.regions:
-        records.append(facts_record(before, outcome.facts))
+        at = before if restore is None else step.state
+        records.append(facts_record(at, outcome.facts))
     records += quiet_records(before, step, blocks=False)
     return tuple(records)
 

@@ -100,6 +100,11 @@ def test_each_growth_says_what_it_added(certificate, told):
     assert read_certificate(certificate).blocks == told
 
 
+def test_a_head_that_nobody_uses_yet_is_not_said_to_have_run():
+    found = read_certificate({"head": "new", "executed": True, "gradient": {"reached": 0, "of": 2}})
+    assert found.checks == ("not in use yet",)
+
+
 def test_a_certificate_measured_on_a_model_is_read():
     certificate = {
         "stack": "blocks", "blocks": {"before": 2, "after": 4}, "inserted": [{"at": 2}, {"at": 3}],
