@@ -275,6 +275,7 @@ class TorchActor:
         self._reshape(boundary, evidence)
         with _blamed_on(f"boundary {boundary.step}"):
             self._held = hold(standing, boundary.held, boundary.alphas)
+            standing.steering.skip(boundary.restore)  # what would be drawn as it is held now
         self._rehearse(boundary, evidence, log)
         for name in boundary.forget:
             standing.snapshots.pop(name, None)
