@@ -106,19 +106,6 @@ class Generation:
             raise self._not_as_written(name, error) from error
         return content
 
-    def verified(self, name: str) -> Path:
-        """The path of one file, after its digest was verified; for what is too large to be read.
-
-        Raises:
-            RunFolderError: It is not as it was written, or cannot be read.
-            KeyError: The checkpoint has no such file.
-        """
-        try:
-            self._verify(name)
-        except Damaged as error:
-            raise self._not_as_written(name, error) from error
-        return self.path / name
-
     def verify(self) -> None:
         """See that every file is as it was written.
 
