@@ -13,13 +13,14 @@ from stagegraph.engine import trials
 from stagegraph.engine.decision import Decision, Move, Turn
 from stagegraph.engine.locks import AMOUNTS, Turns, held_back
 from stagegraph.engine.memories import evidence as remembered
-from stagegraph.engine.options import choose, returned
+from stagegraph.engine.options import choose
 from stagegraph.engine.plans import Plans, StagePlan
 from stagegraph.engine.slots import Slot, read, spent
 from stagegraph.engine.standing import lengthened, waited
 from stagegraph.engine.state import RegionState, State, TrialState
 from stagegraph.engine.taking import Force
 from stagegraph.engine.trace import Trace, attribution_evidence, trace
+from stagegraph.engine.ways_back import returned
 from stagegraph.graph.compiled import (
     BACK,
     STOP,

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stagegraph.engine.decision import Move, Turn
-from stagegraph.engine.options import choose, cost_of, returned, room, why_none
+from stagegraph.engine.options import choose, cost_of, room, why_none
 from stagegraph.engine.slots import spent, stage_completed
 from stagegraph.engine.state import State
+from stagegraph.engine.ways_back import returned
 from stagegraph.graph.compiled import CompiledGraph, CompiledStage
 from stagegraph.schema.stages import Trial
 
@@ -117,7 +118,7 @@ def _too_much(graph: CompiledGraph, state: State, move: Move) -> str | None:
     for key in entered:
         stage = graph.stages[key]
         if stage.options and key not in move.picked and move.turn is None:
-            return why_none(stage, choose(graph, state, stage))
+            return why_none(stage, choose(graph, state, stage).passed_over)
     if move.turn is not None:
         return _too_long(graph, state, move.turn)
     left = room(graph, state)

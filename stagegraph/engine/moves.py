@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from zlib import crc32
 
+from stagegraph.engine import trials
 from stagegraph.engine.absorb import active_memories
 from stagegraph.engine.decide import listens
-from stagegraph.engine.decision import Decision, Move, Turn
+from stagegraph.engine.decision import Decision, Move
 from stagegraph.engine.disturbance import causes, kept_through, retaken, still_moving
 from stagegraph.engine.holding import all_alphas, alphas, effects, held_after
 from stagegraph.engine.memories import Memory
-from stagegraph.engine.options import excluding
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Boundary, Deed, Restore
 from stagegraph.engine.references import baseline_of
@@ -29,9 +29,8 @@ from stagegraph.engine.state import (
     RegionState,
     SnapshotState,
     State,
-    TrialState,
 )
-from stagegraph.engine.trials import name_of
+from stagegraph.engine.ways_back import roll_back
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import STOP, CompiledGraph, PlacedAction
 from stagegraph.schema.actions import (
@@ -102,7 +101,10 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     after, cohorts = work.after, work.cohorts
     after, superseded = _newest(after) if work.deeds else (after, ())
     after = replace(
-        after, ended=decision.ends, blocked=dict(decision.blocked), trial=_trial(state.trial, turn)
+        after,
+        ended=decision.ends,
+        blocked=dict(decision.blocked),
+        trial=trials.lasting(state.trial, turn),
     )
     if state.trial is None:
         heard, ignored, kept_events = _events(graph, state, decision)
@@ -173,7 +175,7 @@ class _Work:
         if grown:
             self.after = _grew(self.after, move.region, grown)
         if move.turn is not None and not move.turn.snapshot:
-            self.deeds.append(_start_of_trial(move.turn))
+            self.deeds.append(trials.opening(move.turn))
             self.after = _kept(self.after, self.deeds[-1], self.start)
 
     def act(self, placed: PlacedAction, region: str) -> str | None:
@@ -225,115 +227,12 @@ class _Work:
 def _restore(
     graph: CompiledGraph, state: State, decision: Decision
 ) -> tuple[State, Restore | None, tuple[str, ...]]:
-    """The state to go on from: this one, or the snapshot's with what does not come back.
-
-    The snapshot itself stays, to be returned to again; those taken after it go.
-    """
+    """The state to go on from: this one, or a snapshot's; and the snapshots that go with it."""
     turn = decision.turn
     if turn is not None and turn.snapshot:
-        return _restart(state, turn)
-    for move in decision.moves:
-        placed = move.roll_back
-        if placed is None:
-            continue
-        action = placed.action
-        assert isinstance(action, RollBack) and move.edge is not None
-        snapshot = state.snapshot(action.to)
-        if snapshot is None:
-            raise ActionError(placed.place, f"there is no snapshot {action.to!r} to return to")
-        _refuse_to_exclude_nothing(state, placed)
-        restored, dropped = _returned(state, snapshot)
-        restored = replace(
-            restored,
-            regions={name: replace(r, back=None) for name, r in restored.regions.items()},
-            options=excluding(state, action),
-        )
-        attempt = 1 + _rollbacks(graph, state)
-        restore = Restore(
-            placed.place,
-            snapshot.id,
-            action.data == "rewind" or action.skip_batches is not None,
-            action.lr_factor,
-            attempt if action.rng == "fork" else None,
-            action.skip_batches or 0,
-        )
-        return restored, restore, dropped
-    return state, None, ()
-
-
-def _returned(state: State, snapshot: SnapshotState) -> tuple[State, tuple[str, ...]]:
-    """A snapshot's state with what does not come back, and the ids of later snapshots."""
-    at = next(n for n, kept in enumerate(state.snapshots) if kept.id == snapshot.id)
-    restored = replace(
-        snapshot.state,
-        snapshots=state.snapshots[: at + 1],
-        spent=state.spent,
-        visits=state.visits,
-        fired=state.fired,
-        errors=state.errors,
-        events=state.events,
-        observations=state.observations,
-        commands=state.commands,
-        options=state.options,
-    )
-    return restored, tuple(kept.id for kept in state.snapshots[at + 1 :])
-
-
-def _refuse_to_exclude_nothing(state: State, placed: PlacedAction) -> None:
-    """Refuse to exclude an option where none was taken.
-
-    Raises:
-        ActionError: It is so.
-    """
-    action = placed.action
-    assert isinstance(action, RollBack)
-    if action.exclude is not None and not state.options.get(action.exclude, Options()).taken:
-        reason = f"{action.exclude} has taken no option yet, so that there is none to exclude"
-        raise ActionError(placed.place, reason)
-
-
-# Trials
-
-
-def _restart(state: State, turn: Turn) -> tuple[State, Restore, tuple[str, ...]]:
-    """The state that every option starts from; when the trial is over its snapshot goes too."""
-    snapshot = next(kept for kept in state.snapshots if kept.id == turn.snapshot)
-    restored, forget = _returned(state, snapshot)
-    if turn.ends:
-        restored = replace(restored, snapshots=restored.snapshots[:-1])
-        forget = (turn.snapshot, *forget)
-    restore = Restore(turn.stage, turn.snapshot, rewind_data=True, lr_factor=None, fork=None)
-    return restored, restore, forget
-
-
-def _trial(before: TrialState | None, turn: Turn | None) -> TrialState | None:
-    """The trial that goes on after a boundary."""
-    if turn is None:
-        return before
-    if turn.ends:
-        return None
-    option = None if turn.option is None else turn.option.name
-    snapshot = turn.snapshot or _snapshot_of(turn)
-    return TrialState(turn.stage, snapshot, turn.started, option, turn.tried)
-
-
-def _snapshot_of(turn: Turn) -> str:
-    return f"{name_of(turn.stage)}@{turn.started}"
-
-
-def _start_of_trial(turn: Turn) -> Deed:
-    """The snapshot from which every option starts."""
-    action = SnapshotAction.model_construct(type="snapshot", name=name_of(turn.stage))
-    return Deed(f"{turn.stage}.start", action, None, _snapshot_of(turn), 0)
-
-
-def _rollbacks(graph: CompiledGraph, state: State) -> int:
-    """How many rollbacks there were in the whole run."""
-    return sum(
-        count
-        for edge, count in state.fired.items()
-        if any(isinstance(placed.action, RollBack) for placed in graph.edges[edge].actions)
-    )
+        return trials.restart(state, turn)
+    placed = next((move.roll_back for move in decision.moves if move.roll_back is not None), None)
+    return (state, None, ()) if placed is None else roll_back(graph, state, placed)
 
 
 # Exits and entries

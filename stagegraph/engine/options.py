@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from stagegraph.engine.state import Options, State
-from stagegraph.graph.compiled import CompiledGraph, CompiledStage, Option, PlacedAction
-from stagegraph.schema.actions import RollBack
+from stagegraph.graph.compiled import CompiledGraph, CompiledStage, Option
 from stagegraph.schema.stages import Grow
 
 __all__ = [
     "Choice",
     "choose",
     "cost_of",
-    "excluding",
     "fits",
-    "returned",
     "room",
     "usable",
     "why_none",
@@ -65,27 +62,6 @@ def choose(graph: CompiledGraph, state: State, stage: CompiledStage) -> Choice:
     return Choice(chosen, passed_over)
 
 
-def excluding(state: State, action: RollBack) -> Mapping[str, Options]:
-    """What is known of options after a rollback that excludes the one that was taken last."""
-    known = state.options.get(action.exclude or "", Options())
-    if action.exclude is None or not known.taken:
-        return state.options
-    excluded = tuple(dict.fromkeys((*known.excluded, known.taken[-1])))
-    return {**state.options, action.exclude: replace(known, excluded=excluded)}
-
-
-def returned(state: State, actions: Iterable[PlacedAction]) -> State | None:
-    """The state that a rollback among actions leads to, as far as options and locks read it.
-
-    ``None``: there is no rollback among them, or no snapshot for it.
-    """
-    back = next((a.action for a in actions if isinstance(a.action, RollBack)), None)
-    snapshot = None if back is None else state.snapshot(back.to)
-    if back is None or snapshot is None:
-        return None
-    return replace(snapshot.state, spent=state.spent, options=excluding(state, back))
-
-
 def usable(
     graph: CompiledGraph, state: State, stage: CompiledStage
 ) -> Iterator[tuple[Option, str | None, bool]]:
@@ -113,9 +89,9 @@ def usable(
         yield option, reason, doubtful
 
 
-def why_none(stage: CompiledStage, choice: Choice) -> str:
+def why_none(stage: CompiledStage, passed_over: Mapping[str, str]) -> str:
     """In words, why a stage with options cannot be entered."""
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.passed_over.items())
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
     return f"no option of {stage.name!r} is left ({reasons})"
 
 

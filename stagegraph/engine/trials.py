@@ -6,17 +6,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from stagegraph.engine.decision import Move, Turn
-from stagegraph.engine.options import usable
+from stagegraph.engine.options import usable, why_none
+from stagegraph.engine.ports import Deed, Restore
 from stagegraph.engine.slots import stage_completed
-from stagegraph.engine.state import Options, State, TrialState, Tried
+from stagegraph.engine.state import Options, SnapshotState, State, TrialState, Tried
+from stagegraph.engine.ways_back import brought_back, taken_after
 from stagegraph.errors import ActionError
 from stagegraph.graph.compiled import CompiledGraph, CompiledStage, Option
+from stagegraph.schema.actions import SnapshotAction
 from stagegraph.schema.stages import Trial
 
 __all__ = [
     "begun",
     "given_up",
-    "name_of",
+    "lasting",
+    "opening",
+    "restart",
     "start_of",
     "turn",
     "wants_evaluation",
@@ -24,15 +29,53 @@ __all__ = [
 ]
 
 
-def name_of(stage: str) -> str:
+def opening(turn: Turn) -> Deed:
+    """The snapshot from which every option starts."""
+    action = SnapshotAction.model_construct(type="snapshot", name=_name_of(turn.stage))
+    return Deed(f"{turn.stage}.start", action, None, _snapshot_of(turn), 0)
+
+
+def _name_of(stage: str) -> str:
     """What the snapshot of a trial is called: no author can take the name."""
     return f"trial:{stage}"
 
 
+def _snapshot_of(turn: Turn) -> str:
+    return f"{_name_of(turn.stage)}@{turn.started}"
+
+
 def start_of(state: State, trial: TrialState) -> State:
-    """Where every option starts, with what is known of options by now."""
-    kept = next(kept for kept in state.snapshots if kept.id == trial.snapshot)
-    return replace(kept.state, options=state.options)
+    """Where every option starts."""
+    return brought_back(state, _kept(state, trial.snapshot))
+
+
+def restart(state: State, turn: Turn) -> tuple[State, Restore, tuple[str, ...]]:
+    """The state that an option starts from, what to restore, and snapshots that go.
+
+    When the trial is over its own snapshot goes too.
+    """
+    snapshot = _kept(state, turn.snapshot)
+    restored, forget = brought_back(state, snapshot), taken_after(state, snapshot)
+    if turn.ends:
+        restored = replace(restored, snapshots=restored.snapshots[:-1])
+        forget = (turn.snapshot, *forget)
+    restore = Restore(turn.stage, turn.snapshot, rewind_data=True, lr_factor=None, fork=None)
+    return restored, restore, forget
+
+
+def _kept(state: State, snapshot: str) -> SnapshotState:
+    return next(kept for kept in state.snapshots if kept.id == snapshot)
+
+
+def lasting(before: TrialState | None, turn: Turn | None) -> TrialState | None:
+    """The trial that goes on after a boundary."""
+    if turn is None:
+        return before
+    if turn.ends:
+        return None
+    option = None if turn.option is None else turn.option.name
+    snapshot = turn.snapshot or _snapshot_of(turn)
+    return TrialState(turn.stage, snapshot, turn.started, option, turn.tried)
 
 
 def begun(graph: CompiledGraph, state: State, move: Move) -> Move:
@@ -48,8 +91,7 @@ def begun(graph: CompiledGraph, state: State, move: Move) -> Move:
     started = state.spent.step
     first = next(_candidates(graph, state, stage), None)
     if first is None or not any(o.name not in passed_over for o in stage.options):
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
-        failure = f"no option of {stage.name!r} is left ({reasons})"
+        failure = why_none(stage, passed_over)
         return replace(move, turn=Turn(stage.key, None, started=started, failure=failure))
     option = first[0]
     found = Turn(stage.key, option, started=started, passed_over=passed_over)
