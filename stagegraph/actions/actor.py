@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stagegraph.actions.attribute_holding import write_attributes
 from stagegraph.actions.attributing import attribute
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.data.draws import Drawn
@@ -21,14 +20,13 @@ from stagegraph.actions.distilling.teachers import TEACHER
 from stagegraph.actions.distilling.teachers import make as make_teacher
 from stagegraph.actions.flops import count_flops, samples_in
 from stagegraph.actions.growing import grow
-from stagegraph.actions.growth.attributes import owners_of
-from stagegraph.actions.growth.operations import costs, rebuild
+from stagegraph.actions.growth.operations import costs
 from stagegraph.actions.holding import Held, hold
 from stagegraph.actions.keeping.checkpoint import Checkpoint, read_checkpoint, take_checkpoint
+from stagegraph.actions.keeping.shape import load_shape, shape_of
 from stagegraph.actions.keeping.state import held_copies, load_copies, load_state, state_of
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.monitoring import Monitor
-from stagegraph.actions.number_holding import write_numbers
 from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.optimizing.scales import Scale
 from stagegraph.actions.optimizing.schedules import host_rate
@@ -38,8 +36,8 @@ from stagegraph.actions.probes import Probe
 from stagegraph.actions.pruning import prune
 from stagegraph.actions.randomness import RandomState
 from stagegraph.actions.rehearsal import rehearse
-from stagegraph.actions.returning import return_to, unwind_to
-from stagegraph.actions.snapshots import stable_parameters, take
+from stagegraph.actions.returning import return_to
+from stagegraph.actions.snapshots import take
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.structure import Structure
 from stagegraph.actions.support import unsupported
@@ -53,7 +51,6 @@ from stagegraph.errors import (
     SnapshotError,
     StageGraphError,
     UnsupportedError,
-    another_version,
 )
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.schema.actions import (
@@ -67,40 +64,7 @@ from stagegraph.schema.actions import (
 from stagegraph.schema.activities import Activity
 from stagegraph.schema.spaces import Spaces
 
-__all__ = ["TorchActor", "replay"]
-
-_VERSION = 1
-
-
-def replay(
-    model: nn.Module,
-    optimizers: Optimizer | Sequence[Optimizer],
-    lineage: Iterable[Mapping[str, Any]],
-    *,
-    parts: Mapping[str, Any] | None = None,
-) -> None:
-    """Make recorded structural changes again, so that a grown checkpoint can be loaded.
-
-    Blocks, counts and the order of the optimizers' groups become what they were; no random number
-    is drawn. Load the weights and the optimizers' states afterwards.
-
-    Args:
-        model: The model as it was when the run began.
-        optimizers: Its optimizers, made as they were then.
-        lineage: The changes, as :meth:`TorchActor.state_dict` has them under ``"lineage"``.
-        parts: What the graph names and only code can give; a builder is needed again.
-
-    Raises:
-        SelectorError: The model does not have what was grown.
-        SnapshotError: The lineage cannot be read.
-        UnsupportedError: The model is not what it was.
-    """
-    several = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
-    innermost_ones = [innermost(one) for one in several]
-    done, model = Lineage(), uncompiled(model)
-    for change in Lineage.from_json(lineage).changes:
-        rebuild(model, change, optimizers=innermost_ones, lineage=done, parts=parts)
-        done.add(change)
+__all__ = ["TorchActor"]
 
 
 class TorchActor:
@@ -345,17 +309,13 @@ class TorchActor:
             Moment(
                 standing.models,
                 standing.optimizers,
-                owners=self._owners() if boundary.structural else (),
+                owners=standing.owners() if boundary.structural else (),
                 buffers=boundary.structural,
                 parameters=restoring,
             ).restore
         )
         log.push(way_back)
         log.push(standing.remember())
-
-    def _owners(self) -> list[object]:
-        """The objects beside the modules, such as a config, that a growth may change."""
-        return [owner for model in self._standing.models for owner in owners_of(model)]
 
     def _snapshot(self, name: str) -> dict[str, Any]:
         standing = self._standing
@@ -474,19 +434,8 @@ class TorchActor:
 
     def state_dict(self) -> dict[str, Any]:
         """What the structure is and what lasts, as JSON data; tensors are in the checkpoint."""
-        standing = self._standing
-        standing.rates.heal()
-        ids = {id(p): key for key, p in self._parameters().items()}
-        return {
-            "version": _VERSION,
-            "lineage": standing.lineage.as_json(),
-            "alphas": standing.gates.alphas(),
-            "lasting_lr_factor": standing.rates.lasting,
-            "frozen": {ids[id(p)]: flag for p, flag in standing.freezing.originals()},
-            "held_attributes": standing.attributes.originals(),
-            "held_numbers": standing.numbers.originals(),
-            "snapshots": list(standing.snapshots),
-        }
+        self._standing.rates.heal()
+        return shape_of(self._standing)
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -498,62 +447,8 @@ class TorchActor:
         Raises:
             SnapshotError: This is no state of this version, or of another model.
         """
-        version = state.get("version")
-        if version != _VERSION:
-            raise SnapshotError(another_version("this model's state", version, newest=_VERSION))
-        missing = {"lineage", "alphas", "lasting_lr_factor", "frozen", "held_attributes"} - set(
-            state
-        )
-        if missing:
-            raise SnapshotError(f"this state has no {', '.join(map(repr, sorted(missing)))}")
-        standing, log, lineage = self._standing, UndoLog(), Lineage.from_json(state["lineage"])
-        log.push(Moment(standing.models, standing.optimizers, owners=self._owners()).restore)
-        log.push(standing.remember())
-        try:
-            self._rebuild_to(lineage)
-            standing.freezing.close()
-            standing.attributes.close()
-            standing.numbers.release()
-            standing.gates.close()
-            standing.gates.set(state["alphas"], standing.module)
-            standing.rates.hold((), {}, lasting=state["lasting_lr_factor"])
-            self._restore_flags(state["frozen"])
-            for model in standing.grown_models:
-                write_attributes(model, state["held_attributes"], what="this state")
-                write_numbers(model, state.get("held_numbers", {}), what="this state")
-        except BaseException:
-            log.undo()
-            raise
+        load_shape(self._standing, state)
         self._held, self._structure = Held((), {}), None
-
-    def _restore_flags(self, frozen: Mapping[str, bool]) -> None:
-        parameters = self._parameters()
-        unknown = [key for key in frozen if key not in parameters]
-        if unknown:
-            raise SnapshotError(
-                f"this state had {', '.join(unknown)} frozen, unknown to this model"
-            )
-        for key, flag in frozen.items():
-            parameters[key].requires_grad_(flag)
-
-    def _rebuild_to(self, lineage: Lineage) -> None:
-        standing = self._standing
-        if standing.lineage.starts_with(lineage):
-            unwind_to(standing, lineage)
-        if not lineage.starts_with(standing.lineage):
-            raise SnapshotError("the model has been through other growths than this state's")
-        for change in lineage.changes[len(standing.lineage.changes) :]:
-            known, parts = standing.lineage, standing.parts
-            rebuild(
-                standing.model, change, optimizers=standing.optimizers, lineage=known, parts=parts
-            )
-            if standing.averaged is not None:
-                rebuild(standing.averaged, change, optimizers=(), lineage=known, parts=parts)
-            standing.lineage = Lineage([*standing.lineage.changes, change])
-
-    def _parameters(self) -> dict[str, nn.Parameter]:
-        standing = self._standing
-        return stable_parameters(standing.model, standing.optimizers, standing.lineage)
 
     def snapshots(self) -> dict[str, Any]:
         """All snapshots and teachers in plain containers and tensors, for a checkpoint."""

@@ -19,6 +19,7 @@ from stagegraph.actions.distilling.teachers import Teacher
 from stagegraph.actions.distilling.teaching import Teaching
 from stagegraph.actions.freezing import Freezing
 from stagegraph.actions.gates import Gates
+from stagegraph.actions.growth.attributes import owners_of
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.number_holding import NumberHolding
@@ -114,6 +115,10 @@ class Standing:
         """The model and its averaged copy."""
         averaged = self.companions.ema
         return [self.model, *([averaged] if isinstance(averaged, AveragedModel) else [])]
+
+    def owners(self) -> list[object]:
+        """The objects beside the modules, such as a config, that a growth may change."""
+        return [owner for model in self.models for owner in owners_of(model)]
 
     @property
     def hooked(self) -> frozenset[str | int]:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 from torch.optim.swa_utils import AveragedModel
 
-from stagegraph.actions.actor import TorchActor, replay
+from stagegraph.actions import TorchActor, replay
 from stagegraph.engine.ports import Deed, Selected
 from stagegraph.errors import ActionError, SnapshotError
 from stagegraph.schema.actions import Attach, Prune, TeacherAction, Upcycle, Widen

@@ -9,9 +9,9 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
 from stagegraph.actions import TorchActor
-from stagegraph.actions.actor import replay
 from stagegraph.actions.growth.depth.deepen import plan
 from stagegraph.actions.growth.operation import Site
+from stagegraph.actions.replaying import replay
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import ActionError, SelectorError, UnsupportedError
 from tests.actions.models import (

@@ -11,9 +11,9 @@ from torch.optim.swa_utils import AveragedModel
 
 import stagegraph as sg
 from stagegraph.actions import TorchActor
-from stagegraph.actions.actor import replay
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.growth.operations import costs
+from stagegraph.actions.replaying import replay
 from stagegraph.engine.ports import Boundary, Deed
 from stagegraph.errors import ActionError
 from stagegraph.schema.actions import Inherit, Regrow
