@@ -47,6 +47,8 @@ format: $(ready) ## put the code in its form, and mend what lint can mend
 
 slow: $(ready) ## the tests that take minutes, fuzzing by coverage among them
 	@$(pip) install --quiet --editable '.[fuzz]'
+	@if command -v npm >/dev/null; then npm install --silent --no-package-lock --prefix tests/xstate; \
+	    else echo '== no npm: the comparison with XState is skipped'; fi
 	@$(tests) -m slow $(ARGS)
 
 bench: $(ready) ## the benchmarks
