@@ -38,6 +38,11 @@ class Turn:
     passed_over: Mapping[str, str] = field(default_factory=dict)
     failure: str | None = None
 
+    @property
+    def begins(self) -> bool:
+        """Whether the trial begins."""
+        return not self.snapshot
+
 
 @dataclass(frozen=True, slots=True)
 class Move:

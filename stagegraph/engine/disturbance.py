@@ -6,17 +6,19 @@ and the journal says which and why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from stagegraph.engine.holding import bending, moving
-from stagegraph.engine.memories import Memory, disturbed
+from stagegraph.engine.memories import Memory, MemoryLeaf, disturbed
+from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Restore
 from stagegraph.engine.state import State
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.schema.activities import AlphaRamp
 from stagegraph.schema.base import Model
 
-__all__ = ["causes", "kept_through", "retaken", "still_moving"]
+__all__ = ["causes", "forgetting", "kept_through", "retaken", "still_moving"]
 
 
 def causes(
@@ -94,3 +96,31 @@ def retaken(before: State, after: State, restore: Restore | None) -> frozenset[s
         if kept.state.spent.step == returned[0].state.spent.step:
             names.add(kept.name)
     return frozenset(names)
+
+
+def forgetting(plans: Plans, state: State, taken: Collection[str]) -> State:
+    """The state without what guards remember of comparisons with what was taken anew.
+
+    That is nothing to go on with: they compared with another. What interrupts have kept of guards
+    goes too.
+    """
+    if not taken:
+        return state
+    regions, leaves = dict(state.regions), dict[str, MemoryLeaf]()
+    for name, region in state.regions.items():
+        leaves |= plans[region.stage].leaves
+        if region.back is not None:
+            away = plans[region.back.stage].leaves
+            back = replace(region.back, memories=_of_others(region.back.memories, away, taken))
+            regions[name] = replace(region, back=back)
+    return replace(state, regions=regions, memories=_of_others(state.memories, leaves, taken))
+
+
+def _of_others(
+    memories: Mapping[str, Memory], leaves: Mapping[str, MemoryLeaf], taken: Collection[str]
+) -> dict[str, Memory]:
+    return {
+        key: memory
+        for key, memory in memories.items()
+        if key not in leaves or leaves[key].since not in taken
+    }

@@ -14,8 +14,8 @@ from zlib import crc32
 from stagegraph.engine import trials
 from stagegraph.engine.absorb import active_memories
 from stagegraph.engine.decide import listens
-from stagegraph.engine.decision import Decision, Move
-from stagegraph.engine.disturbance import causes, kept_through, retaken, still_moving
+from stagegraph.engine.decision import Decision, Move, Turn
+from stagegraph.engine.disturbance import causes, forgetting, kept_through, retaken, still_moving
 from stagegraph.engine.holding import all_alphas, alphas, effects, held_after
 from stagegraph.engine.memories import Memory
 from stagegraph.engine.plans import Plans
@@ -94,9 +94,9 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     if turn is not None and turn.failure is not None:
         raise ActionError(turn.stage, turn.failure)
     restored, restore, forget = _restore(graph, state, decision)
-    work = _Work(graph, state, restored, seed, decision, restored)
+    work = _Work(plans, state, restored, restore, seed, decision, restored)
     for move in decision.moves:
-        work.move(move, returning=restore is not None)
+        work.move(move)
     work.attribute()
     after, cohorts = work.after, work.cohorts
     after, superseded = _newest(after) if work.deeds else (after, ())
@@ -120,8 +120,8 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     if bent:
         after = _disturb(after)
     fresh = retaken(restored, after, restore)
-    after = _forgetting_away(plans, after, fresh)
-    left = _memories(plans, after, decision, disturbed=bool(bent), taken=fresh)
+    after = forgetting(plans, after, fresh)
+    left = _memories(plans, after, decision, disturbed=bool(bent))
     anew = tuple(key for key in remembered if left.get(key) != remembered[key]) if bent else ()
     after = replace(after, memories=left)
     held = effects(graph, after)
@@ -141,9 +141,10 @@ class _Work:
     """Moves carried out one after the other.
 
     Attributes:
-        graph: The graph.
+        plans: The graph's plans.
         before: The state that was decided on.
         start: The state that everything starts from: ``before``, or what is returned to.
+        restore: The return to a snapshot, if there is one.
         seed: The run's seed.
         decision: All that is decided.
         after: The state so far.
@@ -153,9 +154,10 @@ class _Work:
         attributions: The attributions: their places among the deeds, and whose they are.
     """
 
-    graph: CompiledGraph
+    plans: Plans
     before: State
     start: State
+    restore: Restore | None
     seed: int
     decision: Decision
     after: State
@@ -164,19 +166,29 @@ class _Work:
     sent: list[PendingEvent] = field(default_factory=list)
     attributions: list[tuple[int, PlacedAction, str]] = field(default_factory=list)
 
-    def move(self, move: Move, *, returning: bool) -> None:
+    def move(self, move: Move) -> None:
         """One region leaves its stage, acts, and enters another."""
+        graph, turn = self.plans.graph, move.turn
         if move.force is not None and move.force.lifts:
             self.after = _let_go(self.after, move.region)
-        after = _leave(self.graph, self.after, move, keep_time=not returning)
-        self.after = _enter(self.graph, after, self.before, move, fresh=returning)
-        acted = [self.act(placed, move.region) for placed in move.actions]
+        after = _leave(graph, self.after, move, keep_time=self.restore is None)
+        self.after = _enter(graph, after, self.before, move, fresh=self.restore is not None)
+        ahead, tried = trials.split(move)
+        acted = [self.act(placed, move.region) for placed in ahead]
+        if turn is not None and turn.begins:
+            self.begin_trial(turn)
+        acted += [self.act(placed, move.region) for placed in tried]
         grown = tuple(cohort for cohort in acted if cohort is not None)
         if grown:
             self.after = _grew(self.after, move.region, grown)
-        if move.turn is not None and not move.turn.snapshot:
-            self.deeds.append(trials.opening(move.turn))
-            self.after = _kept(self.after, self.deeds[-1], self.start)
+
+    def begin_trial(self, turn: Turn) -> None:
+        """Keep the state that every option starts from; it knows what was kept on the way in."""
+        kept, start = self.after, self.start
+        fresh = retaken(start, kept, self.restore)
+        start = replace(start, baselines=kept.baselines, teachers=kept.teachers)
+        self.deeds.append(trials.opening(turn))
+        self.after = _kept(kept, self.deeds[-1], forgetting(self.plans, start, fresh))
 
     def act(self, placed: PlacedAction, region: str) -> str | None:
         """Plan an action; gives the cohort that it adds."""
@@ -229,7 +241,7 @@ def _restore(
 ) -> tuple[State, Restore | None, tuple[str, ...]]:
     """The state to go on from: this one, or a snapshot's; and the snapshots that go with it."""
     turn = decision.turn
-    if turn is not None and turn.snapshot:
+    if turn is not None and not turn.begins:
         return trials.restart(state, turn)
     placed = next((move.roll_back for move in decision.moves if move.roll_back is not None), None)
     return (state, None, ()) if placed is None else roll_back(graph, state, placed)
@@ -447,42 +459,16 @@ def _disturb(after: State) -> State:
     return replace(after, disturbed=after.observations, regions=regions, recent={})
 
 
-def _forgetting_away(plans: Plans, after: State, taken: Collection[str]) -> State:
-    """What interrupts remember of comparisons with what was taken anew is worth nothing."""
-    if not taken:
-        return after
-    regions = dict(after.regions)
-    for name, region in after.regions.items():
-        if region.back is not None:
-            leaves = plans[region.back.stage].leaves
-            kept = {
-                key: memory
-                for key, memory in region.back.memories.items()
-                if key not in leaves or leaves[key].since not in taken
-            }
-            regions[name] = replace(region, back=replace(region.back, memories=kept))
-    return replace(after, regions=regions)
-
-
 def _memories(
-    plans: Plans, after: State, decision: Decision, *, disturbed: bool, taken: Collection[str]
+    plans: Plans, after: State, decision: Decision, *, disturbed: bool
 ) -> Mapping[str, Memory]:
-    """Memories of guards that no stage uses any more go; a stage's own begin at its entry.
-
-    So do those of guards whose snapshot or baseline was taken anew: they compared with another.
-    """
+    """Memories of guards that no stage uses any more go; a stage's own begin at its entry."""
     entered = {
         f"{move.target}|" for move in decision.moves if not move.back and move.target != STOP
-    }
-    leaves = {
-        key: leaf
-        for region in after.regions.values()
-        for key, leaf in plans[region.stage].leaves.items()
     }
     found = {
         key: memory
         for key, memory in active_memories(plans, after).items()
         if not any(key.startswith(scope) for scope in entered)
-        and not (taken and leaves[key].since in taken)
     }
     return kept_through(found) if disturbed else found

@@ -229,7 +229,7 @@ def _growth_records(at: State, step: Step, move: Move, outcome: Outcome) -> Iter
 
 def _trial_record(before: State, turn: Turn, *, given_up: bool) -> Record:
     """A trial that begins, goes on with another option, or ends."""
-    status = "goes on" if turn.snapshot else "begun"
+    status = "begun" if turn.begins else "goes on"
     if turn.ends:
         status = "given up" if given_up else "none kept" if turn.option is None else "kept"
     return record(
@@ -270,7 +270,7 @@ def quiet_records(before: State, step: Step, *, blocks: bool = True) -> list[Rec
 def _move_record(before: State, step: Step, move: Move, outcome: Outcome) -> Record:
     edge = move.edge
     kind: str = "initial" if edge is None else "fallback" if move.fallback else edge.kind
-    if edge is None and move.turn is not None and move.turn.snapshot:
+    if edge is None and move.turn is not None and not move.turn.begins:
         kind = "trial"
     author: dict[str, Any] = {}
     if move.force is not None:

@@ -12,7 +12,7 @@ from stagegraph.engine.slots import stage_completed
 from stagegraph.engine.state import Options, SnapshotState, State, TrialState, Tried
 from stagegraph.engine.ways_back import brought_back, taken_after
 from stagegraph.errors import ActionError
-from stagegraph.graph.compiled import CompiledGraph, CompiledStage, Option
+from stagegraph.graph.compiled import CompiledGraph, CompiledStage, Option, PlacedAction
 from stagegraph.schema.actions import SnapshotAction
 from stagegraph.schema.stages import Trial
 
@@ -22,6 +22,7 @@ __all__ = [
     "lasting",
     "opening",
     "restart",
+    "split",
     "start_of",
     "turn",
     "wants_evaluation",
@@ -97,6 +98,15 @@ def begun(graph: CompiledGraph, state: State, move: Move) -> Move:
     found = Turn(stage.key, option, started=started, passed_over=passed_over)
     growing = () if option is None else option.actions
     return replace(move, actions=(*move.actions, *growing), turn=found)
+
+
+def split(move: Move) -> tuple[tuple[PlacedAction, ...], tuple[PlacedAction, ...]]:
+    """A move's actions: those on the way into a trial, and those of the option that it begins."""
+    turn = move.turn
+    if turn is None or not turn.begins or turn.option is None:
+        return move.actions, ()
+    ahead = len(move.actions) - len(turn.option.actions)
+    return move.actions[:ahead], move.actions[ahead:]
 
 
 def _candidates(

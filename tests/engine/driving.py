@@ -17,18 +17,22 @@ HEADER = "stagegraph: 1\nname: test\n"
 
 
 class FakeActor(NumbersActor):
-    """Adds up parameters; fails at the places and as often as it was told."""
+    """Adds up parameters; fails at the places and as often as it was told.
+
+    With ``fails_last`` the last of a boundary's deeds fails, whatever it is.
+    """
 
     def __init__(self, params: int | None = None, costs: dict[str, int] | None = None) -> None:
         super().__init__(params, costs)
         self.boundaries: list[Boundary] = []
         self.tuned: list[dict[str, float]] = []
         self.failures: dict[str, int] = {}
-        self.fails_all = False
+        self.fails_last = False
 
     def transact(self, boundary: Boundary, confirm: Callable[[Outcome], None]) -> Outcome:
         for deed in boundary.deeds:
-            if self.fails_all or self.failures.get(deed.place, 0) > 0:
+            told = self.failures.get(deed.place, 0) > 0
+            if told or (self.fails_last and deed is boundary.deeds[-1]):
                 self.failures[deed.place] = self.failures.get(deed.place, 0) - 1
                 raise ActionError(deed.place, "told to fail")
         outcome = super().transact(boundary, confirm)

@@ -281,3 +281,71 @@ def test_a_baseline_is_told_once_in_a_trial_that_is_resumed():
     other.values = run.values
     go(other, 10)
     assert run.of_type("baseline", "boundary") == [0] and other.of_type("baseline") == []
+
+
+KEPT = """[{type: baseline, name: b}, {type: teacher, name: t}, {type: snapshot, name: s},
+      {type: send, event: ping}]"""
+
+
+def test_what_is_kept_on_the_way_into_a_trial_lasts_through_it_and_after_it():
+    """Each option starts from the start of that boundary, which knew nothing of it yet."""
+    text = TRIAL.format(goal="minimize", more="", steps=500, hard="m > 9").replace(
+        "when: elapsed(3 steps), at_most: 1}",
+        f"when: elapsed(3 steps), at_most: 1, actions: {KEPT}}}",
+    )
+    run = Run(text, params=100, costs=dict(COSTS))
+    run.values = {"deep": 0.9, "wide": 0.5}
+    run.core.start()
+    go(run, 2)
+    for _ in range(10):  # two options, then the warm-up
+        go(run, 1)
+        state = run.core.state
+        assert list(state.baselines) == ["b"] and state.baselines["b"].taken.step == 3
+        assert dict(state.teachers) == {"t": "teacher:t@3.0"}
+        assert [one.name for one in state.snapshots if one.name != "trial:arch:try"] == ["s"]
+    assert state.trial is None and run.stages["arch"] == "w"
+    assert [name for one in run.actor.boundaries for name in one.forget] == ["trial:arch:try@3"]
+    assert run.of_type("baseline", "boundary") == [3]
+
+
+@pytest.mark.parametrize("kept", ["snapshot", "baseline"])
+def test_a_comparison_with_what_is_taken_anew_on_the_way_into_a_trial_begins_anew(kept):
+    """Another region compares with the old one; no option starts with that in mind."""
+    keep = f"actions: [{{type: {kept}, name: k}}]"
+    text = TRIAL.format(
+        goal="minimize", more="", steps=500, hard="'improved(other, by=50%, since=k)'"
+    )
+    text = text.replace(
+        "      a: {kind: train,",
+        f"      z: {{kind: train, transitions: [{{target: a, when: step >= 1, {keep}}}]}}\n"
+        "      a: {kind: train,",
+    )
+    text = text.replace("initial: a", "initial: z").replace("at_most: 1}", f"at_most: 1, {keep}}}")
+    run = Run(text, params=100, costs=dict(COSTS))
+    run.values = {"deep": 0.9, "wide": 0.5}
+    run.core.start()
+    for _ in range(3):
+        run.core.step(other=1.0)
+    assert list(run.core.state.memories), "compared with the first"
+    for _ in range(9):
+        go(run, 1)
+        assert not run.core.state.memories
+    assert run.core.state.trial is None and run.stages["arch"] == "w"
+
+
+def test_what_an_option_keeps_goes_with_it():
+    text = TRIAL.format(goal="minimize", more="", steps=500, hard="other < 1").replace(
+        "[{type: deepen, stack: s, add: 1}]",
+        "[{type: baseline, name: b}, {type: snapshot, name: s}, {type: deepen, stack: s, add: 1}]",
+    )
+    run = Run(text, params=100, costs=dict(COSTS))
+    run.values = {"deep": 0.9, "wide": 0.5}
+    run.core.start()
+    state = go(run, 4).core.state
+    assert list(state.baselines) == ["b"]
+    assert [one.name for one in state.snapshots] == ["trial:arch:try", "s"]
+    state = go(run, 4).core.state
+    assert state.trial.option == "wide" and not state.baselines
+    assert [one.name for one in state.snapshots] == ["trial:arch:try"]
+    state = go(run, 4).core.state
+    assert state.trial is None and state.snapshots == () and not state.baselines

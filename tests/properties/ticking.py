@@ -22,7 +22,7 @@ def tick(run: Run, happening: dict[str, Any]) -> str | None:
     """One update with what happens at it; the error that the boundary ended in, if any."""
     core = run.core
     error = None
-    run.actor.fails_all = "fail" in happening
+    run.actor.fails_last = "fail" in happening
     if "send" in happening:
         core.send(happening["send"])
     for index, mail in enumerate(happening.get("mail", ())):
@@ -51,7 +51,7 @@ def tick(run: Run, happening: dict[str, Any]) -> str | None:
 
 def finish(run: Run) -> str | None:
     """Training is over, and nothing fails any more but what is not there; then the error."""
-    run.actor.fails_all = False
+    run.actor.fails_last = False
     try:
         run.core.finish()
     except ActionError as raised:

@@ -12,7 +12,7 @@ import contextlib
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -484,16 +484,16 @@ class Model:
         for move in moves:
             self._leave(move, restored=restored)
             self._enter(move, restored=restored)
-            cohorts = self._act(move, start, sent, deeds)
+            cohorts = self._act(move, move.actions(), start, sent, deeds)
             if move.turn is not None and move.turn.begins:
-                self._keep(f"trial:{move.turn.stage.key}", start)
-                self.trial = Trial(move.turn.stage.key, self.snapshots[-1], move.turn.option)
+                self._begin_trial(move.turn, start)
                 deeds.append((move.way, None, None))
+                cohorts += self._act(move, move.first_tried(), start, sent, deeds)
             if cohorts:
                 self.place(move.region).grown = tuple(cohorts)
                 grown = True
         if self.fails and deeds:
-            self._fail(moves, *deeds[0])
+            self._fail(moves, *deeds[-1])
         if trying is None:
             self._deliver(moves, sent)
         else:  # nobody is asked while growths are tried
@@ -503,7 +503,7 @@ class Model:
             self._disturb()
         alive = guards.listening(self)
         self.branch.memories = {k: m for k, m in self.branch.memories.items() if k in alive}
-        self._compare_anew()
+        self._compare_anew(self.branch)
         self.moves += moves
 
     def _turn(self, moves: list[Move], turn: Turn, trial: Trial) -> list[Move]:
@@ -512,12 +512,24 @@ class Model:
         self.trial = None if turn.ends else replace(trial, option=turn.option)
         return [move for move in moves if move.target is not None]
 
+    def _begin_trial(self, turn: Turn, start: Branch) -> None:
+        """Every option starts from this boundary's start, with what was kept on the way in."""
+        start = replace(start.copy(), baselines=dict(self.branch.baselines))
+        self._keep(f"trial:{turn.stage.key}", start)
+        self._compare_anew(start)
+        self.trial = Trial(turn.stage.key, self.snapshots[-1], turn.option)
+
     def _act(
-        self, move: Move, start: Branch, sent: list[tuple[str, bool]], deeds: list[Any]
+        self,
+        move: Move,
+        actions: Iterable[tuple[Any, str, Stage | None, str | None]],
+        start: Branch,
+        sent: list[tuple[str, bool]],
+        deeds: list[Any],
     ) -> list[str]:
-        """A move's actions, one after the other; gives what has grown."""
+        """Actions of a move, one after the other; gives what has grown."""
         cohorts: list[str] = []
-        for action, prefix, stage, option in move.actions():
+        for action, prefix, stage, option in actions:
             if action.type == "send":
                 sent.append((action.event, False))
             elif action.type == "baseline":
@@ -552,10 +564,10 @@ class Model:
         self.snapshots = self.snapshots[: at if ends else at + 1]
         self.branch = kept[1].copy()
 
-    def _compare_anew(self) -> None:
+    def _compare_anew(self, branch: Branch) -> None:
         """What was compared with a snapshot or baseline that is another now begins anew."""
-        slots = [place.slot for place in self.branch.places.values() if place.slot]
-        for owner in (self.branch, *slots):
+        slots = [place.slot for place in branch.places.values() if place.slot]
+        for owner in (branch, *slots):
             owner.memories = {
                 (scope, leaf): memory
                 for (scope, leaf), memory in owner.memories.items()

@@ -167,8 +167,13 @@ class Move:
         for stage in self.entered:
             yield from ((action, stage.prefix, stage, None) for action in stage.actions)
             yield from _of(stage, self.picked.get(stage.key))
-        if turn is not None and not turn.ends:
+        if turn is not None and not turn.ends and not turn.begins:
             yield from _of(turn.stage, turn.option)
+
+    def first_tried(self) -> Iterator[tuple[Any, str, Stage | None, str | None]]:
+        """The actions of the option that a trial begins with, likewise."""
+        if self.turn is not None and self.turn.begins:
+            yield from _of(self.turn.stage, self.turn.option)
 
 
 def _of(stage: Stage, option: str | None) -> Iterator[tuple[Any, str, Stage | None, str | None]]:

@@ -83,7 +83,8 @@ class Loop:
             if self.engine.done:
                 break
             x, y = self.data.next()
-            loss = (self.model(x) - y).square().mean()
+            out = self.model(x)
+            loss = self.engine.loss((out - y).square().mean(), outputs=out, inputs=x)
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -199,6 +200,29 @@ def test_a_resume_in_a_trial_goes_on_bit_for_bit(tmp_path, cut):
     assert [(r["type"], r["boundary"]) for r in journal] == [
         (r["type"], r["boundary"]) for r in whole.records.of(*decided)
     ]
+
+
+TAUGHT = TRIAL.replace(
+    "at_most: 1}", "at_most: 1, actions: [{type: teacher, name: before}]}"
+).replace("over: 3 steps}]", "over: 3 steps}, {type: distill, teachers: before, loss: mse}]")
+
+
+@pytest.mark.parametrize("cut", [8, 14, 20, 25])
+def test_a_teacher_made_on_the_way_into_a_trial_teaches_what_it_has_kept(tmp_path, cut):
+    """The teacher is the model from before all the options."""
+    whole, before = Loop(TAUGHT).go(5), Loop().go(5)
+    expected = {name: weight.clone() for name, weight in before.model.state_dict().items()}
+    whole.go(20)
+    assert whole.engine.stages == {"main": "warmup"}
+    (teacher,) = whole.engine._torch._standing.teachers.values()
+    assert equal(dict(teacher.module.state_dict()), expected)
+    whole.go()
+    first = Loop(TAUGHT, run=tmp_path / "run", checkpoints=sg.Checkpoints(every="1 step"))
+    first.go(cut).engine.finish()
+    first.engine.close()
+    again = Loop(TAUGHT, run=tmp_path / "run")
+    assert again.engine.resume()
+    assert equal(again.go().numbers(), whole.numbers())
 
 
 def test_a_trial_without_a_way_to_rewind_the_data_is_refused_before_the_run():
