@@ -147,11 +147,13 @@ class SnapshotState:
         name: Its name in the graph.
         id: Its own id.
         state: The engine at the start of its boundary, without snapshots.
+        returns: How often a rollback has returned to it.
     """
 
     name: str
     id: str
     state: State
+    returns: int = 0
 
     @property
     def metrics(self) -> Mapping[str, MetricState]:
@@ -343,7 +345,7 @@ def _state_to_json(state: State) -> dict[str, Any]:
         "wanted": dict(state.wanted),
         "asked": {name: list(astuple(asked)) for name, asked in state.asked.items()},
         "events": [[event.name, event.kept] for event in state.events],
-        "snapshots": [[s.name, s.id, _state_to_json(s.state)] for s in state.snapshots],
+        "snapshots": [[s.name, s.id, _state_to_json(s.state), s.returns] for s in state.snapshots],
         "cohorts": list(state.cohorts),
         "alphas": dict(state.alphas),
         "blocked": dict(state.blocked),
@@ -407,8 +409,8 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         asked={n: Asked(*values) for n, values in data.get("asked", {}).items()},
         events=tuple(PendingEvent(name, kept) for name, kept in data["events"]),
         snapshots=tuple(
-            SnapshotState(name, snapshot, _state_from_json(_alone(state)))
-            for name, snapshot, state in data["snapshots"]
+            SnapshotState(name, snapshot, _state_from_json(_alone(state)), *returns)
+            for name, snapshot, state, *returns in data["snapshots"]  # earlier versions have none
         ),
         cohorts=tuple(data["cohorts"]),
         alphas=dict(data["alphas"]),

@@ -69,14 +69,14 @@ def roll_back(
     if snapshot is None:
         raise ActionError(placed.place, f"there is no snapshot {action.to!r} to return to")
     _refuse_to_exclude_nothing(state, placed.place, action)
-    attempt = 1 + _rollbacks(graph, state)
+    attempt, times = 1 + _rollbacks(graph, state), 1 + snapshot.returns
     restore = Restore(
         placed.place,
         snapshot.id,
         action.data == "rewind" or action.skip_batches is not None,
         action.lr_factor,
         attempt if action.rng == "fork" else None,
-        action.skip_batches or 0,
+        times * (action.skip_batches or 0),
     )
     return _rolled_back(state, snapshot, action), restore, taken_after(state, snapshot)
 
@@ -85,7 +85,9 @@ def _rolled_back(state: State, snapshot: SnapshotState, action: RollBack) -> Sta
     """A snapshot's state after a rollback: nothing is left to go ``back`` to."""
     restored = brought_back(state, snapshot)
     regions = {name: replace(region, back=None) for name, region in restored.regions.items()}
-    return replace(restored, regions=regions, options=_excluding(state, action))
+    kept = (*restored.snapshots[:-1], replace(snapshot, returns=snapshot.returns + 1))
+    options = _excluding(state, action)
+    return replace(restored, regions=regions, snapshots=kept, options=options)
 
 
 def _excluding(state: State, action: RollBack) -> Mapping[str, Options]:

@@ -94,7 +94,7 @@ class RollBack(ActionModel):
     """Whether the data returns to its position too, or goes on from where it is."""
     skip_batches: Count | None = None
     """With ``data: skip``: how many batches to pass over from the snapshot's position on
-    (2204.02311), instead of all that were used since."""
+    (2204.02311), per return to that snapshot, instead of all that were used since."""
     lr_factor: Annotated[Factor, Field(gt=0, lt=1)] | None = None
     """A cut of every learning rate from now on."""
     rng: Literal["restore", "fork"] = "restore"

@@ -241,3 +241,22 @@ interrupts:
     assert run.core.state.snapshots[0].state.regions["main"].back is not None
     run.step(m=10.0)
     assert run.stage == "deep" and run.core.state.regions["main"].back is None
+
+
+def test_each_return_to_one_snapshot_passes_over_more_batches():
+    """The second time after the same number it would only meet the same batches again."""
+    run = Run("""
+metrics: {m: {goal: minimize}}
+initial: a
+stages:
+  a: {kind: train, actions: [{type: snapshot, name: s}], duration: 1 step, next: b}
+  b: {kind: train, transitions: [{target: a, when: m < 1}]}
+interrupts:
+  - {name: undo, within: [b], when: m > 9, target: b, at_most: 9,
+     actions: [{type: roll_back, to: s, data: skip, skip_batches: 3}]}
+""").step(1)
+    run.step(3, m=10.0)
+    run = run.resumed().step(m=10.0)
+    run.step(m=0.0).step(1).step(2, m=10.0)  # a new snapshot
+    skipped = [b.restore.skip_batches for b in run.actor.boundaries if b.restore]
+    assert skipped == [12, 3, 6]

@@ -45,7 +45,7 @@ class SpikeRule(Template):
     numbers."""
     skip_batches: Count | None = None
     """With ``data: skip``: how many batches to pass over from the snapshot's position on (200 to
-    500 in the paper), instead of all that were used since."""
+    500 in the paper), per return to it, instead of all that were used since."""
     lr_factor: Annotated[Factor, Field(gt=0, lt=1)] | None = None
     """A cut of every learning rate from then on, at each spike."""
     at_most: Annotated[int, Field(ge=1, le=1_000_000)]
