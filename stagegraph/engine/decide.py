@@ -31,7 +31,6 @@ from stagegraph.graph.compiled import (
     PlacedAction,
 )
 from stagegraph.progress import Duration, Progress
-from stagegraph.schema.actions import RollBack
 from stagegraph.schema.activities import Ramp
 from stagegraph.schema.guards import EventSeen
 
@@ -164,17 +163,14 @@ def _returning(
     """The configuration that a rollback returns to, and the moves from there.
 
     It cancels all others. Before boundary 0 there is no configuration: the other regions begin
-    again.
+    again, as the state there lets them.
     """
-    placed = rolling.roll_back
-    assert placed is not None and isinstance(placed.action, RollBack)
-    snapshot = state.snapshot(placed.action.to)
-    stages = state.stages if snapshot is None else snapshot.state.stages
-    if stages:
-        return stages, [rolling]
-    begun = (move for move in initial_moves(graph, state) if move.region != rolling.region)
+    there = returned(state, rolling.actions) or state
+    if there.stages:
+        return there.stages, [rolling]
+    begun = (move for move in initial_moves(graph, there) if move.region != rolling.region)
     order = [region.name for region in graph.regions]
-    return stages, sorted((rolling, *begun), key=lambda move: order.index(move.region))
+    return there.stages, sorted((rolling, *begun), key=lambda move: order.index(move.region))
 
 
 def _first(

@@ -123,3 +123,38 @@ def test_excluding_where_nothing_was_taken_is_an_error_that_says_so():
     plan.core.start()
     with pytest.raises(ActionError, match="main:g has taken no option yet"):
         plan.step(m=2.0)
+
+
+def test_a_region_that_begins_again_takes_the_option_that_fits_where_it_begins():
+    """Behind the rollback there is room for the larger one again; before it there was not."""
+    run = Run(
+        """
+budget: {params: 140}
+metrics: {m: {goal: minimize}}
+regions:
+  grows:
+    initial: g
+    stages:
+      g:
+        kind: grow
+        choose: largest
+        options:
+          - {name: small, actions: [{type: deepen, stack: s, add: 1}]}
+          - {name: large, actions: [{type: deepen, stack: s, add: 2}]}
+        next: c
+      c: {kind: consolidate, duration: 9 steps, next: t}
+      t: {kind: train}
+  watches:
+    initial: u
+    stages: {u: {kind: train, actions: [{type: snapshot, name: s}]}}
+interrupts:
+  - {name: undo, within: [watches:u], when: m > 1, target: watches:u, at_most: 1,
+     actions: [{type: roll_back, to: s, rng: fork}]}
+""",
+        params=100,
+        costs={"grows:g.small": 10, "grows:g.large": 25},
+    )
+    assert run.core.start() is None and run.core.state.facts.params == 125
+    run.step(1, m=2.0)
+    state = run.core.state
+    assert state.options["grows:g"].taken == ("large", "large") and state.facts.params == 125
