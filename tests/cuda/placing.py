@@ -1,0 +1,58 @@
+"""Rows of the growths' contract on a device, and where everything of them lies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from tests.contracts.growths import GROWTHS
+
+CUDA = (
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+)
+
+
+def cases(names, *, on_cpu):
+    """Device and name: a few on the CPU, to know that the tests work, and all of them on CUDA."""
+    return [pytest.param("cpu", name, id=f"cpu-{name}") for name in on_cpu] + [
+        pytest.param("cuda", name, id=f"cuda-{name}", marks=CUDA) for name in names
+    ]
+
+
+def placed(name, device):
+    """A row of the contract whose model, batch and parts are on a device."""
+    row = GROWTHS[name]
+
+    def parts(dtype):
+        given = row.parts(dtype).items()
+        return {k: v.to(device) if isinstance(v, nn.Module) else v for k, v in given}
+
+    return replace(
+        row, make=lambda: row.make().to(device), x=lambda: row.x().to(device), parts=parts
+    )
+
+
+def misplaced(model, optimizers, device, *, counts):
+    """What of model and optimizers lies elsewhere than it should.
+
+    Args:
+        model: The model.
+        optimizers: Its optimizers.
+        device: Where everything should lie.
+        counts: Where counts of steps should.
+    """
+    wanted = torch.device(device).type
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    found = [name for name, tensor in tensors.items() if tensor.device.type != wanted]
+    names = {id(p): name for name, p in model.named_parameters()}
+    for optimizer in optimizers:
+        for parameter, entry in optimizer.state.items():
+            for key, value in entry.items():
+                home = torch.device(counts).type if key == "step" else wanted
+                if isinstance(value, torch.Tensor) and value.device.type != home:
+                    found.append(f"{key} of {names[id(parameter)]}")
+    return found
