@@ -15,11 +15,21 @@ CUDA = (
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 )
 
+heavy = pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param(torch.device("cpu"), id="cpu", marks=pytest.mark.slow),
+        pytest.param(torch.device("cuda"), id="cuda", marks=CUDA),
+    ],
+)
+"""For a test that takes long on the CPU, where others like it run anyway."""
+
 
 def cases(names, *, on_cpu):
     """Device and name: a few on the CPU, to know that the tests work, and all of them on CUDA."""
-    return [pytest.param("cpu", name, id=f"cpu-{name}") for name in on_cpu] + [
-        pytest.param("cuda", name, id=f"cuda-{name}", marks=CUDA) for name in names
+    host, other = torch.device("cpu"), torch.device("cuda")
+    return [pytest.param(host, name, id=f"cpu-{name}") for name in on_cpu] + [
+        pytest.param(other, name, id=f"cuda-{name}", marks=CUDA) for name in names
     ]
 
 
@@ -45,14 +55,14 @@ def misplaced(model, optimizers, device, *, counts):
         device: Where everything should lie.
         counts: Where counts of steps should.
     """
-    wanted = torch.device(device).type
+    wanted, counting = torch.device(device).type, torch.device(counts).type
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     found = [name for name, tensor in tensors.items() if tensor.device.type != wanted]
     names = {id(p): name for name, p in model.named_parameters()}
     for optimizer in optimizers:
         for parameter, entry in optimizer.state.items():
             for key, value in entry.items():
-                home = torch.device(counts).type if key == "step" else wanted
+                home = counting if key == "step" else wanted
                 if isinstance(value, torch.Tensor) and value.device.type != home:
                     found.append(f"{key} of {names[id(parameter)]}")
     return found

@@ -40,13 +40,17 @@ def test_what_is_compared_knows_the_devices_random_numbers(device):
     assert digest(model) != before
 
 
-@pytest.mark.parametrize(
-    ("failing", "points"), [(injection.operations, 8), (injection.calls, 8)], ids=["op", "call"]
-)
-@pytest.mark.parametrize(
-    ("device", "name"), cases(OPERATIONS, on_cpu=["deepen, identity, rehearsed"])
-)
-def test_it_is_as_if_it_had_not_been(device, name, failing, points):
+@pytest.mark.parametrize(("device", "name"), cases(OPERATIONS, on_cpu=["widen, split"]))
+def test_it_is_as_if_it_had_not_been_at_any_call(device, name):
+    _fail(device, name, injection.calls, points=3 if device.type == "cpu" else 12)
+
+
+@pytest.mark.parametrize(("device", "name"), cases(OPERATIONS, on_cpu=[]))
+def test_it_is_as_if_it_had_not_been_at_any_operation(device, name):
+    _fail(device, name, injection.operations, points=8)
+
+
+def _fail(device, name, failing, *, points):
     make, action = OPERATIONS[name]
     train, model = training_on(device), make().to(device)
     optimizer = AdamW(model.parameters(), lr=0.01, fused=True)

@@ -10,7 +10,7 @@ from stagegraph.actions.optimizing.optimizers import check_state_shapes
 from tests.actions.growth.width.test_resize import OPTIMIZERS as MADE
 from tests.actions.growth.width.test_resize import grow, ids, made, train, widen
 from tests.contracts.growths import OPTIMIZERS, Scene
-from tests.cuda.placing import cases, misplaced, placed
+from tests.cuda.placing import cases, heavy, misplaced, placed
 from tests.session.training import Training
 
 KINDS = ["AdamW", "AdamW, foreach", "AdamW, fused"]
@@ -78,6 +78,7 @@ stages:
 """
 
 
+@heavy
 @pytest.mark.parametrize("spaces", [["mlp"], ["mlp", "groups", "stream"]])
 @pytest.mark.parametrize("name", ["adamw", "foreach", "fused"])
 def test_with_scales_kept_a_widened_model_trains_on_as_the_small_one(device, name, spaces):
@@ -112,6 +113,8 @@ stages:
   after: {kind: train, duration: 4 steps, next: done}
   done: {kind: final}
 """
+COPIES = WARMED.replace("add: 2}", "add: 2, how: stack}")
+"""Blocks that compute something as soon as their alpha is not 0."""
 ALONE = """
 stagegraph: 1
 name: the twin

@@ -7,22 +7,32 @@ import sys
 import pytest
 
 from tests.cuda.continuing import begin, go_on, shown, whole
+from tests.cuda.placing import heavy
 from tests.pages import ROOT
 from tests.session.test_trials import equal
 
+CUTS = [("growth", 2), ("growth", 3), ("growth", 9), ("trial", 8), ("trial", 14)]
 
-@pytest.mark.parametrize(
-    ("name", "cut"),
-    [("growth", 2), ("growth", 3), ("growth", 5), ("growth", 9), ("trial", 8), ("trial", 14)],
-)
-def test_a_new_engine_goes_on_bit_for_bit(device, tmp_path, same_bits, name, cut):
+
+def test_a_new_engine_goes_on_bit_for_bit(device, tmp_path, same_bits):
+    _cut(device, tmp_path / "run", "growth", 5)
+
+
+@heavy
+@pytest.mark.parametrize(("name", "cut"), CUTS)
+def test_wherever_it_is_cut(device, tmp_path, same_bits, name, cut):
+    _cut(device, tmp_path / "run", name, cut)
+
+
+def _cut(device, folder, name, cut):
     expected = whole(name, device)
-    begin(name, device, tmp_path / "run", cut)
-    again = go_on(name, device, tmp_path / "run")
+    begin(name, device, folder, cut)
+    again = go_on(name, device, folder)
     assert equal(again.numbers(), expected.numbers())
     assert again.engine.ended == expected.engine.ended == "final"
 
 
+@heavy
 def test_a_fresh_process_goes_on_bit_for_bit(device, tmp_path, same_bits):
     expected = shown(whole("growth", device))
     begin("growth", device, tmp_path / "run", 5)
