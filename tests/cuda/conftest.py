@@ -6,6 +6,8 @@ import warnings
 import pytest
 import torch
 
+from tests.cuda.placing import precision
+
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA begins
 torch.set_num_threads(1)
 
@@ -34,11 +36,8 @@ def _numbers():
 @pytest.fixture(autouse=True)
 def _whole_floats():
     """Convolutions of float32 are float32's; on CUDA they else keep ten bits of a factor."""
-    convolutions = torch.backends.cudnn.conv
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
-    yield
-    convolutions.fp32_precision = before
+    with precision(ten_bits=False):
+        yield
 
 
 @pytest.fixture

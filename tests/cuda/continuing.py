@@ -9,7 +9,7 @@ import torch
 import stagegraph as sg
 from stagegraph.actions.keeping.plain import pack
 from stagegraph.testing.fingerprints import fingerprint
-from tests.session.test_trials import TRIAL, Loop
+from tests.session.test_trials import TAUGHT, TRIAL, Loop
 
 GROWING = """
 stagegraph: 1
@@ -32,7 +32,7 @@ stages:
   rest: {kind: consolidate, duration: 4 steps, next: done}
   done: {kind: final}
 """
-DOCUMENTS = {"growth": GROWING, "trial": TRIAL}
+DOCUMENTS = {"growth": GROWING, "trial": TRIAL, "teacher": TAUGHT}
 
 
 def whole(name, device):

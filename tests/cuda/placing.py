@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,6 +16,23 @@ CUDA = (
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 )
+
+
+@contextmanager
+def precision(*, ten_bits):
+    """Whether products of float32 on CUDA may keep ten bits of a factor (TF32)."""
+    knobs = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has a newer way, which the older does not know
+        before = [knob.allow_tf32 for knob in knobs]
+        for knob in knobs:
+            knob.allow_tf32 = ten_bits
+    try:
+        yield
+    finally:
+        for knob, allowed in zip(knobs, before, strict=True):
+            knob.allow_tf32 = allowed
+
 
 heavy = pytest.mark.parametrize(
     "device",

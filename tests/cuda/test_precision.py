@@ -1,36 +1,20 @@
 """Products of ten bits (TF32, which CUDA takes if it is allowed): what a growth says of them."""
 
-from contextlib import contextmanager
-
 import pytest
-import torch
 
 from stagegraph.errors import ActionError
 from tests.actions.models import digest
 from tests.contracts.growths import OPTIMIZERS, Scene
-from tests.cuda.placing import cases, placed
+from tests.cuda.placing import cases, placed, precision
 
 WIDE = ["widen, split", "widen, uneven", "widen, split, channels", "add_heads, groups"]
-
-
-@contextmanager
-def ten_bits():
-    knobs = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [knob.fp32_precision for knob in knobs]
-    for knob in knobs:
-        knob.fp32_precision = "tf32"
-    try:
-        yield
-    finally:
-        for knob, precision in zip(knobs, before, strict=True):
-            knob.fp32_precision = precision
 
 
 @pytest.mark.parametrize(
     ("device", "name"), cases(["deepen, identity"], on_cpu=["deepen, identity"])
 )
 def test_a_block_that_adds_nothing_is_exact_in_any_precision(device, name):
-    with ten_bits():
+    with precision(ten_bits=True):
         scene = Scene(placed(name, device), OPTIMIZERS["AdamW, foreach"]).prepare()
         scene.step(2)
         assert scene.grow()["exactness"] == "exact"
@@ -39,7 +23,7 @@ def test_a_block_that_adds_nothing_is_exact_in_any_precision(device, name):
 @pytest.mark.parametrize(("device", "name"), cases(WIDE, on_cpu=[]))
 def test_what_is_wider_is_within_rounding_or_refused_without_a_trace(device, name):
     """Sums are of other lengths, and shares of a third are rounded: it may be too much to pass."""
-    with ten_bits():
+    with precision(ten_bits=True):
         scene = Scene(placed(name, device), OPTIMIZERS["AdamW, foreach"]).prepare()
         scene.step(2)
         before = digest(scene.model, *scene.optimizers)

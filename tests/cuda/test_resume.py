@@ -11,7 +11,15 @@ from tests.cuda.placing import heavy
 from tests.pages import ROOT
 from tests.session.test_trials import equal
 
-CUTS = [("growth", 2), ("growth", 3), ("growth", 9), ("trial", 8), ("trial", 14)]
+CUTS = [
+    ("growth", 2),
+    ("growth", 3),
+    ("growth", 9),
+    ("trial", 8),
+    ("trial", 14),
+    ("teacher", 14),
+    ("teacher", 25),
+]
 
 
 def test_a_new_engine_goes_on_bit_for_bit(device, tmp_path, same_bits):
