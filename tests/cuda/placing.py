@@ -44,10 +44,11 @@ heavy = pytest.mark.parametrize(
 """For a test that takes long on the CPU, where others like it run anyway."""
 
 
-def cases(names, *, on_cpu):
+def cases(names, *, on_cpu, slow=False):
     """Device and name: a few on the CPU, to know that the tests work, and all of them on CUDA."""
     host, other = torch.device("cpu"), torch.device("cuda")
-    return [pytest.param(host, name, id=f"cpu-{name}") for name in on_cpu] + [
+    marks = pytest.mark.slow if slow else ()
+    return [pytest.param(host, name, id=f"cpu-{name}", marks=marks) for name in on_cpu] + [
         pytest.param(other, name, id=f"cuda-{name}", marks=CUDA) for name in names
     ]
 

@@ -22,6 +22,9 @@ from tests.actions.models import (
 from tests.cuda.placing import cases
 
 
+CASES = cases(OPERATIONS, on_cpu=["widen, split"], slow=True)
+
+
 def training_on(device):
     def train(model, optimizer, steps):
         for _ in range(steps):
@@ -40,12 +43,12 @@ def test_what_is_compared_knows_the_devices_random_numbers(device):
     assert digest(model) != before
 
 
-@pytest.mark.parametrize(("device", "name"), cases(OPERATIONS, on_cpu=["widen, split"]))
+@pytest.mark.parametrize(("device", "name"), CASES)
 def test_it_is_as_if_it_had_not_been_at_any_call(device, name):
-    _fail(device, name, injection.calls, points=3 if device.type == "cpu" else 12)
+    _fail(device, name, injection.calls, points=12)
 
 
-@pytest.mark.parametrize(("device", "name"), cases(OPERATIONS, on_cpu=[]))
+@pytest.mark.parametrize(("device", "name"), CASES)
 def test_it_is_as_if_it_had_not_been_at_any_operation(device, name):
     _fail(device, name, injection.operations, points=8)
 
