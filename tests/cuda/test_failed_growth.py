@@ -21,7 +21,6 @@ from tests.actions.models import (
 )
 from tests.cuda.placing import cases
 
-
 CASES = cases(OPERATIONS, on_cpu=["widen, split"], slow=True)
 
 
