@@ -16,7 +16,7 @@ ready := $(VENV)/.ready
 tests := OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format slow bench clean
+.PHONY: help demo test check format slow gpu bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ slow: $(ready) ## the tests that take minutes, fuzzing by coverage among them
 	@if command -v npm >/dev/null; then npm install --silent --no-package-lock --prefix tests/xstate; \
 	    else echo '== no npm: the comparison with XState is skipped'; fi
 	@$(tests) -m slow $(ARGS)
+
+gpu: $(ready) ## the tests on CUDA; where there is none they are skipped
+	@$(tests) -m gpu tests/cuda $(ARGS)
 
 bench: $(ready) ## the benchmarks
 	@OMP_NUM_THREADS=1 $(python) -m pytest -p pytest_benchmark.plugin -m "" benchmarks $(ARGS)

@@ -47,14 +47,15 @@ class RandomState:
         )
 
     def restore(self) -> None:
-        """Make it the state again."""
+        """Make it the state again; that of devices which are not here has no place to go."""
         random.setstate(self.python)
         numpy = sys.modules.get("numpy")
         if numpy is not None and self.numpy is not None:
             numpy.random.set_state(self.numpy)
         torch.set_rng_state(self.cpu)
-        if self.cuda:
-            torch.cuda.set_rng_state_all(list(self.cuda))
+        here = self.cuda[: torch.cuda.device_count()] if self.cuda else ()
+        if here:
+            torch.cuda.set_rng_state_all(list(here))
 
     def torch_would_draw_as(self, other: RandomState) -> bool:
         """Whether torch, on any device, would draw what it would draw in the other state."""
@@ -109,12 +110,19 @@ def _numpy() -> Any:
 
 
 def seed_all(seed: int) -> None:
-    """Seed every global generator with one number."""
+    """Seed every global generator with one number.
+
+    CUDA's only where it is in use: a seed given before is one that CUDA begins with later, and no
+    :class:`RandomState` could take it back.
+    """
     random.seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    if torch.cuda.is_available() and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def fixed_direction(like: torch.Tensor) -> torch.Tensor:

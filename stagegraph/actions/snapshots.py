@@ -216,21 +216,43 @@ def restore(
     for optimizer, groups, state in zip(optimizers, snapshot.groups, snapshot.state, strict=True):
         _restore_groups(optimizer, groups, parameters)
         optimizer.state.clear()
+        counting = _counting_on_device(optimizer)
         for key, entry in state.items():
             like = parameters[key]
-            optimizer.state[like] = {k: _moved(v, like) for k, v in entry.items()}
+            apart = id(like) not in counting
+            optimizer.state[like] = {k: _moved(k, v, like, apart=apart) for k, v in entry.items()}
     companions.load(snapshot.companions, data=rewind_data)
     snapshot.random.restore()
 
 
-def _moved(value: Any, like: Tensor) -> Any:
+def _counting_on_device(optimizer: Optimizer) -> set[int]:
+    """``id`` of each parameter whose steps an optimizer counts where the parameter is.
+
+    It is torch's own rule (``Optimizer.load_state_dict``): fused and capturable ones do, and the
+    others count in the host's memory.
+    """
+    return {
+        id(parameter)
+        for group in optimizer.param_groups
+        if group.get("fused") or group.get("capturable")
+        for parameter in group["params"]
+    }
+
+
+def _moved(key: str, value: Any, like: Tensor, *, apart: bool) -> Any:
     """A copy on its parameter's device, and with its layout in memory.
 
     A file keeps no layout, and fused optimizers take elements as they lie: moments that lie in
-    another order than their parameter's would belong to other elements.
+    another order than their parameter's would belong to other elements. What is one number per
+    tensor and lies in the host's memory stays there, if the optimizer wants it apart.
     """
-    if not isinstance(value, Tensor) or not value.dim():
+    if not isinstance(value, Tensor):
         return _cloned(value)
+    if not value.dim():
+        own = bool(like.dim()) or key == "step"  # and no moment of a parameter of one number
+        if apart and own and value.device.type == "cpu":
+            return _cloned(value)
+        return value.detach().to(like.device, copy=True)
     if type(value) is Tensor and type(like.data) is Tensor and value.shape == like.shape:
         return torch.empty_like(like.data, dtype=value.dtype).copy_(value.detach())
     return value.detach().to(like.device, copy=True)

@@ -144,6 +144,12 @@ def _bytes(tensor):
     return (tuple(tensor.shape), str(tensor.dtype), bytes(raw.tolist()))
 
 
+def devices_numbers():
+    """The states of CUDA's random numbers, where it is in use."""
+    used = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return [state.tolist() for state in torch.cuda.get_rng_state_all()] if used else []
+
+
 def digest(model, *optimizers):
     """Everything that a failed transaction must leave as it was, identities included."""
     modules = [
@@ -180,7 +186,7 @@ def digest(model, *optimizers):
         for p, entry in optimizer.state.items()
     ]
     config = vars(model.config).copy() if hasattr(model, "config") else None
-    numbers = (torch.get_rng_state().tolist(), random.getstate())
+    numbers = (torch.get_rng_state().tolist(), random.getstate(), *devices_numbers())
     return modules, parameters, buffers, groups, state, config, numbers
 
 

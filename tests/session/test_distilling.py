@@ -71,13 +71,18 @@ def alone(how="temperature: 2, weight: 0.5", length=4):
 class Taught:
     """A model with batch norm and dropout in a plain loop that shows the engine its batches."""
 
-    def __init__(self, document, *, model=None, **more):
+    def __init__(self, document, *, model=None, device="cpu", dtype=torch.float32, **more):
         torch.manual_seed(3)
-        self.model = Model() if model is None else model
+        self.model = (Model() if model is None else model).to(device, dtype)
+        self.device, self.dtype = device, dtype
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.02)
         self.records = Records()
         self.engine = sg.Engine(
-            sg.load(document), model=self.model, optimizer=self.optimizer, probe=batch(), **more
+            sg.load(document),
+            model=self.model,
+            optimizer=self.optimizer,
+            probe=batch().to(device, dtype),
+            **more,
         )
         self.engine.listen(self.records)
         self.updates = 0
@@ -86,7 +91,8 @@ class Taught:
     def batch(self, rows=6):
         generator = torch.Generator().manual_seed(self.updates)
         x = torch.randn(rows, 3, 4, generator=generator)
-        return x, torch.randint(3, (rows,), generator=generator)
+        y = torch.randint(3, (rows,), generator=generator)
+        return x.to(self.device, self.dtype), y.to(self.device)
 
     def forward(self):
         x, y = self.batch()

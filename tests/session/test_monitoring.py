@@ -68,7 +68,8 @@ def probe_loss(model):
 def monitor(model):
     """With a random subset: the same each time, for it is drawn from the same numbers."""
     rows = torch.randperm(8)[:6]
-    return {"probe_loss": (model(X[rows]) - X[rows].sum(1, keepdim=True)).pow(2).mean()}
+    x = X[rows].to(model.head.weight)
+    return {"probe_loss": (model(x) - x.sum(1, keepdim=True)).pow(2).mean()}
 
 
 def engine_of(document=PRUNING, *, monitor=monitor, model=None, **more):
@@ -79,7 +80,7 @@ def engine_of(document=PRUNING, *, monitor=monitor, model=None, **more):
         sg.load(document),
         model=model,
         optimizer=optimizer,
-        probe=PROBE,
+        probe=PROBE.to(model.head.weight),
         monitor=monitor,
         **more,
     )
@@ -95,7 +96,7 @@ def spoil(model):
 
 
 def update(model, optimizer, engine, step):
-    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(step))
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(step)).to(model.head.weight)
     loss = engine.loss((model(x) - x.sum(1, keepdim=True)).pow(2).mean())
     loss.backward()
     optimizer.step()

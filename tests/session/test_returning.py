@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import stagegraph as sg
+from tests.actions.models import devices_numbers
 from tests.session.training import Training
 
 ROLL_BACK = """
@@ -42,7 +43,7 @@ def worse_from(bad):
 
 
 def numbers():
-    return torch.get_rng_state().tolist(), random.getstate()
+    return torch.get_rng_state().tolist(), random.getstate(), *devices_numbers()
 
 
 def everything(training):

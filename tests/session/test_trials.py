@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 
 import stagegraph as sg
 from stagegraph.runs.journal import read_journal
+from tests.actions.models import devices_numbers
 from tests.session.training import PROBE, Net, Records
 
 TRIAL = """
@@ -44,8 +45,8 @@ Y = X.sum(dim=1, keepdim=True) * 0.5
 class Order:
     """Where a loop stands in its batches, to be given as ``data``."""
 
-    def __init__(self):
-        self.at = 0
+    def __init__(self, device="cpu"):
+        self.at, self.device = 0, device
 
     def state_dict(self):
         return {"at": self.at}
@@ -56,23 +57,24 @@ class Order:
     def next(self):
         self.at += 1
         start = (self.at * 7) % 20
-        return X[start : start + 4], Y[start : start + 4]
+        chosen = slice(start, start + 4)
+        return X[chosen].to(self.device), Y[chosen].to(self.device)
 
 
 class Loop:
     """A small network with dropout in a loop whose batches can be rewound."""
 
-    def __init__(self, document=TRIAL, run=None, **more):
+    def __init__(self, document=TRIAL, run=None, *, device="cpu", **more):
         torch.manual_seed(5)
-        self.model = Net(dropout=0.2)
+        self.model, self.device = Net(dropout=0.2).to(device), device
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.02)
-        self.data, self.records, self.seen = Order(), Records(), []
+        self.data, self.records, self.seen = Order(device), Records(), []
         self.engine = sg.Engine(
             sg.load(document),
             model=self.model,
             optimizer=self.optimizer,
             data=self.data,
-            probe=PROBE,
+            probe=PROBE.to(device),
             run=run,
             **more,
         )
@@ -97,7 +99,7 @@ class Loop:
     def evaluate(self):
         self.model.eval()
         with torch.no_grad():
-            loss = (self.model(X) - Y).square().mean().item()
+            loss = (self.model(X.to(self.device)) - Y.to(self.device)).square().mean().item()
         self.model.train()
         return loss
 
@@ -108,7 +110,8 @@ class Loop:
             for p in self.model.parameters()
             if p in self.optimizer.state
         ]
-        return weights, moments, torch.get_rng_state(), self.data.at
+        random = [torch.get_rng_state().tolist(), *devices_numbers()]
+        return weights, moments, random, self.data.at
 
 
 def equal(a, b):

@@ -116,6 +116,7 @@ class Training:
         model: Another model than ``Net``.
         val_loss: The validation loss as a function of the updates ever made.
         dropout: Of the blocks; random numbers then matter.
+        device: Where the model is, its probe and its batches.
         more: Further arguments of the engine.
     """
 
@@ -127,12 +128,15 @@ class Training:
         val_loss=flattening,
         dropout=0.0,
         optimizer=AdamW,
+        device="cpu",
         **more,
     ):
         state = torch.get_rng_state()
         torch.manual_seed(3)
         self.model = Net(dropout=dropout) if model is None else model
         torch.set_rng_state(state)
+        self.model.to(device)
+        self.device = device
         self.optimizer = optimizer(self.model.parameters(), lr=0.1)
         self.scheduler = lr_scheduler.LambdaLR(self.optimizer, lambda step: 0.99**step)
         self.val_loss = val_loss
@@ -143,7 +147,7 @@ class Training:
             model=self.model,
             optimizer=self.optimizer,
             scheduler=self.scheduler,
-            probe=PROBE,
+            probe=PROBE.to(device),
             **more,
         )
         self.engine.listen(self.records)
@@ -151,6 +155,7 @@ class Training:
     def update(self):
         """One optimizer update; the engine is not told yet."""
         x = torch.randn(5, 4, generator=torch.Generator().manual_seed(self.updates))
+        x = x.to(self.device)
         loss = self.engine.loss((self.model(x) - x.sum(1, keepdim=True)).pow(2).mean())
         loss.backward()
         self.optimizer.step()

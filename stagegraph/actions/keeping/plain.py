@@ -196,7 +196,7 @@ def _marked(tree: dict[str, Any], kind: Any, tensors: Mapping[str, Tensor], dept
 
 def _on(tensor: Tensor, device: Any) -> Tensor:
     """A single number, back on its accelerator; on the CPU if this machine has none of its kind."""
-    here = torch.accelerator.current_accelerator()
+    here = torch.accelerator.current_accelerator(check_available=True)
     return tensor if here is None or here.type != device else tensor.to(here)
 
 

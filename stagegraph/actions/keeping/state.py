@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stagegraph.actions.distilling.teachers import TEACHER, Teacher
+from stagegraph.actions.randomness import RandomState
 from stagegraph.actions.snapshots import Snapshot, restore, take
 from stagegraph.actions.standing import Standing
 from stagegraph.errors import SnapshotError, another_version
 
 __all__ = ["held_copies", "load_copies", "load_state", "state_of"]
+
+_LOG = logging.getLogger("stagegraph")
 
 VERSION = 1
 
@@ -90,6 +95,21 @@ def load_state(standing: Standing, state: Any) -> None:
         rewind_data=True,
     )
     standing.hear_again()
+    _say_other_devices(now.random, standing)
+
+
+def _say_other_devices(kept: RandomState, standing: Standing) -> None:
+    """Say it where what the devices draw from now on is not what they would have drawn."""
+    here = torch.cuda.device_count()
+    on_cuda = any(parameter.is_cuda for parameter in standing.model.parameters())
+    if here < len(kept.cuda) or (on_cuda and not kept.cuda):
+        _LOG.warning(
+            "the checkpoint holds the random numbers of %d CUDA devices, and here are %d: what is "
+            "drawn on a device from now on, such as dropout's masks, is not what the run would "
+            "have drawn; everything else is as it was",
+            len(kept.cuda),
+            here,
+        )
 
 
 def _other_companions(kept: set[str], given: set[str]) -> str:

@@ -21,18 +21,18 @@ from tests.actions.models import digest, effect, snapshot, values
 F64 = torch.float64
 
 
-def made(make=AdamW, *, dtype=F64, lr=0.01, **options):
+def made(make=AdamW, *, dtype=F64, lr=0.01, device="cpu", **options):
     torch.manual_seed(1)
-    model = Gpt().to(dtype)
+    model = Gpt().to(device, dtype)
     optimizer = make(model.parameters(), lr=lr, **options)
-    return model, optimizer, actor(model, optimizer, GPT, ids())
+    return model, optimizer, actor(model, optimizer, GPT, ids().to(device))
 
 
 def train(model, optimizers, steps, *, seed=0):
     generator = torch.Generator().manual_seed(seed)
     several = optimizers if isinstance(optimizers, list) else [optimizers]
     for _ in range(steps):
-        batch = torch.randint(0, 11, (4, 5), generator=generator)
+        batch = torch.randint(0, 11, (4, 5), generator=generator).to(model.pos.device)
         for optimizer in several:
             optimizer.zero_grad()
         nn.functional.cross_entropy(model(batch).flatten(0, 1), batch.flatten()).backward()
