@@ -1,6 +1,5 @@
 """A run that is cut on a device goes on bit for bit, across a growth and in a trial."""
 
-import os
 import subprocess
 import sys
 
@@ -54,7 +53,6 @@ def test_a_fresh_process_goes_on_bit_for_bit(device, tmp_path, same_bits):
         text=True,
         check=False,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         timeout=300,
     )
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,5 @@
 """An engine on the CPU leaves the seed alone that CUDA is going to begin with."""
 
-import os
 import subprocess
 import sys
 
@@ -16,7 +15,8 @@ from tests.session.training import Training
 
 torch.manual_seed(123)
 training = Training(WARMED.replace("type: deepen", "type: deepen, init: fresh"))
-training.go(5) if GROWN else None
+if GROWN:
+    training.go(5)
 assert not torch.cuda.is_initialized()
 print(torch.rand(4, device="cuda").tolist())
 """
@@ -32,7 +32,6 @@ def test_cuda_begins_with_the_users_own_seed(device):
             text=True,
             check=True,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
             timeout=300,
         ).stdout.splitlines()[-1]
         for grown in (True, False)
