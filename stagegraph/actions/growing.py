@@ -56,7 +56,7 @@ def grow(standing: Standing, deed: Deed, *, step: int, alpha: float) -> dict[str
     notes = _notes(planned, site)
     before = read(model, probe, seed=deed.seed)
     params, shapes = num_parameters(model), state_shapes(standing.optimizers)
-    earlier = standing.lineage.cohort(cohort)
+    earlier, known = standing.lineage.cohort(cohort), standing.lineage.modules()
     change = planned.change(site.lineage, cohort=cohort, step=step)
     committed = prepared.commit(site, change)
     _refuse_untrained(standing, committed, deed.place)
@@ -75,7 +75,14 @@ def grow(standing: Standing, deed: Deed, *, step: int, alpha: float) -> dict[str
         gates=standing.gates,
         seed=deed.seed,
     )
-    refuse(deed.place, measured, committed, gated=alpha != 1.0, tolerance=action.tolerance)
+    refuse(
+        deed.place,
+        measured,
+        committed,
+        gated=alpha != 1.0,
+        tolerance=action.tolerance,
+        grown=known,
+    )
     return {
         "kind": word(action),
         "cohort": cohort,

@@ -108,6 +108,10 @@ class Lineage:
         """The names of all growths, the oldest first."""
         return tuple(dict.fromkeys(change.cohort for change in self._growths()))
 
+    def modules(self) -> list[str]:
+        """Stable ids of all modules that growths have brought and that are there still."""
+        return [name for change in self._growths() for name in self.alive(change)]
+
     def _growths(self) -> list[Change]:
         return [change for change in self._changes if not isinstance(change, Pruned)]
 

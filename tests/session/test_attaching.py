@@ -78,3 +78,48 @@ def test_a_graph_that_names_what_is_not_there_is_refused_before_the_run():
     graph = GRAPH.format(action="type: attach, host: [blocks.*.up], module: adaptor")
     with pytest.raises(sg.UnsupportedError, match=r"no module 'adaptor'.*did you mean 'adapter'"):
         Training(graph)
+
+
+TWO_REGIONS = """
+stagegraph: 1
+name: an adapter for a block that has just come
+budget: {steps: 60, params: 50k}
+max_overlap: 2
+regions:
+  deeper:
+    priority: 1
+    initial: train
+    stages:
+      train: {kind: train, duration: 3 steps, next: grow}
+      grow:
+        kind: grow
+        actions: [{type: deepen, stack: blocks, add: 1, init: fresh}]
+        next: warmup
+      warmup:
+        kind: warmup
+        during: [{type: lr_ramp, of: grown, start: 0, over: 9 steps}]
+        next: consolidate
+      consolidate: {kind: consolidate, duration: 3 steps, next: done}
+      done: {kind: final}
+  adapters:
+    initial: train
+    stages:
+      train: {kind: train, duration: LATER, next: grow}
+      grow:
+        kind: grow
+        actions:
+          - {type: attach, host: [blocks.*.up], module: adapter, bottleneck: 3, init: zero}
+        next: consolidate
+      consolidate: {kind: consolidate, duration: 3 steps, next: done}
+      done: {kind: final}
+"""
+
+
+def test_a_module_inside_a_block_that_still_rests_is_refused_with_the_reason():
+    """The block begins with zero at its end, and so nothing inside of it has a gradient yet."""
+    run = Training(TWO_REGIONS.replace("LATER", "3 steps"))
+    with pytest.raises(sg.ActionError, match=r"inside blocks\.g1-0, which was grown before .*wait"):
+        run.go()
+    run = Training(TWO_REGIONS.replace("LATER", "8 steps"))
+    run.go()
+    assert run.engine.done

@@ -210,7 +210,7 @@ def measure(
     if gated - {1.0}:
         with gates.held_at(1.0, blocks):
             opened = readings.output(training=False)
-    with gates.held_at(1.0, blocks):
+    with gates.held_at(1.0, {*alphas, *blocks}):  # other blocks that are closed now will open too
         idle, grads = readings.gradients(blocks, _new(committed))
     wanted = {id(p): p for p in _new(committed) if p.requires_grad}
     reached = {

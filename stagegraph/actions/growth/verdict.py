@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from stagegraph.actions.growth.certificate import Measured, exactness
 from stagegraph.actions.growth.operation import Committed
@@ -18,6 +19,7 @@ def refuse(
     *,
     gated: bool,
     tolerance: float | None = None,
+    grown: Collection[str] = (),
 ) -> None:
     """Refuse a growth that did not do what it promises.
 
@@ -27,6 +29,7 @@ def refuse(
         committed: What it promised.
         gated: Whether the new blocks are to be blended in.
         tolerance: How far its author lets the output change, if that is declared.
+        grown: Stable ids of blocks that earlier growths have brought.
 
     Raises:
         ActionError: New blocks do not run, or get no gradient; the output is not finite, has
@@ -35,7 +38,7 @@ def refuse(
     _refuse_idle(place, measured)
     _refuse_broken(place, measured)
     if committed.learns:
-        _refuse_unlearnable(place, measured)
+        _refuse_unlearnable(place, measured, grown)
     if gated and not committed.marks and measured.closed != 0.0:  # else not the blocks alone
         raise ActionError(
             place,
@@ -96,7 +99,7 @@ def _refuse_beyond(place: str, measured: Measured, tolerance: float) -> None:
             )
 
 
-def _refuse_unlearnable(place: str, measured: Measured) -> None:
+def _refuse_unlearnable(place: str, measured: Measured, grown: Collection[str]) -> None:
     if measured.trained == 0:
         raise ActionError(
             place,
@@ -104,10 +107,22 @@ def _refuse_unlearnable(place: str, measured: Measured) -> None:
             "be trained; let what is grown or copied require a gradient",
         )
     if measured.without_gradient:
+        resting = [
+            block
+            for block in grown
+            if all(name.startswith(f"{block}.") for name in measured.without_gradient)
+        ]
+        why = (
+            f"they are inside {resting[-1]}, which was grown before and whose output rests at zero "
+            "until it has been trained; grow in it later (keep max_overlap at 1, or let this "
+            "region wait for the other's consolidation), or leave it out"
+            if resting
+            else "so that they would never learn"
+        )
         raise ActionError(
             place,
             f"the new blocks {', '.join(measured.without_gradient)} get no gradient on the probe, "
-            "so that they would never learn",
+            f"{why}",
         )
     if not measured.num_with_gradient:
         raise ActionError(
