@@ -48,11 +48,14 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _CHUNK = 64 * 2**20
 
 
-def tensor_files(tensors: Mapping[str, Tensor]) -> dict[str, Callable[[BinaryIO], None]]:
+def tensor_files(
+    tensors: Mapping[str, Tensor], what: str = "tensors"
+) -> dict[str, Callable[[BinaryIO], None]]:
     """Writers of the files that hold these tensors, by file name.
 
     Args:
         tensors: Tensors in host memory.
+        what: What their files' names begin with.
     """
     numbered, filled, number = [], 0, 0
     for name, tensor in tensors.items():
@@ -61,7 +64,7 @@ def tensor_files(tensors: Mapping[str, Tensor]) -> dict[str, Callable[[BinaryIO]
         filled += tensor.nbytes
         numbered.append((number, name))
     files = {
-        f"tensors-{number:05}.safetensors": [name for _, name in group]
+        f"{what}-{number:05}.safetensors": [name for _, name in group]
         for number, group in groupby(numbered, key=lambda one: one[0])
     }
     return {
