@@ -156,8 +156,8 @@ def _told(record: Record) -> tuple[Content, Content]:
             words = f"asked for {asked} times, over {waited}, and has not come; {edges} waits"
             return shown(record.get("name")), words
         case "saved":
-            told = f"of step {shown(record.get('of_step'))}, {shown(record.get('bytes'))} bytes"
-            return shown(record.get("name")), f"{shown(record.get('path'))}: {told}"
+            size = f"of step {shown(record.get('of_step'))}, {shown(record.get('bytes'))} bytes"
+            return shown(record.get("name")), f"{shown(record.get('path'))}: {size}"
         case "clock":
             seconds, updates = shown(record.get("seconds")), shown(record.get("updates"))
             usual = shown(record.get("usual"))

@@ -26,6 +26,9 @@ FILE_BYTES = 2**30
 
 MAX_HEADER = 100 * 2**20
 
+ALIGNMENT = 16
+"""Bytes: where a tensor of any type may begin in memory is a multiple of this."""
+
 _NAMES = {
     torch.bool: "BOOL",
     torch.uint8: "U8",
@@ -148,6 +151,10 @@ def _read(content: bytes) -> dict[str, Tensor]:
             if count
             else torch.empty(0, dtype=dtype)
         )
+        if begin % ALIGNMENT and name in odd:
+            flat = (
+                flat.clone()
+            )  # a number of 16 bytes that lies anywhere ends the process when read
         found[name] = _as_it_was(flat, odd[name]) if name in odd else flat.reshape(shape)
     return found
 
