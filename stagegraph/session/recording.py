@@ -307,8 +307,10 @@ class Recording:
     def _tell_of_saved(self) -> None:
         """Journal again what was saved up to here: its records came after the checkpoint's mark."""
         assert self.journal is not None
-        state = self._core.state
-        saved = [s for s in self.folder.saved_models().all() if s.boundary <= state.spent.step]
+        if self._generation is None:
+            return  # all is done again
+        state, last = self._core.state, self._generation.boundary
+        saved = [one for one in self.folder.saved_models().all() if one.boundary <= last]
         if not saved:
             return
         told = {r["path"] for r in self.folder.records() if r["type"] == "saved"}

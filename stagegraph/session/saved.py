@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from stagegraph.engine.ports import Record
 from stagegraph.engine.records import record
 from stagegraph.engine.state import State
 from stagegraph.errors import RunFolderError, SnapshotError, UnsupportedError, did_you_mean
-from stagegraph.graph.compiled import CompiledGraph, PlacedAction
+from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.runs.folder import RunFolder
 from stagegraph.runs.generation import Damaged, open_generation
 from stagegraph.runs.saved import Broken, Saved, directory_of, relative
@@ -186,9 +186,11 @@ def require_folder(graph: CompiledGraph, run: object) -> None:
     Raises:
         UnsupportedError: It does, and has none; all places are named.
     """
+    from stagegraph.actions.attach import all_actions
+
     if run is not None:
         return
-    places = [one.place for one in _actions(graph) if isinstance(one.action, SaveAction)]
+    places = [one.place for one in all_actions(graph) if isinstance(one.action, SaveAction)]
     if places:
         raise UnsupportedError(
             "\n".join(
@@ -197,12 +199,3 @@ def require_folder(graph: CompiledGraph, run: object) -> None:
                 for place in places
             )
         )
-
-
-def _actions(graph: CompiledGraph) -> Iterator[PlacedAction]:
-    for stage in graph.stages.values():
-        yield from stage.actions
-        for option in stage.options:
-            yield from option.actions
-    for edge in graph.edges.values():
-        yield from edge.actions
