@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import time
 import warnings
 
 import pytest
@@ -307,6 +309,30 @@ def test_models_are_written_before_the_checkpoint_in_the_thread_too(tmp_path, mo
     ]
     assert known(tmp_path / "a") == SAVED[:2], "finish waits"
     run.engine.close()
+
+
+@pytest.mark.parametrize("leaves", ["told to go", "closed"])
+def test_who_leaves_waits_for_what_is_saved(tmp_path, monkeypatch, leaves):
+    save = SavedModels.save
+
+    def slow(*arguments, **more):
+        time.sleep(0.3)
+        return save(*arguments, **more)
+
+    monkeypatch.setattr(SavedModels, "save", slow)
+    run = go(training(tmp_path / "a", checkpoints=sg.Checkpoints(every=None)), 11)
+    if leaves == "told to go":
+        with run.engine.preemptible():
+            signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(sg.Preempted):
+                go(run, 1)
+        assert known(tmp_path / "a") == SAVED[:2]
+    else:
+        go(run, 1)
+        assert known(tmp_path / "a") == SAVED[:1], "it is still being written"
+    run.engine.close()
+    assert known(tmp_path / "a") == told(tmp_path / "a") == SAVED[:2]
+    assert RunFolder(tmp_path / "a").checkpoints().generations()[-1].boundary == 12
 
 
 def failing(monkeypatch, times):
