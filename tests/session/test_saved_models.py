@@ -1,6 +1,5 @@
 """Models that a graph saves: what was there before the rollback, once each, whatever happens."""
 
-import json
 import shutil
 import signal
 import time
@@ -8,8 +7,6 @@ import warnings
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import nn
 
 import stagegraph as sg
 from stagegraph.actions import actor
@@ -18,164 +15,26 @@ from stagegraph.runs.folder import RunFolder
 from stagegraph.runs.saved import SavedModels
 from stagegraph.runs.store import CheckpointStore
 from tests.runs.disks import Death
-from tests.session.training import WIDTH, Net, Training
-
-BRANCHES = """
-stagegraph: 1
-name: branches
-metrics: {val_loss: {goal: minimize, every: 3 steps}}
-initial: first
-stages:
-  first: {kind: train, duration: 3 steps, next: grow}
-  grow:
-    kind: grow
-    actions: [{type: deepen, stack: blocks, add: 1}, {type: save, name: small}]
-    next: warmup
-  warmup:
-    kind: warmup
-    during:
-      - {type: alpha_ramp, of: grown, over: 4 steps}
-      - {type: lr_ramp, of: grown, start: 0, end: 1, over: 4 steps}
-    next: trunk
-  trunk: {kind: train, duration: 3 steps, next: anneal}
-  anneal:
-    kind: train
-    actions: [{type: snapshot, name: before}]
-    during: [{type: lr_ramp, end: 0, over: 2 steps}]
-    duration: 2 steps
-    transitions:
-      - target: trunk
-        when: completed()
-        actions:
-          - {type: save, name: annealed}
-          - {type: roll_back, to: before, rng: fork}
-        at_most: 2
-        on_error: {retry: 1, then: done}
-      - {target: done, when: completed() and visits(anneal) > 2}
-  done: {kind: final}
-"""
-SAVED = [("small", 3, 3), ("annealed", 12, 12), ("annealed", 15, 17)]
-"""Name, step and boundary of each."""
-
-OPTIONS = sg.Checkpoints(every="2 steps", background=False)
-
-
-class Rich(Net):
-    """A model with running statistics, tied weights and a state beside its tensors."""
-
-    def __init__(self, dropout=0.2):
-        super().__init__(dropout=dropout)
-        self.norm = nn.BatchNorm1d(WIDTH)
-        self.one, self.other = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.other.weight = self.one.weight
-        self.register_buffer("seen", torch.zeros(()), persistent=False)
-        self.calls = 0
-
-    def forward(self, x):
-        if self.training:
-            self.calls += 1
-            self.seen += 1
-        x = self.inp(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.other(torch.tanh(self.one(self.norm(x)))))
-
-    def get_extra_state(self):
-        return {"calls": self.calls, "as tensor": torch.tensor(self.calls)}
-
-    def set_extra_state(self, state):
-        self.calls = state["calls"]
-
-
-def rich():
-    torch.manual_seed(3)
-    return Rich()
-
-
-def training(folder, document=BRANCHES, *, model=None, **more):
-    given = {"run": folder, "checkpoints": OPTIONS} | more
-    run = Training(document, model=rich() if model is None else model, **given)
-    run.before = {}
-    return run
-
-
-def tick(run):
-    """One update; what the model is before its boundary is remembered."""
-    loss = run.update()
-    state = run.model.state_dict()
-    run.before[run.engine._core.state.spent.step + run.engine._core.unabsorbed + 1] = {
-        key: value.clone() for key, value in state.items() if isinstance(value, torch.Tensor)
-    }
-    run.engine.step(loss=loss, samples=5)
-    run.observe()
-
-
-def go(run, updates=200):
-    for _ in range(updates):
-        if run.engine.done:
-            break
-        tick(run)
-    return run
-
-
-def resumed(folder, document=BRANCHES, **more):
-    torch.manual_seed(99)
-    run = training(folder, document, **more)
-    run.engine.resume()
-    run.updates = run.engine._core.state.spent.step
-    return run
-
-
-def tensors(saved):
-    found = {}
-    for path in sorted(saved.path.glob("tensors-*.safetensors")):
-        found |= load_file(path)
-    return found
-
-
-def equal(one, other):
-    assert set(one) == set(other)
-    return all(torch.equal(one[key], other[key]) for key in one)
-
-
-def told(folder):
-    records = RunFolder(folder).records()
-    return [(r["name"], r["of_step"], r["of_boundary"]) for r in records if r["type"] == "saved"]
-
-
-def known(folder):
-    return [(one.name, one.step, one.boundary) for one in sg.saved(folder)]
-
-
-def learnt(run):
-    kept = {key: one for key, one in run.model.state_dict().items() if "_extra" not in key}
-    return {key: one.tolist() for key, one in kept.items()}
-
-
-def contents(folder):
-    """Every file of every saved model but its manifest, which has the wall clock."""
-    return [
-        {path.name: path.read_bytes() for path in one.path.iterdir() if path.name[:3] != "man"}
-        for one in sg.saved(folder)
-    ]
+from tests.session.branches import (
+    BRANCHES,
+    SAVED,
+    Rich,
+    contents,
+    equal,
+    go,
+    known,
+    learnt,
+    resumed,
+    rich,
+    tensors,
+    told,
+    training,
+)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A whole run, and its folder as it was around each save."""
-    base = tmp_path_factory.mktemp("runs")
-    torch.manual_seed(7)
-    run = training(base / "whole")
-    run.engine.resume()
-    run.cuts, run.folder = {}, base / "whole"
-    for made in range(1, 200):
-        tick(run)
-        if made in (2, 3, 4, 11, 12, 13, 16, 17, 18):
-            run.cuts[made] = shutil.copytree(run.folder, base / f"cut-{made}")
-        if run.engine.done:
-            break
-    run.engine.close()
-    return run
+def whole(whole_with_branches):
+    return whole_with_branches
 
 
 def test_what_is_saved_is_the_model_before_the_rollback(whole):
@@ -423,140 +282,3 @@ def test_explain_and_report_tell_of_them(whole, capsys):
     records = RunFolder(whole.folder).records()
     assert path in report_html(sg.load(BRANCHES), records)
     assert "saved      small, annealed, annealed" in summary(records)
-
-
-# Refused
-
-
-def test_without_a_folder_a_graph_that_saves_is_refused():
-    with pytest.raises(sg.UnsupportedError) as refused:
-        training(None)
-    assert str(refused.value).splitlines() == [
-        f"{place}: save writes the model into the run's folder, and there is none; give "
-        "Engine(run=...)"
-        for place in ("main:grow.actions[1]", "main:anneal.transitions[0].actions[0]")
-    ]
-    model = rich()
-    with pytest.raises(sg.UnsupportedError):
-        training(None, model=model)
-    training(None, BRANCHES.replace("{type: save,", "{type: baseline,"), model=model).engine.close()
-
-
-def test_numbers_save_nothing(tmp_path):
-    graph = sg.load(BRANCHES)
-    actions = [move["actions"] for move in sg.simulate(graph).moves]
-    assert sum("main:anneal.transitions[0].actions[0]" in acted for acted in actions) == 2
-    with sg.Engine(graph, run=tmp_path / "a") as engine:
-        while not engine.done:
-            engine.step()
-            if engine.wants_evaluation:
-                engine.observe(val_loss=1.0)
-    assert sg.saved(tmp_path / "a") == []
-
-
-def test_a_model_that_cannot_be_saved_is_refused_before_the_run(tmp_path):
-    class Odd(Net):
-        def get_extra_state(self):
-            return {"by": object()}
-
-        def set_extra_state(self, state):
-            pass
-
-    with pytest.raises(
-        sg.UnsupportedError, match=r"grow\.actions\[1\]: .*_extra_state'\]\['by'\] is a object"
-    ):
-        training(tmp_path / "a", model=Odd())
-
-
-def test_another_model_is_left_as_it_was(whole):
-    class Deep(Rich):
-        def __init__(self):
-            super().__init__()
-            self.more = nn.Linear(2, 2)
-
-    class Untied(Rich):
-        def __init__(self):
-            super().__init__()
-            self.other.weight = nn.Parameter(self.other.weight.detach().clone())
-
-    others = {
-        "its 'more.weight' was not saved": Deep(),
-        r"'inp.weight' was \(6, 4\) of torch.float32, and is \(6, 4\) of torch.float64 here; .*"
-        r", and 25 more": Rich().double(),
-        "the names that mean one tensor": Untied(),
-        r"cannot be loaded into this Linear": nn.Linear(2, 2),
-    }
-    for message, model in others.items():
-        before = {key: str(value) for key, value in model.state_dict().items()}
-        with pytest.raises(SnapshotError, match=message):
-            sg.load_saved(model, whole.folder, "annealed")
-        assert {key: str(value) for key, value in model.state_dict().items()} == before
-
-
-def test_a_name_that_is_not_there_is_told_with_those_that_are(whole, tmp_path):
-    with pytest.raises(
-        sg.RunFolderError, match=r"no model is saved as 'aneal'.*'small', 'annealed'"
-    ):
-        sg.load_saved(Rich(), whole.folder, "aneal")
-    with pytest.raises(sg.RunFolderError, match="the saved models are 'small', 'annealed'; say w"):
-        sg.load_saved(Rich(), whole.folder)
-    with pytest.raises(sg.RunFolderError, match="holds no run"):
-        sg.saved(tmp_path)
-    with pytest.raises(TypeError, match="the name 'small' too"):
-        sg.load_saved(Rich(), sg.saved(whole.folder)[0], "small")
-
-
-def test_a_model_that_an_engine_holds_is_refused(whole):
-    run = training(None, BRANCHES.replace("{type: save,", "{type: baseline,"))
-    with pytest.raises(sg.UnsupportedError, match="an engine holds this model"):
-        sg.load_saved(run.model, whole.folder, "small")
-    run.engine.close()
-
-
-@pytest.mark.parametrize("name", ["tensors-00000.safetensors", "shape.json", "manifest.json"])
-def test_a_damaged_file_is_refused(whole, tmp_path, name):
-    folder = shutil.copytree(whole.folder, tmp_path / "a")
-    listed = sg.saved(folder)
-    path = listed[-1].path / name
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    for arguments in ((folder, "annealed"), (listed[-1],)):
-        model = Rich()
-        before = [parameter.clone() for parameter in model.parameters()]
-        with pytest.raises(
-            sg.RunFolderError, match=r"'annealed' is not as it was written.*bring it"
-        ):
-            sg.load_saved(model, *arguments)
-        assert all(map(torch.equal, before, model.parameters()))
-    assert sg.load_saved(Rich(), listed[1]).boundary == 12, "older ones are as good as before"
-    if name == "manifest.json":
-        with pytest.warns(
-            UserWarning, match="a saved model is left out: .*gen-00000002 is not whole"
-        ):
-            assert len(sg.saved(folder)) == 2
-
-
-def test_a_model_half_blended_in_is_loaded_as_it_computed(tmp_path):
-    document = BRANCHES.replace(
-        "    next: trunk\n  trunk",
-        "    transitions:\n"
-        "      - {target: trunk, when: elapsed(2 steps), actions: [{type: save, name: half}]}\n"
-        "  trunk",
-    )
-    run = training(tmp_path / "a", document, model=Net(dropout=0.0))
-    x, seen = torch.randn(9, 4), []
-    for _ in range(5):
-        loss = run.update()
-        run.model.eval()
-        seen.append(run.model(x).detach())
-        run.model.train()
-        run.engine.step(loss=loss, samples=5)
-        run.observe()
-    run.engine.close()
-    assert json.loads((sg.saved(tmp_path / "a")[-1].path / "shape.json").read_text())["model"][
-        "alphas"
-    ]
-    fresh = Net()
-    sg.load_saved(fresh, tmp_path / "a", "half")
-    assert torch.equal(fresh.eval()(x), seen[-1])
