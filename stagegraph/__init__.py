@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from stagegraph.progress import Duration as Duration
     from stagegraph.progress import Progress as Progress
     from stagegraph.progress import Unit as Unit
+    from stagegraph.runs.saved import Saved as Saved
     from stagegraph.schema.building import overlapping as overlapping
     from stagegraph.schema.building import sequential as sequential
     from stagegraph.schema.dump import digest as digest
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
     from stagegraph.session.engine import Engine as Engine
     from stagegraph.session.job import Job as Job
     from stagegraph.session.preemption import Preempted as Preempted
+    from stagegraph.session.saved import load_saved as load_saved
+    from stagegraph.session.saved import saved as saved
     from stagegraph.session.spaces import propose_spaces as propose_spaces
     from stagegraph.session.terminal import Terminal as Terminal
     from stagegraph.version import __version__ as __version__
@@ -93,6 +96,7 @@ _HOMES = {
     "Progress": "progress",
     "ProgressError": "errors",
     "RunFolderError": "errors",
+    "Saved": "runs.saved",
     "SeededSampler": "actions.data.sampling",
     "SelectorError": "errors",
     "Simulation": "engine.simulate",
@@ -114,10 +118,12 @@ _HOMES = {
     "grow_cycle": "schema.templates.builders",
     "inherit": "actions.inheriting",
     "load": "schema.load",
+    "load_saved": "session.saved",
     "overlapping": "schema.building",
     "propose_spaces": "session.spaces",
     "register_state": "actions.optimizing.state_rules",
     "render": "drawing.render",
+    "saved": "session.saved",
     "sequential": "schema.building",
     "simulate": "engine.simulate",
     "spike_rule": "schema.templates.builders",

@@ -39,6 +39,10 @@ def test_templates_page_shows_what_happens(desk):
     assert Reader(DOCS / "templates.md").read() == 5
 
 
+def test_card_of_save_shows_what_happens(desk):
+    assert Reader(DOCS / "kinds" / "save.md").read() == 3
+
+
 def test_templates_page_tells_of_every_field():
     page = (DOCS / "templates.md").read_text("utf-8")
     for name, template in TEMPLATES.items():

@@ -97,13 +97,15 @@ def test_importing_the_root_imports_nothing_else():
     assert [name for name in loaded if name.startswith("stagegraph.")] == []
 
 
-def test_authoring_checking_drawing_and_simulating_need_no_torch():
+def test_authoring_checking_drawing_and_simulating_need_no_torch(tmp_path):
     code = (
         "import sys, stagegraph as sg\n"
         "graph = sg.load({'stagegraph': 1, 'name': 'x', 'initial': 'a', 'stages': {"
         "'a': {'kind': 'train', 'duration': '3 steps', 'next': 'b'}, 'b': {'kind': 'final'}}})\n"
         "sg.check(graph); sg.render(graph, 'svg'); sg.simulate(graph)\n"
         "engine = sg.Engine(graph); engine.step(); engine.state_dict(); sg.Terminal(engine)\n"
+        f"sg.Engine(graph, run={str(tmp_path / 'run')!r}).start(); "
+        f"assert sg.saved({str(tmp_path / 'run')!r}) == []\n"
         "print('torch' in sys.modules)"
     )
     assert in_a_fresh_process(code) == "False\n"

@@ -25,6 +25,7 @@ from stagegraph.actions.holding import Held, hold
 from stagegraph.actions.keeping.checkpoint import Checkpoint, read_checkpoint, take_checkpoint
 from stagegraph.actions.keeping.shape import load_shape, shape_of
 from stagegraph.actions.keeping.state import held_copies, load_copies, load_state, state_of
+from stagegraph.actions.keeping.weights import Weights, take_weights
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.monitoring import Monitor
 from stagegraph.actions.optimizing.optimizers import innermost
@@ -58,6 +59,7 @@ from stagegraph.schema.actions import (
     Attribute,
     GrowthAction,
     Prune,
+    SaveAction,
     SnapshotAction,
     TeacherAction,
 )
@@ -124,6 +126,7 @@ class TorchActor:
         self._facts: tuple[Lineage, tuple[bool, ...], Facts] | None = None
         self._counts_flops = counts_flops
         self._structure: Structure | None = None
+        self._saves: tuple[Weights, ...] = ()
 
     def require(
         self,
@@ -229,6 +232,7 @@ class TorchActor:
     ) -> tuple[dict[str, Mapping[str, Any]], tuple[Attribution, ...]]:
         standing, evidence = self._standing, dict[str, Mapping[str, Any]]()
         self._prepare_undo(boundary, log)
+        self._save(boundary, evidence)
         if boundary.restore is not None:
             with _blamed_on(boundary.restore.place):
                 evidence[boundary.restore.place] = return_to(standing, boundary.restore)
@@ -245,6 +249,23 @@ class TorchActor:
             standing.snapshots.pop(name, None)
             standing.teachers.pop(name, None)
         return evidence, self._attribute(boundary, evidence)
+
+    def _save(self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]]) -> None:
+        """Copy the weights that are to be kept for good, before a return takes them away."""
+        made: dict[str, Weights] = {}
+        for deed in boundary.deeds:
+            if isinstance(deed.action, SaveAction):
+                name = deed.action.name
+                with _blamed_on(deed.place):
+                    if name not in made:
+                        made[name] = take_weights(self._standing, name, boundary.moment or {})
+                evidence[deed.place] = {"kind": "save", "name": name, "bytes": made[name].nbytes}
+        self._saves += tuple(made.values())
+
+    def take_saves(self) -> tuple[Weights, ...]:
+        """The weights that boundaries have kept since this was asked last, to be written."""
+        saves, self._saves = self._saves, ()
+        return saves
 
     def _keep(self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]]) -> None:
         """Take snapshots and make teachers of the model as it is at the start."""
@@ -296,11 +317,11 @@ class TorchActor:
                 evidence[one.place] = {**evidence[one.place], "rehearsal": found}
 
     def _prepare_undo(self, boundary: Boundary, log: UndoLog) -> None:
-        standing, held = self._standing, self._held
+        standing, held, saves = self._standing, self._held, self._saves
         restoring = boundary.restore is not None
 
         def way_back() -> None:
-            self._held = held
+            self._held, self._saves = held, saves
 
         log.push(RandomState.capture().restore)
         if restoring:

@@ -33,6 +33,7 @@ __all__ = [
     "all_activities",
     "inspect_data",
     "inspect_model",
+    "is_held",
     "release",
     "torch_actor",
     "watch_first_step",
@@ -131,6 +132,11 @@ def _try_probe(model: nn.Module, probe: Probe) -> None:
 def release(model: nn.Module) -> None:
     """A model's engine is closed; another may hold it."""
     _ATTACHED.discard(_inner(model))
+
+
+def is_held(model: nn.Module) -> bool:
+    """Whether an engine holds this model."""
+    return _inner(model) in _ATTACHED
 
 
 def _inner(model: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from stagegraph.actions.data.steering import data_refusals
 from stagegraph.actions.distilling.taps import outermost
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.growth.operations import plan
+from stagegraph.actions.keeping.weights import why_not_saved
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.number_holding import find_numbers, refuse_made_frequencies
 from stagegraph.actions.optimizing.optimizers import (
@@ -41,6 +42,7 @@ from stagegraph.schema.actions import (
     Prune,
     Regrow,
     RollBack,
+    SaveAction,
     Send,
     SnapshotAction,
     TeacherAction,
@@ -99,6 +101,8 @@ def _of_action(
         return []
     if isinstance(action, TeacherAction):
         return why_no_copy(model)
+    if isinstance(action, SaveAction):
+        return why_not_saved(model)
     if isinstance(action, RollBack):
         if action.skip_batches is not None and not isinstance(companions.data, CurriculumLoader):
             return [

@@ -17,7 +17,7 @@ __all__ = ["add_arguments", "run"]
 
 KINDS = (
     *("move", "blocked", "unblocked", "error", "roll_back", "command", "end"),
-    *("reference", "decay", "baseline", "trial"),
+    *("reference", "decay", "baseline", "trial", "saved"),
 )
 
 
@@ -59,8 +59,8 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> Iterable[str]:
                 yield f"{step}: {record['action']} failed: {record['reason']}"
             case "roll_back":
                 yield f"{step}: back to step {record['to']:,} ({record['snapshot']})"
-            case "reference" | "decay" | "baseline" | "trial":
-                yield f"{step}: {_detected(record)}"
+            case "reference" | "decay" | "baseline" | "trial" | "saved":
+                yield f"{step}: {_noted(record)}"
             case "command":
                 yield f"{step}: {_command(record)}"
             case "end":
@@ -78,11 +78,14 @@ def _why(move: Mapping[str, Any]) -> str:
     return move["edge"] or "the beginning"
 
 
-def _detected(record: Mapping[str, Any]) -> str:
-    """What detectors compare with, and what bends the curves that they look at."""
+def _noted(record: Mapping[str, Any]) -> str:
+    """What detectors compare with, what bends the curves that they look at, and what is kept."""
     match record["type"]:
         case "trial":
             return f"{record['stage']} {trial_words(record)}"
+        case "saved":
+            model = f"the model of step {record['of_step']:,} is saved as {record['name']!r}"
+            return f"{model} in {record['path']}"
         case "reference":
             why, who = ", ".join(record["because"]), ", ".join(record["restarted"])
             return f"a new reference for {who}: {why}"

@@ -30,7 +30,7 @@ _KNOWN = frozenset(
         *("run", "move", "growth", "facts", "metric", "vitals", "verdict", "blocked", "unblocked"),
         *("event", "command", "error", "roll_back", "reading", "end", "missing", "clock"),
         *("baseline", "reference", "decay", "trial", "curriculum", "data"),
-        *("attribution", "prune"),
+        *("attribution", "prune", "saved"),
     )
 )
 
@@ -109,7 +109,7 @@ def happenings(history: History) -> Markup:
     kinds = (
         *("roll_back", "error", "blocked", "unblocked", "verdict", "event", "command"),
         *("missing", "clock", "baseline", "reference", "decay", "trial", "curriculum"),
-        *("missing", "clock", "attribution", "prune"),
+        *("missing", "clock", "attribution", "prune", "saved"),
     )
     found = [record for record in history.records if record.get("type") in kinds]
     if not found:
@@ -155,6 +155,9 @@ def _told(record: Record) -> tuple[Content, Content]:
             edges = ", ".join(shown(edge) for edge in sequence(record.get("edges")))
             words = f"asked for {asked} times, over {waited}, and has not come; {edges} waits"
             return shown(record.get("name")), words
+        case "saved":
+            size = f"of step {shown(record.get('of_step'))}, {shown(record.get('bytes'))} bytes"
+            return shown(record.get("name")), f"{shown(record.get('path'))}: {size}"
         case "clock":
             seconds, updates = shown(record.get("seconds")), shown(record.get("updates"))
             usual = shown(record.get("usual"))

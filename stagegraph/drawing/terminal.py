@@ -214,6 +214,9 @@ def summary(
         word = "best" if graph is not None and metric in graph.metrics else "least"
         values = f"last {rough_number(end)}, {word} {rough_number(best)}"
         lines.append(f"  {for_terminal(metric):<10} {values}")
+    saved = [shown(r.get("name")) for r in history.records if r.get("type") == "saved"]
+    if saved:
+        lines.append(f"  saved      {for_terminal(', '.join(saved))}")
     undone = f" ({outcome.undone} more undone)" if outcome.undone else ""
     lines.append(
         f"  moves      {outcome.moves}, growths {outcome.growths}{undone}, "

@@ -151,7 +151,7 @@ def action_words(action: Model) -> str:
     """An action in short."""
     given = _given(action)
     match given.pop("type", ""):
-        case "snapshot" | "baseline" | "teacher" as kind:
+        case "snapshot" | "baseline" | "teacher" | "save" as kind:
             return f"{kind} {given.get('name')}"
         case "roll_back":
             told = ("data", "skip_batches", "rng", "exclude")

@@ -18,6 +18,7 @@ from stagegraph.engine.decision import Decision, Move, Turn
 from stagegraph.engine.disturbance import causes, forgetting, kept_through, retaken, still_moving
 from stagegraph.engine.holding import all_alphas, alphas, effects, held_after
 from stagegraph.engine.memories import Memory
+from stagegraph.engine.moment import moment_of
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Boundary, Deed, Restore
 from stagegraph.engine.references import baseline_of
@@ -39,6 +40,7 @@ from stagegraph.schema.actions import (
     GrowthAction,
     Prune,
     RollBack,
+    SaveAction,
     Send,
     SnapshotAction,
     TeacherAction,
@@ -131,7 +133,10 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
         forget = (*forget, *superseded, *gone)
         alpha, deeds = all_alphas(graph, after), tuple(work.deeds)
         number = state.spent.step
-        boundary = Boundary(state.clock.step, restore, deeds, held, alpha, forget, number)
+        saves = any(isinstance(deed.action, SaveAction) for deed in deeds)
+        moment = moment_of(state) if saves else None
+        step = state.clock.step
+        boundary = Boundary(step, restore, deeds, held, alpha, forget, number, moment)
     going_on = still_moving(graph, after) if bent else ()
     return Step(after, boundary, cohorts, heard, ignored, bent, anew, going_on)
 

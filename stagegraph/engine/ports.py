@@ -152,6 +152,8 @@ class Boundary:
         forget: Ids of snapshots that nothing can return to any more, and of teachers that nobody
             can learn from any more.
         number: Updates ever made, abandoned branches included.
+        moment: Where training stands at its start, as JSON data, if a deed keeps the model of then
+            for good: ``step``, ``boundary``, ``progress``, ``stages`` and ``metrics``.
     """
 
     step: int
@@ -161,6 +163,7 @@ class Boundary:
     alphas: Mapping[str, float]
     forget: tuple[str, ...] = ()
     number: int = 0
+    moment: Mapping[str, Any] | None = None
 
     @property
     def structural(self) -> bool:

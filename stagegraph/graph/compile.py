@@ -36,6 +36,7 @@ from stagegraph.schema.actions import (
     GrowthAction,
     Prune,
     RollBack,
+    SaveAction,
     Send,
     SnapshotAction,
     TeacherAction,
@@ -383,7 +384,7 @@ class _Compiler:
 
     def _action(self, action: Action, pointer: str, prefix: str) -> Action:
         match action:
-            case SnapshotAction() | TeacherAction() | Baseline():
+            case SnapshotAction() | TeacherAction() | Baseline() | SaveAction():
                 return action.model_copy(update={"name": prefix + action.name})
             case RollBack():
                 to = self._snapshot(action.to, f"{pointer}/to", prefix)

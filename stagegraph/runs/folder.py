@@ -14,6 +14,7 @@ from stagegraph.runs.identity import Identity
 from stagegraph.runs.journal import Journal, read_journal
 from stagegraph.runs.lines import read_raw
 from stagegraph.runs.lock import FolderLock
+from stagegraph.runs.saved import SavedModels
 from stagegraph.runs.store import CheckpointStore
 from stagegraph.schema.dump import digest, dump
 from stagegraph.schema.load import load
@@ -37,8 +38,8 @@ class RunFolder:
 
     ``run.json`` says which run it is and with what it was made; ``graph.json`` is the graph that
     ran; ``author.yaml`` or ``author.json`` its author's own text; ``journal.jsonl`` what happened;
-    ``checkpoints/`` has what it can be resumed from; ``report.html`` is how it looked. ``lock`` is
-    held by the process that writes.
+    ``checkpoints/`` has what it can be resumed from, ``saved/`` the models that the graph saves;
+    ``report.html`` is how it looked. ``lock`` is held by the process that writes.
 
     A run that goes on under an edited graph keeps every graph it ran under: ``graph-2.json`` and
     ``author-2.yaml`` are the second, and so on. Each checkpoint and each ``resume`` of the journal
@@ -141,6 +142,7 @@ class RunFolder:
         try:
             self._clean()
             self.checkpoints().clean()
+            self.saved_models().clean()
             return Journal(self.journal, resume=True, disk=self._disk)
         except OSError as error:
             self.close()
@@ -190,6 +192,14 @@ class RunFolder:
         return CheckpointStore(
             self.path / CHECKPOINTS, keep=keep, best=best, run=self.identity().id, disk=self._disk
         )
+
+    def saved_models(self) -> SavedModels:
+        """The models that the run's graph has saved.
+
+        Raises:
+            RunFolderError: The folder holds no run.
+        """
+        return SavedModels(self.path, run=self.identity().id, disk=self._disk)
 
     def close(self) -> None:
         """Let go of the lock."""

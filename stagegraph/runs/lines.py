@@ -289,6 +289,7 @@ _KEYS = {
     "reference": ("because", "restarted"),
     "decay": ("guard", "told"),
     "baseline": ("name",),
+    "saved": ("name", "of_step", "path"),
     "end": ("reason",),
 }
 """What a record of a type has for certain."""

@@ -12,7 +12,7 @@ from stagegraph.runs.durable import Written
 from stagegraph.runs.lines import Mark
 from stagegraph.runs.sealed import Unsealed, seal, unseal
 
-__all__ = ["FORMAT", "MANIFEST", "Manifest", "NewerFormat", "refuse_names"]
+__all__ = ["DEVICES", "FORMAT", "MANIFEST", "Manifest", "NewerFormat", "refuse_names"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -21,7 +21,9 @@ MAX_BYTES = 64 << 20
 """A manifest that is larger is none."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z0-9][A-Za-z0-9_-]{0,15}){0,3}")
-_DEVICES = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9])", re.IGNORECASE)
+DEVICES = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9])", re.IGNORECASE)
+"""Names that some systems take for devices, whatever follows a dot."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -147,7 +149,7 @@ def refuse_names(names: Iterable[str]) -> None:
                 f"{name!r} can be no file's name in a checkpoint; use letters, digits, '_' and "
                 "'-', up to 64, and an ending such as '.json'"
             )
-        if _DEVICES.fullmatch(name.partition(".")[0]):
+        if DEVICES.fullmatch(name.partition(".")[0]):
             raise ValueError(f"{name!r} is a device's name on some systems; choose another")
         if name.lower() in seen:
             raise ValueError(f"{name!r} is taken in this checkpoint; choose another name")

@@ -58,7 +58,8 @@ class CheckpointStore:
 
     Args:
         path: The directory; it is made with the first checkpoint.
-        keep: How many of the newest are kept, at least 2.
+        keep: How many of the newest are kept, at least 2; ``None``: all, but for one of the same
+            boundary as a later one, which was saved again.
         best: A metric and its goal: the best checkpoint by it is kept too.
         run: The run that they belong to; those of another are passed over. ``None`` for any.
         disk: Where.
@@ -71,12 +72,12 @@ class CheckpointStore:
         self,
         path: Path,
         *,
-        keep: int = 3,
+        keep: int | None = 3,
         best: tuple[str, Literal["min", "max"]] | None = None,
         run: str | None = None,
         disk: Disk = DISK,
     ) -> None:
-        if keep < 2:
+        if keep is not None and keep < 2:
             raise RunFolderError(
                 f"keep={keep} would leave no checkpoint to fall back to when the newest is damaged;"
                 " keep at least 2"
@@ -136,16 +137,32 @@ class CheckpointStore:
         Raises:
             RunFolderError: The directory cannot be read, or a newer version wrote in it.
         """
+        return self.survey()[0]
+
+    def survey(self) -> tuple[list[Generation], tuple[Passed, ...]]:
+        """As :meth:`generations`, and what of all there is was passed over.
+
+        Raises:
+            RunFolderError: The directory cannot be read, or a newer version wrote in it.
+        """
         found: list[Generation] = []
+        passed: list[Passed] = []
         for number in self._numbers():
-            with contextlib.suppress(Damaged):
+            try:
                 generation = self._open(number)
                 generation.verify_sizes()
+            except Damaged as error:
+                passed.append(Passed(number, str(error)))
+            else:
                 found.append(generation)
-        return found
+        return found, tuple(passed)
+
+    def place(self, number: int) -> Path:
+        """The directory of the one of this number."""
+        return self.path / _name(number)
 
     def _open(self, number: int) -> Generation:
-        return open_generation(self.path / _name(number), number, self._run)
+        return open_generation(self.place(number), number, self._run)
 
     def _numbers(self) -> list[int]:
         if self.path.is_symlink():
@@ -324,6 +341,8 @@ class CheckpointStore:
         self.unremoved = tuple(complaints)
 
     def _victims(self) -> list[int]:
+        if self.keep is None:
+            return self._superseded()
         whole: list[Generation] = []
         spared: set[int] = set()
         for number in self._numbers():
@@ -342,6 +361,11 @@ class CheckpointStore:
         kept = whole[-self.keep :]
         spared |= {generation.number for generation in [*kept, *self._best(whole)]}
         return [n for n in self._numbers() if n < kept[0].number and n not in spared]
+
+    def _superseded(self) -> list[int]:
+        """Those that the newest has saved again: of its own boundary."""
+        *older, newest = self.generations()
+        return [one.number for one in older if one.boundary == newest.boundary]
 
     def _best(self, whole: list[Generation]) -> list[Generation]:
         """The best one by the metric, of equals the first; none where nobody knows the metric."""

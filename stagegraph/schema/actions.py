@@ -42,6 +42,7 @@ __all__ = [
     "Prune",
     "Regrow",
     "RollBack",
+    "SaveAction",
     "Send",
     "SizedGrowth",
     "SnapshotAction",
@@ -78,6 +79,18 @@ class TeacherAction(ActionModel):
     type: Literal["teacher"]
     name: Name
     """What to call it; a later one of the same name takes its place."""
+
+
+class SaveAction(ActionModel):
+    """Write the model's weights, as they are at the start of this boundary, into the run's folder.
+
+    They stay there for ever, whatever the run returns to, this boundary's own ``roll_back``
+    included: ``stagegraph.saved`` lists them, ``stagegraph.load_saved`` reads them back.
+    """
+
+    type: Literal["save"]
+    name: Name
+    """What to call them; a later one of the same name is one more, and the newest is meant."""
 
 
 class RollBack(ActionModel):
@@ -121,6 +134,7 @@ Action = Annotated[
     SnapshotAction
     | Baseline
     | TeacherAction
+    | SaveAction
     | RollBack
     | Send
     | Deepen

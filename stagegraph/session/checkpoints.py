@@ -14,8 +14,8 @@ __all__ = ["Checkpoints"]
 class Checkpoints:
     """When a run's folder gets a checkpoint, and how many stay.
 
-    One is written at the first boundary, wherever the model's structure changes, at the end, and
-    when the run is told to stop; between them as said here.
+    One is written at the first boundary, wherever the model's structure changes or the graph saves
+    a model, at the end, and when the run is told to stop; between them as said here.
 
     Attributes:
         every: How often, as progress with a unit: ``"500 steps"``, ``"1 epoch"``, ``"10 min"``;

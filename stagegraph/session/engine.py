@@ -41,7 +41,8 @@ from stagegraph.session.checkpoints import Checkpoints
 from stagegraph.session.knobs import Knobs
 from stagegraph.session.passes import Count, Epoch, Position
 from stagegraph.session.recording import Recording
-from stagegraph.session.saving import Files
+from stagegraph.session.saved import require_folder
+from stagegraph.session.saving import Files, Kept
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -97,8 +98,8 @@ class Engine:
             gradients, from the same random numbers each time, and without leaving a trace.
         parts: What the graph names and only code can give: weights to inherit (a state dict, a
             model, a path), builders (functions); a builder is needed again to resume.
-        run: A folder for the run: its graph, journal, checkpoints and report. If it holds a run
-            already, call :meth:`resume` first.
+        run: A folder for the run: its graph, journal, checkpoints, saved models and report. If it
+            holds a run already, call :meth:`resume` first.
         checkpoints: When the folder gets a checkpoint, and how many stay.
         params: Without a model: how many parameters it would have.
         costs: Without a model: per stage that grows, how many parameters it would add.
@@ -149,6 +150,7 @@ class Engine:
             from stagegraph.actions.attach import torch_actor
             from stagegraph.actions.reading import read_together
 
+            require_folder(compiled, run)
             reader = read_together
             self._torch = actor = torch_actor(
                 compiled,
@@ -615,7 +617,8 @@ class Engine:
         return self._record.folder
 
     def _open(self, run: RunFolder, options: Checkpoints, actor: Actor) -> Recording:
-        record = Recording(run, self.graph, self._core, options, weakly(self._copies), self._seed)
+        copies, kept = weakly(self._copies), weakly(self._kept)
+        record = Recording(run, self.graph, self._core, options, copies, kept, self._seed)
         if record.journal is not None:
             record.journal.write((record.run_record(actor.facts().params),))
             self._keep_journal(record)
@@ -637,6 +640,10 @@ class Engine:
             return self._torch.take_checkpoint(position).files()
         text = json.dumps(position).encode()
         return {POSITION_FILE: lambda out: out.write(text)}
+
+    def _kept(self) -> Sequence[Kept]:
+        """The models that boundaries have kept for good since this was asked last."""
+        return () if self._torch is None else self._torch.take_saves()
 
     def _make_position(self, data: object) -> Position:
         if self._torch is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +30,8 @@ from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
 from stagegraph.session.hands import Hands
 from stagegraph.session.preemption import Preempted, watch_signals
-from stagegraph.session.saving import ENGINE_FILE, Files, Saving
+from stagegraph.session.saved import saved_record
+from stagegraph.session.saving import ENGINE_FILE, Files, Kept, Saving
 from stagegraph.version import __version__
 
 __all__ = ["Found", "Recording"]
@@ -64,6 +65,7 @@ class Recording:
         core: The engine's core.
         options: When checkpoints are written.
         copy: As for :class:`Saving`.
+        kept: As for :class:`Saving`.
         seed: The run's seed.
 
     Raises:
@@ -77,6 +79,7 @@ class Recording:
         core: Core,
         options: Checkpoints,
         copy: Callable[[], Files],
+        kept: Callable[[], Sequence[Kept]],
         seed: int,
     ) -> None:
         self.folder = folder
@@ -84,6 +87,7 @@ class Recording:
         self._core = core
         self._options = options
         self._copy = copy
+        self._kept = kept
         self._seed = seed
         self.journal: Journal | None = None
         self.saving: Saving | None = None
@@ -107,7 +111,7 @@ class Recording:
             raise
 
     def _make_saving(self, journal: Journal) -> Saving:
-        return Saving(self._options, self.folder, journal, self._core, self._copy)
+        return Saving(self._options, self.folder, journal, self._core, self._copy, self._kept)
 
     def run_record(self, params: int | None) -> Record:
         """The journal's first record."""
@@ -294,10 +298,24 @@ class Recording:
                 "resumed": datetime.now(UTC).isoformat(timespec="seconds"),
             },
         )
+        self._tell_of_saved()
         self.holds_earlier = False
         self.saving.take_up()
         for text in _worth_saying(self.folder, generation, passed, found.damage, changed):
             warnings.warn(text, stacklevel=4)
+
+    def _tell_of_saved(self) -> None:
+        """Journal again what was saved up to here: its records came after the checkpoint's mark."""
+        assert self.journal is not None
+        if self._generation is None:
+            return  # all is done again
+        state, last = self._core.state, self._generation.boundary
+        saved = [one for one in self.folder.saved_models().all() if one.boundary <= last]
+        if not saved:
+            return
+        told = {r["path"] for r in self.folder.records() if r["type"] == "saved"}
+        records = [saved_record(state, one, self.folder.path) for one in saved]
+        self.journal.write(tuple(record for record in records if record["path"] not in told))
 
     def save_now(self) -> str:
         """Save a checkpoint because somebody asks for one.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from threading import Thread
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Protocol
 
 from stagegraph.engine.core import Core
 from stagegraph.engine.ports import Record
@@ -16,10 +16,14 @@ from stagegraph.errors import MetricError, RunFolderError, did_you_mean
 from stagegraph.progress import Unit
 from stagegraph.runs.folder import RunFolder
 from stagegraph.runs.journal import Journal
+from stagegraph.runs.lines import Mark
+from stagegraph.runs.saved import Saved, SavedModels
 from stagegraph.runs.store import CheckpointStore, Generation
+from stagegraph.schema.dump import digest
 from stagegraph.session.checkpoints import Checkpoints
+from stagegraph.session.saved import saved_record
 
-__all__ = ["ENGINE_FILE", "Saving"]
+__all__ = ["ENGINE_FILE", "Files", "Kept", "Saving"]
 
 ENGINE_FILE = "engine.json"
 """The file of a checkpoint that holds the engine's own state."""
@@ -28,14 +32,35 @@ PATIENCE = 3
 """So many checkpoints in a row may fail before training is stopped."""
 
 Files = Mapping[str, Callable[[BinaryIO], None]]
+"""A writer for each file."""
+
+
+class Kept(Protocol):
+    """A model that is to be kept for good, in host memory."""
+
+    @property
+    def name(self) -> str:
+        """What the graph calls it."""
+        ...
+
+    @property
+    def moment(self) -> Mapping[str, Any]:
+        """Where training stood: ``step``, ``boundary``, ``progress``, ``stages``, ``metrics``."""
+        ...
+
+    def files(self) -> Files:
+        """Writers of its files."""
+        ...
 
 
 @dataclass(slots=True)
 class _Writing:
-    """A checkpoint that is being written."""
+    """A checkpoint that is being written, and before it the models that are kept for good."""
 
     thread: Thread | None
     why: str
+    models: Sequence[Kept] = ()
+    saved: list[Saved] = field(default_factory=list)
     generation: Generation | None = None
     unremoved: tuple[str, ...] = ()
     error: Exception | None = None
@@ -51,6 +76,8 @@ class Saving:
         core: The engine's core.
         copy: Copies all that the engine's own state does not hold to host memory, and returns the
             writers of its files.
+        kept: Takes the models that boundaries have kept for good since it was called last. They are
+            written before the next checkpoint: no checkpoint lies behind one that is lost.
 
     Raises:
         MetricError: The metric to keep the best of is not declared.
@@ -65,6 +92,7 @@ class Saving:
         journal: Journal,
         core: Core,
         copy: Callable[[], Files],
+        kept: Callable[[], Sequence[Kept]],
     ) -> None:
         self._cadence = options.cadence
         self._best = best(options, core)
@@ -73,6 +101,11 @@ class Saving:
         self._journal = journal
         self._core = core
         self._copy = copy
+        self._kept = kept
+        self._unsaved: tuple[Kept, ...] = ()
+        self._models = run.saved_models()
+        self._folder = run.path
+        self._digest = digest(core.graph.graph)
         self._writing: _Writing | None = None
         self._failures = 0
         self.last: int | None = None
@@ -107,12 +140,20 @@ class Saving:
         improved = self._improved()
         if why is None and improved:
             why = "best"
+        if self._collect() and why is None:
+            why = "saved"
         if why is None and not self.is_writing:
             self.settle()
             why = "due" if self._is_due() else None
         if why is not None:
             self.save(why, wait=wait, improved=improved)
         self._appoint()
+
+    def _collect(self) -> bool:
+        """Take over what boundaries have kept for good; whether there is any."""
+        kept = tuple(self._kept())
+        self._unsaved += kept
+        return bool(kept)
 
     def save(self, why: str, *, wait: bool = False, improved: bool = False) -> None:
         """Save now.
@@ -127,19 +168,23 @@ class Saving:
             UnsupportedError: Something cannot be kept in a checkpoint.
         """
         self.settle()
+        self._collect()
         core = self._core
         text = json.dumps(core.state_dict(), allow_nan=False, separators=(",", ":")).encode()
         files: Files = {ENGINE_FILE: lambda out: _put(out, text), **self._copy()}
         value = self._best_value()
         metrics = {self._best[0]: value} if self._best and improved and value is not None else {}
         mark, state = self._journal.mark, core.state
-        writing = _Writing(None, why)
+        writing = _Writing(None, why, self._unsaved)
         # The thread holds no engine: what fails keeps its frame alive, and all that is in it.
-        journal, store = self._journal, self._store
+        journal, store, models = self._journal, self._store, self._models
+        of = {"graph": core.graph.graph.name, "digest": self._digest}
 
         def write() -> None:
             try:
                 journal.sync()
+                for one in writing.models:
+                    writing.saved.append(_write_model(models, one, journal=mark, of=of))
                 writing.generation = store.save(
                     files,
                     step=state.clock.step,
@@ -153,7 +198,7 @@ class Saving:
             except Exception as error:  # noqa: BLE001 - told by the thread that trains
                 writing.error = error
 
-        self._writing = writing
+        self._writing, self._unsaved = writing, ()
         self._put_off()
         if self._background and not wait:
             writing.thread = Thread(target=write, name="stagegraph checkpoint")
@@ -179,6 +224,9 @@ class Saving:
             return
         if writing.thread is not None:
             writing.thread.join()
+        self._unsaved = (*writing.models[len(writing.saved) :], *self._unsaved)
+        told = tuple(saved_record(self._core.state, one, self._folder) for one in writing.saved)
+        self._write(told)
         if writing.error is not None:
             self._failed(writing.why, writing.error)
         elif writing.generation is not None:
@@ -187,8 +235,8 @@ class Saving:
             number, at = writing.generation.number, writing.generation.step
             left = {"unremoved": list(writing.unremoved)} if writing.unremoved else {}
             state = self._core.state
-            told = record("checkpoint", state, number=number, of_step=at, why=writing.why, **left)
-            self._write((told,))
+            done = record("checkpoint", state, number=number, of_step=at, why=writing.why, **left)
+            self._write((done,))
             if left:
                 warnings.warn(
                     f"older checkpoints could not be removed: {'; '.join(writing.unremoved)}",
@@ -249,6 +297,19 @@ class Saving:
         if self._writing is not None:
             looks[Unit.STEPS] = 0.0
         self._core.appointments = looks
+
+
+def _write_model(models: SavedModels, one: Kept, *, journal: Mark, of: Mapping[str, Any]) -> Saved:
+    moment = one.moment
+    return models.save(
+        one.name,
+        one.files(),
+        step=moment["step"],
+        boundary=moment["boundary"],
+        metrics=moment["metrics"],
+        journal=journal,
+        about={"stages": moment["stages"], "progress": moment["progress"], **of},
+    )
 
 
 def best(options: Checkpoints, core: Core) -> tuple[str, Literal["min", "max"]] | None:

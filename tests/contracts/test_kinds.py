@@ -93,6 +93,7 @@ KINDS = {
     "teacher": Traits(actions.TeacherAction),
     "snapshot": Traits(actions.SnapshotAction, needs=GROWN),
     "baseline": Traits(actions.Baseline, needs=GROWN),
+    "save": Traits(actions.SaveAction),
     "roll_back": Traits(actions.RollBack, needs=GROWN),
     "send": Traits(actions.Send),
     "attribute": Traits(actions.Attribute, needs=LOSS),

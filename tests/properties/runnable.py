@@ -149,6 +149,7 @@ def _stage(draw: Any, region: str, names: list[str], everywhere: list[str]) -> d
             {"type": "snapshot", "name": f"s_{region}"},
             {"type": "baseline", "name": f"b_{region}"},
             {"type": "teacher", "name": "again"},
+            {"type": "save", "name": "kept"},
         ]
     return stage
 

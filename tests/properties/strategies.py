@@ -419,6 +419,7 @@ def actions():
         | st.builds(act.SnapshotAction, type=st.just("snapshot"), name=names(), note=NOTES)
         | st.builds(act.Baseline, type=st.just("baseline"), name=names(), note=NOTES)
         | st.builds(act.TeacherAction, type=st.just("teacher"), name=names(), note=NOTES)
+        | st.builds(act.SaveAction, type=st.just("save"), name=names(), note=NOTES)
         | st.builds(act.Send, type=st.just("send"), event=names(), note=NOTES)
         | st.builds(
             act.RollBack,

@@ -137,6 +137,7 @@ def schedules(draw, of=RUNNABLE):
         curve=draw(CURVES),
         end=draw(st.sampled_from([0.0, 0.1])),
         data=draw(st.sampled_from(["rewind", "skip"])),
+        save=draw(st.booleans()),
         decay_during=draw(tuples(of.held, 0, 1)),
     )
 

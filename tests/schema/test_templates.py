@@ -102,6 +102,19 @@ def test_one_amount_stands_for_all():
     assert [put_in(longer).stages[f"extend{n}"].actions[0].rope_base for n in (1, 2)] == [2, 2]
 
 
+def test_every_anneal_is_saved_before_the_trunk_comes_back():
+    rate = sg.WarmupStableDecay(stable=["5 steps", "6 steps"], decay="2 steps")
+    ends = [put_in(rate).stages[f"anneal{n}"].transitions[0] for n in (1, 2)]
+    assert [[action.type for action in end.actions] for end in ends] == [
+        ["save", "roll_back"],
+        ["save"],
+    ]
+    assert [end.actions[0].name for end in ends] == ["anneal1", "anneal2"]
+    stages = put_in(rate.model_copy(update={"save": False})).stages
+    assert [action.type for action in stages["anneal1"].transitions[0].actions] == ["roll_back"]
+    assert (stages["anneal2"].next, stages["anneal2"].transitions) == ("done", ())
+
+
 def test_a_spike_rule_passes_over_so_many_batches():
     rule = sg.spike_rule(metric="m", every="9 steps", at_most=2, skip_batches=200)
     (spike,) = put_in(rule).interrupts

@@ -12,15 +12,16 @@ def batch(step):
     return torch.randn(8, 4, generator=numbers), torch.randn(8, 2, generator=numbers)
 
 
-def trained(part, *, steps=60, watch=None, spike=None):
+def trained(part, *, steps=60, watch=None, spike=None, run=None):
     """A model trained with a part; its weights at each entry of a stage, and the engine."""
+    part = part if run is not None else part.model_copy(update={"save": False})
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     metrics = {"loss": {"goal": "minimize"}} if watch is not None else {}
     graph = sg.sequential({"lr": part}, name="x", watch=watch, metrics=metrics)
     seen = {}
-    with sg.Engine(graph, model=model, optimizer=optimizer, probe=batch(0)[0]) as engine:
+    with sg.Engine(graph, model=model, optimizer=optimizer, probe=batch(0)[0], run=run) as engine:
         engine.start()
         for spent in range(steps):
             if engine.done:
@@ -62,6 +63,23 @@ def test_an_annealed_branch_is_what_a_run_with_that_anneal_alone_comes_to():
     branches, _, _ = trained(sg.WarmupStableDecay(**parts, stable=["5 steps", "4 steps"]))
     alone, _, _ = trained(sg.WarmupStableDecay(**parts, stable="5 steps"))
     assert same(branches["anneal1"], alone["anneal1"])
+
+
+def test_every_annealed_model_is_saved_and_none_of_the_trunk(tmp_path):
+    parts = {"warmup": "2 steps", "decay": "3 steps"}
+    part = sg.WarmupStableDecay(**parts, stable=["5 steps", "4 steps"])
+    seen, _, _ = trained(part, run=tmp_path)
+    first, last = sg.saved(tmp_path)
+    assert [(s.name, s.step, s.boundary, s.stages["main"]) for s in (first, last)] == [
+        ("lr.anneal1", 10, 10, "lr.anneal1"),
+        ("lr.anneal2", 14, 17, "lr.anneal2"),
+    ]
+    alone, _, _ = trained(sg.WarmupStableDecay(**parts, stable="5 steps"))
+    for one, weights in ((first, alone["done"]), (last, seen["done"])):
+        fresh = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 2))
+        assert sg.load_saved(fresh, one) == one
+        assert same(fresh.parameters(), weights)
+    assert not same(alone["done"], seen["stable2"]), "what was saved is not what was returned to"
 
 
 def test_a_spike_leaves_weights_and_moments_as_before_it():

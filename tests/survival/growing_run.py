@@ -61,13 +61,16 @@ stages:
     kind: train
     during: [{type: lr_ramp, end: 0, over: 6 steps}]
     duration: 6 steps
-    next: done
+    transitions:
+      - {target: done, when: completed(), actions: [{type: save, name: annealed}]}
   done: {kind: final}
 interrupts:
   - name: undo
     within: [anneal]
     when: elapsed(3 steps)
-    actions: [{type: roll_back, to: before, rng: fork, lr_factor: 0.5}]
+    actions:
+      - {type: save, name: undone}
+      - {type: roll_back, to: before, rng: fork, lr_factor: 0.5}
     target: train
     at_most: 1
 """
@@ -146,7 +149,24 @@ def digest(folder, model, optimizer, scheduler, ema):
     found.update(repr((groups, scheduler.state_dict(), random.getstate())).encode())
     found.update(bytes(torch.get_rng_state().tolist()))
     found.update(json.dumps(decisions(folder), sort_keys=True).encode())
+    found.update(repr(saved(folder)).encode())
     return found.hexdigest()
+
+
+def saved(folder):
+    """The models that were saved, by their files, and what the journal says of them."""
+    records = RunFolder(folder).records()
+    told = [(r["name"], r["of_step"], r["of_boundary"]) for r in records if r["type"] == "saved"]
+    models = sg.saved(folder)
+    assert [one.name for one in models] == ["undone", "annealed"]
+    assert sorted(told) == sorted((one.name, one.step, one.boundary) for one in models)
+    entries = [entry for one in models for entry in one.path.parent.iterdir()]
+    assert len(entries) == 2, "nothing is left of what was written twice, or half"
+    files = [path for one in models for path in sorted(one.path.iterdir())]
+    kept = [path for path in files if path.name != "manifest.json"]  # that has the time
+    return sorted(told), [
+        (path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in kept
+    ]
 
 
 def decisions(folder):

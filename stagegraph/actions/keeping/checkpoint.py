@@ -17,7 +17,7 @@ from stagegraph.actions.keeping.plain import pack, unpack
 from stagegraph.actions.keeping.tensor_files import read_tensors, tensor_files
 from stagegraph.errors import SnapshotError
 
-__all__ = ["Checkpoint", "read_checkpoint", "take_checkpoint"]
+__all__ = ["Checkpoint", "read_checkpoint", "take_checkpoint", "to_host"]
 
 CONTENTS = "contents.json"
 """The file that says which tensor is what."""
@@ -61,10 +61,11 @@ def take_checkpoint(state: Any, what: str = "the state") -> Checkpoint:
         UnsupportedError: Something in it cannot be kept.
     """
     contents, tensors = pack(state, what)
-    return Checkpoint(contents, {name: _to_host(tensor) for name, tensor in tensors.items()})
+    return Checkpoint(contents, {name: to_host(tensor) for name, tensor in tensors.items()})
 
 
-def _to_host(tensor: Tensor) -> Tensor:
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in host memory, in one piece and nobody else's."""
     return tensor.to("cpu", copy=True).contiguous()
 
 

@@ -26,6 +26,9 @@ FILE_BYTES = 2**30
 
 MAX_HEADER = 100 * 2**20
 
+ALIGNMENT = 16
+"""Bytes: where a tensor of any type may begin in memory is a multiple of this."""
+
 _NAMES = {
     torch.bool: "BOOL",
     torch.uint8: "U8",
@@ -48,11 +51,14 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _CHUNK = 64 * 2**20
 
 
-def tensor_files(tensors: Mapping[str, Tensor]) -> dict[str, Callable[[BinaryIO], None]]:
+def tensor_files(
+    tensors: Mapping[str, Tensor], what: str = "tensors"
+) -> dict[str, Callable[[BinaryIO], None]]:
     """Writers of the files that hold these tensors, by file name.
 
     Args:
         tensors: Tensors in host memory.
+        what: What their files' names begin with.
     """
     numbered, filled, number = [], 0, 0
     for name, tensor in tensors.items():
@@ -61,7 +67,7 @@ def tensor_files(tensors: Mapping[str, Tensor]) -> dict[str, Callable[[BinaryIO]
         filled += tensor.nbytes
         numbered.append((number, name))
     files = {
-        f"tensors-{number:05}.safetensors": [name for _, name in group]
+        f"{what}-{number:05}.safetensors": [name for _, name in group]
         for number, group in groupby(numbered, key=lambda one: one[0])
     }
     return {
@@ -145,6 +151,10 @@ def _read(content: bytes) -> dict[str, Tensor]:
             if count
             else torch.empty(0, dtype=dtype)
         )
+        if begin % ALIGNMENT and name in odd:
+            flat = (
+                flat.clone()
+            )  # a number of 16 bytes that lies anywhere ends the process when read
         found[name] = _as_it_was(flat, odd[name]) if name in odd else flat.reshape(shape)
     return found
 

@@ -92,6 +92,7 @@ def warmup_stable_decay(
     curve: Curve = "linear",
     end: float = 0.0,
     data: Literal["rewind", "skip"] = "rewind",
+    save: bool = True,
     decay_during: Sequence[Said] = (),
 ) -> WarmupStableDecay:
     """Anneal several times off one trunk; the fields are those of :class:`WarmupStableDecay`.

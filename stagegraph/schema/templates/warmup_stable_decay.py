@@ -29,8 +29,9 @@ class WarmupStableDecay(Template):
 
     ``stable`` lists the parts of the constant trunk. After each part a branch is annealed to
     ``end``; but for the last one, the run then returns to the snapshot from before the anneal and
-    goes on with the trunk. What the branches cost counts as spent. The factors multiply the host's
-    own learning rate, which should be constant.
+    goes on with the trunk. The model at the end of each anneal is saved in the run's folder, as
+    ``anneal1``, ``anneal2`` and so on. What the branches cost counts as spent. The factors multiply
+    the host's own learning rate, which should be constant.
     """
 
     template: ClassVar = "warmup_stable_decay"
@@ -48,6 +49,9 @@ class WarmupStableDecay(Template):
     data: Literal["rewind", "skip"] = "rewind"
     """Whether the trunk goes on with the data that the anneal has seen too (``rewind``, with other
     random numbers), or with what follows (``skip``)."""
+    save: bool = True
+    """Whether the model at the end of each anneal is kept in the run's folder, under the name of
+    its stage; ``stagegraph.load_saved`` reads it back. On a model, the run then needs a folder."""
     decay_during: Annotated[Seq[During], Field(max_length=50)] = ()
     """What else is held during the anneals."""
 
@@ -70,7 +74,7 @@ class WarmupStableDecay(Template):
         for number, (stable, decay) in enumerate(zip(self.stable, self._decays, strict=True), 1):
             anneal = f"anneal{number}"
             stages[f"stable{number}"] = {"kind": "train", "duration": stable, "next": anneal}
-            stages[anneal] = self._anneal(decay, number if number < count else None)
+            stages[anneal] = self._anneal(decay, number, last=number == count)
         stages["done"] = {"kind": "final"}
         return {"initial": next(iter(stages)), "stages": stages}
 
@@ -78,17 +82,20 @@ class WarmupStableDecay(Template):
     def _decays(self) -> tuple[Duration, ...]:
         return self.decay * len(self.stable) if len(self.decay) == 1 else self.decay
 
-    def _anneal(self, decay: Duration, number: int | None) -> dict[str, Any]:
-        """An anneal: the one of this number, which is a branch, or the last one."""
+    def _anneal(self, decay: Duration, number: int, *, last: bool) -> dict[str, Any]:
+        """The anneal of this number: a branch, or the last one, after which nothing returns."""
         ramp = {"type": "lr_ramp", "end": self.end, "curve": self.curve, "over": decay}
         stage = {"kind": "train", "during": [ramp, *self.decay_during], "duration": decay}
-        if number is None:
-            return {**stage, "next": "done"}
+        saves = ({"type": "save", "name": f"anneal{number}"},) if self.save else ()
+        completed = {"type": "completed"}
+        if last:
+            end = given(target="done", when=completed, actions=saves)
+            return {**stage, "transitions": (end,)} if saves else {**stage, "next": "done"}
         differs = {"data": "skip"} if self.data == "skip" else {"rng": "fork"}
         back = {
             "target": f"stable{number + 1}",
-            "when": {"type": "completed"},
-            "actions": [{"type": "roll_back", "to": "trunk", **differs}],
+            "when": completed,
+            "actions": [*saves, {"type": "roll_back", "to": "trunk", **differs}],
             "at_most": _OFTEN,
         }
         kept = {"type": "snapshot", "name": "trunk"}
