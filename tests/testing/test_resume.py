@@ -1,6 +1,7 @@
 """A run that resumes exactly passes; one that does not is told where, what and why."""
 
 import functools
+import importlib
 import random
 import time
 from dataclasses import dataclass
@@ -141,6 +142,23 @@ def test_a_growing_run_passes(tmp_path):
     )
     assert list(tmp_path.iterdir()) == []
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_a_module_draws_when_it_is_imported_is_none_of_the_runs(tmp_path, monkeypatch):
+    """``rich`` does, and a module is imported but once: in the first of all lives."""
+    (tmp_path / "draws_at_import.py").write_text("import random\nrandom.random()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    class Importing(Run):
+        def __call__(self, job):
+            importlib.import_module("draws_at_import")
+            super().__call__(job)
+
+    report = assert_resume_exact(
+        Importing(), sg.load(PLAIN), folder=tmp_path / "lives", cuts=[2, 6]
+    )
+    assert report.cuts == (2, 6)
+    assert list((tmp_path / "lives").iterdir()) == []
 
 
 def test_a_run_that_is_told_to_go_passes(tmp_path):
