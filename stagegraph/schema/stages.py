@@ -155,6 +155,12 @@ class Trial(StageModel):
         if self.worth is not None and self.otherwise is None:
             raise ValueError("'worth' needs 'otherwise', the stage to enter if none is worth it")
         _refuse_same_names(self.options)
+        saving = (o.name for o in self.options if any(a.type == "save" for a in o.actions))
+        if (name := next(saving, None)) is not None:
+            raise ValueError(
+                f"option {name!r} saves: what stands there when it begins is the option that was "
+                "tried before; save on the way into the trial, or in the stage that follows"
+            )
         return self
 
 
