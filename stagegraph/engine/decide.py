@@ -7,6 +7,7 @@ evidence for each; what they lead to is worked out by :mod:`stagegraph.engine.mo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from stagegraph.engine import trials
@@ -100,21 +101,26 @@ def decide(
         turns.note(graph, state, move)
     stages = state.stages
     rolling = next((move for move in moves if move.roll_back is not None), None)
+    cancelled: dict[str, str] = {}
     if rolling is not None:
         reason = f"region {rolling.region!r} returns everything to a snapshot at this boundary"
-        unforced |= {move.region: reason for move in moves if move.force is not None}
+        cancelled = {move.region: reason for move in moves if move.force is not None}
         stages, moves = _returning(graph, state, rolling)
     beginning = next((move for move in moves if move.turn is not None), None)
     if beginning is not None and stop:  # a run that ends in a trial ends as if it had not begun
         moves = [move for move in moves if move is not beginning]
     elif beginning is not None:
         reason = f"region {beginning.region!r} begins to try growths at this boundary"
-        others = (move for move in moves if move is not beginning and move.force is not None)
-        unforced |= {move.region: reason for move in others}
+        lost = (move for move in moves if move is not beginning and move.force is not None)
+        cancelled |= {move.region: reason for move in lost}
         # What others want is put off and not lost: the events that they listen to are kept.
         put_off = (move.edge for move in moves if move is not beginning)
         blocked |= {edge.id: reason for edge in put_off if edge is not None}
         moves = [beginning]
+    if cancelled:  # a command that comes to nothing changes nothing
+        others = {name: force for name, force in forced.items() if name not in cancelled}
+        decision = decide(plans, state, forced=others, stop=stop)
+        return replace(decision, unforced={**unforced, **cancelled, **decision.unforced})
     ends = why_it_ends(graph, state, moves, stages) or ("stopped" if stop else None)
     return Decision(tuple(moves), blocked, ends, unforced)
 

@@ -225,6 +225,43 @@ regions:
     assert run.core.state.commands.held == {"y": "ann@box"}
 
 
+def test_a_forced_move_that_is_cancelled_leaves_its_region_to_its_own_ways():
+    """An event that the region's own way listens to is kept, as without the command."""
+    run, desk = begun("""
+events: [ping]
+metrics: {m: {goal: minimize}}
+regions:
+  x:
+    initial: a
+    stages:
+      a: {kind: train, transitions: [{target: try, when: step >= 2, at_most: 1}]}
+      try:
+        kind: trial
+        options:
+          - {name: deep, actions: [{type: deepen, stack: s, add: 1}]}
+          - {name: wide, actions: [{type: deepen, stack: s, add: 2}]}
+        over: 2 steps
+        metric: m
+        next: c
+        otherwise: c
+      c: {kind: consolidate, duration: 9 steps, next: a}
+  y:
+    initial: a
+    stages:
+      a: {kind: train, transitions: [{target: b, when: event(ping)}]}
+      b: {kind: train}
+      z: {kind: train}
+""")
+    desk.send("force", "y:z").send("ping", kind="event")
+    run.step()
+    assert run.stages == {"x": "try", "y": "a"}
+    assert desk.answers[0][:2] == ("force", "refused")
+    assert "begins to try growths" in desk.answers[0][2]
+    assert list(run.core.state.blocked) == ["y:a.transitions[0]"]
+    run.step(5)
+    assert run.core.state.trial is None and run.stages["y"] == "b", "heard after the trial"
+
+
 # hold and continue
 
 
