@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
 
@@ -232,40 +233,77 @@ class TorchActor:
     ) -> tuple[dict[str, Mapping[str, Any]], tuple[Attribution, ...]]:
         standing, evidence = self._standing, dict[str, Mapping[str, Any]]()
         self._prepare_undo(boundary, log)
-        self._save(boundary, evidence)
+        leaving = [deed for deed in boundary.deeds if deed.leaving]
+        saved = self._save(leaving, evidence, taken=frozenset())
         if boundary.restore is not None:
             with _blamed_on(boundary.restore.place):
                 evidence[boundary.restore.place] = return_to(standing, boundary.restore)
         if boundary.structural:
             for parameter in standing.model.parameters():
                 parameter.grad = None
+        others = [deed for deed in boundary.deeds if not deed.leaving]
+        self._save(others, evidence, taken=saved if boundary.restore else frozenset())
         self._keep(boundary, evidence)
         self._reshape(boundary, evidence)
         with _blamed_on(f"boundary {boundary.step}"):
             self._held = hold(standing, boundary.held, boundary.alphas)
-            standing.steering.skip(boundary.restore)  # what would be drawn as it is held now
+            self._skip(boundary)
         self._rehearse(boundary, evidence, log)
         for name in boundary.forget:
             standing.snapshots.pop(name, None)
             standing.teachers.pop(name, None)
         return evidence, self._attribute(boundary, evidence)
 
-    def _save(self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]]) -> None:
-        """Copy the weights that are to be kept for good, before a return takes them away."""
+    def _save(
+        self,
+        deeds: Iterable[Deed],
+        evidence: dict[str, Mapping[str, Any]],
+        *,
+        taken: AbstractSet[str],
+    ) -> frozenset[str]:
+        """Copy the weights that are to be kept for good, as they are now.
+
+        Args:
+            deeds: Of these, the saves.
+            evidence: What was done is added to it.
+            taken: Names under which another model was kept at this boundary.
+
+        Returns:
+            The names.
+        """
         made: dict[str, Weights] = {}
-        for deed in boundary.deeds:
+        for deed in deeds:
             if isinstance(deed.action, SaveAction):
                 name = deed.action.name
                 with _blamed_on(deed.place):
+                    if name in taken:
+                        raise ActionError(
+                            deed.place,
+                            f"another model is saved as {name!r} at this boundary, from before the "
+                            "return; give one of them another name",
+                        )
                     if name not in made:
-                        made[name] = take_weights(self._standing, name, boundary.moment or {})
+                        made[name] = take_weights(self._standing, name, deed.moment or {})
                 evidence[deed.place] = {"kind": "save", "name": name, "bytes": made[name].nbytes}
         self._saves += tuple(made.values())
+        return frozenset(made)
 
     def take_saves(self) -> tuple[Weights, ...]:
         """The weights that boundaries have kept since this was asked last, to be written."""
         saves, self._saves = self._saves, ()
         return saves
+
+    def _skip(self, boundary: Boundary) -> None:
+        """Pass over batches, as they would be drawn now; snapshots of this boundary know of it."""
+        standing, restore = self._standing, boundary.restore
+        standing.steering.skip(restore)
+        if restore is None or not restore.skip_batches:
+            return
+        for deed in boundary.deeds:
+            if isinstance(deed.action, SnapshotAction):
+                name = deed.snapshot or deed.action.name
+                kept = standing.snapshots[name]
+                standing.snapshots[name] = kept.with_data(standing.companions)
 
     def _keep(self, boundary: Boundary, evidence: dict[str, Mapping[str, Any]]) -> None:
         """Take snapshots and make teachers of the model as it is at the start."""

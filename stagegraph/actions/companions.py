@@ -79,6 +79,10 @@ class Companions:
         """Copies of all their states."""
         return {key: copied(one.state_dict()) for key, one in self.named(data=True).items()}
 
+    def data_state(self) -> dict[str, Any]:
+        """A copy of the data's state, if it is known."""
+        return {} if self.data is None else {"data": copy.deepcopy(self.data.state_dict())}
+
     def load(self, states: Mapping[str, Any], *, data: bool) -> None:
         """Take states up again, with or without the data's."""
         for key, one in self.named(data=data).items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -63,6 +63,10 @@ class Snapshot:
     passing: Sequence[str] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
     beside: Sequence[Mapping[str, Any]] = ()
+
+    def with_data(self, companions: Companions) -> Snapshot:
+        """The same, but for the data, which is where it is now."""
+        return replace(self, companions={**self.companions, **companions.data_state()})
 
     def pack(self) -> dict[str, Any]:
         """The same in plain containers and tensors, for ``torch.save``."""

@@ -51,7 +51,7 @@ def _move_row(move: Move) -> Sequence[Content]:
     source = _stage(move.source, move.region) if move.source else "(start)"
     way = " → ".join([source, *(_stage(k, move.region) for k in (*move.via, move.target))])
     visit = record.get("visit")
-    remarks = [f"visit {visit}" if isinstance(visit, int) else "", move.edge or ""]
+    remarks = [f"visit {visit}" if isinstance(visit, int) and visit else "", move.edge or ""]
     if move.abandoned:
         remarks.append("undone by a roll-back")
     under = element("div", " · ".join(filter(None, remarks)), attributes={"class": "soft"})

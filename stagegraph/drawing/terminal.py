@@ -96,7 +96,7 @@ def moved(record: Record, *, colour: bool = False) -> str:
     way = " → ".join(shown(station).removeprefix(f"{region}:") for station in stations)
     kind = shown(record.get("kind"))
     visit = record.get("visit")
-    facts = [kind, *([f"visit {visit}"] if isinstance(visit, int) else [])]
+    facts = [kind, *([f"visit {visit}"] if isinstance(visit, int) and visit else [])]
     edge = record.get("edge")
     if kind == "interrupt" and edge is not None:
         facts[0] = f"interrupt {shown(edge).rpartition('.')[2]}"

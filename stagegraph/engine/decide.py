@@ -120,9 +120,19 @@ def decide(
     if cancelled:  # a command that comes to nothing changes nothing
         others = {name: force for name, force in forced.items() if name not in cancelled}
         decision = decide(plans, state, forced=others, stop=stop)
-        return replace(decision, unforced={**unforced, **cancelled, **decision.unforced})
+        return _refusing(cancelled, decision)
     ends = why_it_ends(graph, state, moves, stages) or ("stopped" if stop else None)
     return Decision(tuple(moves), blocked, ends, unforced)
+
+
+def _refusing(cancelled: Mapping[str, str], decision: Decision) -> Decision:
+    """A decision that was made without commands that would have been cancelled."""
+    happens = any(m.roll_back is not None or m.turn is not None for m in decision.moves)
+    reasons = {
+        name: reason if happens else f"with this move {reason}, and cancels it"
+        for name, reason in cancelled.items()
+    }
+    return replace(decision, unforced={**reasons, **decision.unforced})
 
 
 def _in_trial(

@@ -100,7 +100,7 @@ def open_source(
     if missing and not source.by_boundary:
         raise MissingFact(
             f"the graph reads {', '.join(map(repr, missing))}, and metrics= does not have it"
-            f"{did_you_mean(missing[0], found)}"
+            f"{did_you_mean(missing[0], found) if found else ': it has none'}"
         )
     return source
 

@@ -13,7 +13,7 @@ def moment_of(state: State) -> dict[str, Any]:
     """Where training stands, as JSON data.
 
     Args:
-        state: The state that a boundary is decided on; what it returns to is another.
+        state: The state that a boundary is decided on, or that it returns to.
 
     Returns:
         ``step`` (the clock of this branch), ``boundary`` (updates ever made), ``progress``,

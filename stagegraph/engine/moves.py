@@ -133,10 +133,7 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
         forget = (*forget, *superseded, *gone)
         alpha, deeds = all_alphas(graph, after), tuple(work.deeds)
         number = state.spent.step
-        saves = any(isinstance(deed.action, SaveAction) for deed in deeds)
-        moment = moment_of(state) if saves else None
-        step = state.clock.step
-        boundary = Boundary(step, restore, deeds, held, alpha, forget, number, moment)
+        boundary = Boundary(state.clock.step, restore, deeds, held, alpha, forget, number)
     going_on = still_moving(graph, after) if bent else ()
     return Step(after, boundary, cohorts, heard, ignored, bent, anew, going_on)
 
@@ -179,10 +176,10 @@ class _Work:
         after = _leave(graph, self.after, move, keep_time=self.restore is None)
         self.after = _enter(graph, after, self.before, move, fresh=self.restore is not None)
         ahead, tried = trials.split(move)
-        acted = [self.act(placed, move.region) for placed in ahead]
+        acted = [self.act(placed, move) for placed in ahead]
         if turn is not None and turn.begins:
             self.begin_trial(turn)
-        acted += [self.act(placed, move.region) for placed in tried]
+        acted += [self.act(placed, move) for placed in tried]
         grown = tuple(cohort for cohort in acted if cohort is not None)
         if grown:
             self.after = _grew(self.after, move.region, grown)
@@ -195,8 +192,9 @@ class _Work:
         self.deeds.append(trials.opening(turn))
         self.after = _kept(kept, self.deeds[-1], forgetting(self.plans, start, fresh))
 
-    def act(self, placed: PlacedAction, region: str) -> str | None:
+    def act(self, placed: PlacedAction, move: Move) -> str | None:
         """Plan an action; gives the cohort that it adds."""
+        region = move.region
         match placed.action:
             case RollBack():
                 return None
@@ -213,6 +211,10 @@ class _Work:
         # An option that is kept begins as it was tried: with the same seed.
         number = self.before.spent.step if turn is None else turn.started
         deed = _deed(placed, cohort, self.before, (self.seed, number), len(self.deeds))
+        if isinstance(placed.action, SaveAction):
+            leaving = move.edge is not None and placed in move.edge.actions
+            moment = moment_of(self.before if leaving else self.start)
+            deed = replace(deed, moment=moment, leaving=leaving)
         if isinstance(placed.action, Attribute):
             self.attributions.append((len(self.deeds), placed, region))
         if isinstance(placed.action, Prune):

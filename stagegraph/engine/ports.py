@@ -107,6 +107,10 @@ class Deed:
         seed: A seed of its own, the same on all ranks and at each replay.
         teacher: For a teacher: its id, unique in the run.
         of: For an attribution or a prune: what it is about.
+        moment: For a save: where training stands, as JSON data: ``step``, ``boundary``,
+            ``progress``, ``stages`` and ``metrics``.
+        leaving: For a save: whether it stands on the way out, and so keeps what is there before
+            anything is returned to.
     """
 
     place: str
@@ -116,6 +120,8 @@ class Deed:
     seed: int
     teacher: str | None = None
     of: Selected | None = None
+    moment: Mapping[str, Any] | None = None
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +158,6 @@ class Boundary:
         forget: Ids of snapshots that nothing can return to any more, and of teachers that nobody
             can learn from any more.
         number: Updates ever made, abandoned branches included.
-        moment: Where training stands at its start, as JSON data, if a deed keeps the model of then
-            for good: ``step``, ``boundary``, ``progress``, ``stages`` and ``metrics``.
     """
 
     step: int
@@ -163,7 +167,6 @@ class Boundary:
     alphas: Mapping[str, float]
     forget: tuple[str, ...] = ()
     number: int = 0
-    moment: Mapping[str, Any] | None = None
 
     @property
     def structural(self) -> bool:

@@ -303,6 +303,8 @@ class RunFolder:
             RunFolderError: There is none, or it is damaged, or a newer version wrote it.
         """
         Identity.read(self.path / IDENTITY)
+        if not os.path.lexists(self.journal):
+            raise RunFolderError(f"{self.path} holds no run: there is no {JOURNAL} in it")
         return read_journal(self.journal)
 
     # Within

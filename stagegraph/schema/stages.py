@@ -159,7 +159,7 @@ class Trial(StageModel):
         if (name := next(saving, None)) is not None:
             raise ValueError(
                 f"option {name!r} saves: what stands there when it begins is the option that was "
-                "tried before; save on the way into the trial, or in the stage that follows"
+                "tried before; save on the way into the trial, or where a later stage is left"
             )
         return self
 

@@ -131,7 +131,8 @@ def _missing(value: Any, context: dict[str, Any], place: Place) -> str:
     if place.model is StageGraph and place.key == "stagegraph":
         return "the version is missing; add 'stagegraph: 1' as the first key"
     field = place.model.model_fields[str(place.key)]
-    meaning = (field.description or "").strip().split("\n")[0].rstrip(".")
+    sentence = " ".join((field.description or "").split()).split(". ")[0].rstrip(".")
+    meaning = sentence.replace("``", "'")
     return f"the key {place.key!r} is missing; {noun(place.model)} needs it" + (
         f": {meaning[0].lower()}{meaning[1:]}" if meaning else ""
     )

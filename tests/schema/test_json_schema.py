@@ -26,7 +26,7 @@ ONLY_THE_LOADER_SEES = {
     *("guard_in_single_quotes", "guard_is_a_number", "guard_of_a_reference"),
     *("guard_over_two_lines", "guard_unknown_argument", "guard_unknown_call"),
     *("guard_with_python", "json_guard", "growth_without_size", "plateau_told_twice"),
-    "ramp_that_stands_still",
+    *("ramp_that_stands_still", "trial_option_saves"),
 }
 """What is wrong inside a guard string, or between keys."""
 

@@ -212,29 +212,6 @@ def metric_without_every(context: Context) -> Iterator[Found]:
             )
 
 
-@rule("trial-too-short", "warning", needs_names=False)
-def trial_too_short(context: Context) -> Iterator[Found]:
-    """A trial that ends before its metric comes.
-
-    The options of a trial are compared by a metric; each must train until it is evaluated.
-
-    Example: `over: 100 steps` with `every: 500 steps`.
-    """
-    for stage in context.stages.values():
-        metric = getattr(stage.spec, "metric", None)
-        every = _every(context, metric) if stage.kind == "trial" and metric else None
-        over = stage.duration
-        if every is None or over is None or over.unit is not every.unit:
-            continue
-        if over.exact < every.exact:
-            yield Found(
-                f"each option of {context.name(stage.key)} trains for {over}, but {metric!r} is "
-                f"evaluated every {every}",
-                "lengthen 'over', or evaluate more often",
-                f"{stage.pointer}/over",
-            )
-
-
 @rule("reads-seconds", "note", needs_names=False)
 def reads_seconds(context: Context) -> Iterator[Found]:
     """Decisions that depend on wall time.

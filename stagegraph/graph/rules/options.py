@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from stagegraph.graph.rules.context import Context
 from stagegraph.graph.rules.registry import Found, rule
-from stagegraph.schema.actions import RollBack
+from stagegraph.schema.actions import Attribute, RollBack
 
 __all__: list[str] = []
 
@@ -30,12 +30,34 @@ def exclude_without_options(context: Context) -> Iterator[Found]:
             )
 
 
+@rule("return-into-excluded", "warning")
+def return_into_excluded(context: Context) -> Iterator[Found]:
+    """A rollback into the very growth whose option it excludes.
+
+    A return leads on only if there is a growth to have behind it. When the last option is excluded
+    there is none: the rollback is held back, and what it was to undo stays.
+
+    Example: `{type: roll_back, to: before, exclude: grow}` with `target: grow`.
+    """
+    for placed, edge, _ in context.actions():
+        action = placed.action
+        excluded = getattr(action, "exclude", None)
+        if isinstance(action, RollBack) and edge is not None and excluded == edge.target:
+            yield Found(
+                f"{context.way(edge)} excludes an option of {context.name(edge.target)} and leads "
+                "into it: with none left it is held back, and the last option is never undone",
+                "lead to a stage before it that has a way out when its options are exhausted",
+                placed.pointer,
+            )
+
+
 @rule("trial-misplaced", "error")
 def trial_misplaced(context: Context) -> Iterator[Found]:
     """A trial where there is no one state to try from, or none to go on with.
 
     A trial returns to the state it was entered from, once per option. It is entered by a
-    transition or a `next`: not at the beginning, not through a growth and not by an interrupt.
+    transition or a `next`: not at the beginning, not through a growth and not by an interrupt, and
+    without an `attribute` on the way, which would measure the first option.
     It is left when it is over, by itself, for a stage that takes time and does not grow.
 
     Example: `initial: try` with a `trial` called `try`; or `next: grow` in one.
@@ -65,6 +87,14 @@ def trial_misplaced(context: Context) -> Iterator[Found]:
                 )
         if target is None or target.kind != "trial":
             continue
+        measuring = [placed for placed in edge.actions if isinstance(placed.action, Attribute)]
+        if measuring:
+            yield Found(
+                f"{context.way(edge)} leads into the trial {context.name(target.key)} and has an "
+                "attribution made: it would measure the first option, and go with it",
+                "measure on the way into a stage before the trial, or after it",
+                measuring[0].pointer,
+            )
         if edge.kind == "interrupt" or any(stage.instant for stage in stages):
             yield Found(
                 f"{context.way(edge)} leads into the trial {context.name(target.key)}",

@@ -9,7 +9,7 @@ from stagegraph.graph.compiled import BACK, CompiledStage, Edge
 from stagegraph.graph.history import INTERRUPTED, Past
 from stagegraph.graph.rules.context import Context, leaves
 from stagegraph.graph.rules.registry import Found, rule
-from stagegraph.graph.structure import rolls_back
+from stagegraph.graph.structure import RegionView, rolls_back
 from stagegraph.graph.truth import Case, Condition
 from stagegraph.schema.actions import Baseline, RollBack, SnapshotAction
 from stagegraph.schema.since_guards import Since
@@ -168,6 +168,54 @@ def regressed_without_snapshot(context: Context) -> Iterator[Found]:
                     "take the snapshot or baseline before, or ask in a later stage",
                     f"{edge.pointer}/when",
                 )
+
+
+@rule("reference-before-any-value", "warning")
+def reference_before_any_value(context: Context) -> Iterator[Found]:
+    """`regressed` and the like since a snapshot or baseline of the very beginning.
+
+    At boundary 0 no metric has a value yet. What is taken there alone is never anything to compare
+    with: the guard is unknown for ever.
+
+    Example: `initial: train` where `train`, which nothing leads back to, takes the only `before`.
+    """
+    begun = {
+        key
+        for view in context.views.values()
+        for key in _entered_at_once(context, view)
+        if all(move.target != key for move in view.live_moves)
+    }
+    late = {
+        placed.action.name
+        for placed, _, stage in context.actions()
+        if isinstance(placed.action, SnapshotAction | Baseline)
+        and (stage is None or stage.key not in begun)
+    }
+    for edge, _ in context.guarded:
+        for node in leaves(edge.guard):
+            if (
+                isinstance(node, Since)
+                and node.since not in late
+                and _takers(context, node.since, SnapshotAction | Baseline)
+            ):
+                yield Found(
+                    f"{context.way(edge)} asks whether {node.metric!r} has {_WORDS[node.type]} "
+                    f"since {node.since!r}, which is taken at boundary 0 alone, where no metric "
+                    "has a value",
+                    "take the snapshot or baseline later too, such as on the way into a growth",
+                    f"{edge.pointer}/when",
+                )
+
+
+def _entered_at_once(context: Context, view: RegionView) -> Iterator[str]:
+    """The stages that a region enters at boundary 0."""
+    stage = context.stages.get(view.region.initial)
+    seen: set[str] = set()
+    while stage is not None and stage.key not in seen:
+        seen.add(stage.key)
+        yield stage.key
+        following = stage.next if stage.instant else None
+        stage = None if following is None else context.stages.get(following.target)
 
 
 @rule("baseline-named-as-snapshot", "error", needs_names=False)

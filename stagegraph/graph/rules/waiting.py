@@ -133,10 +133,14 @@ def _asks_done(case: Case, region: str) -> bool:
     )
 
 
-def _rounds(view: RegionView) -> set[str]:
-    """The stages in loops on which the model grows: a rollback takes its growth back."""
+def _rounds(view: RegionView, *, rollbacks: bool) -> set[str]:
+    """The stages in loops on which the model grows, or on which options are used up.
+
+    A rollback takes a growth back, but options that were taken, or that it excludes, stay so.
+    """
     graph: nx.DiGraph[str] = nx.DiGraph()
-    graph.add_edges_from((m.source, m.target) for m in view.live_moves if not rolls_back(m.edge))
+    moves = (m for m in view.live_moves if rollbacks or not rolls_back(m.edge))
+    graph.add_edges_from((m.source, m.target) for m in moves)
     parts = nx.strongly_connected_components(graph)
     return {key for part in parts if len(part) > 1 for key in part}
 
@@ -154,10 +158,13 @@ def stuck_when_full(context: Context) -> Iterator[Found]:
     for stage in context.stages.values():
         view = context.views[stage.region]
         targets = [context.stages.get(edge.target) for edge in stage.ways]
-        if stage.instant or not targets or stage.key not in _rounds(view):
+        if stage.instant or not targets:
             continue
-        if all(t is not None and t.structural and (limited or t.options) for t in targets):
-            full = "the budget of params is full" if limited else "their options are used up"
+        chosen = all(t is not None and t.options for t in targets)
+        filled = limited and all(t is not None and t.structural for t in targets)
+        filled = filled and stage.key in _rounds(view, rollbacks=False)
+        if filled or (chosen and stage.key in _rounds(view, rollbacks=True)):
+            full = "the budget of params is full" if filled else "their options are used up"
             first = next(target for target in targets if target is not None)
             yield Found(
                 f"every way out of {context.name(stage.key)} leads into growth; when {full}, all "
