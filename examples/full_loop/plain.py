@@ -1,0 +1,88 @@
+"""A plain training loop with all that such loops have, in PyTorch alone.
+
+Gradient accumulation, mixed precision with a gradient scaler, gradient clipping, a learning-rate
+scheduler, averaged weights, and ``torch.compile`` on demand. Run it as
+``python -m examples.full_loop.plain``; ``train.py`` is the same with stagegraph.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from examples.grow_gpt import data
+from examples.grow_gpt.model import GPT
+
+BATCH, CONTEXT, MICRO_BATCHES = 4, 32, 2
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PRECISION = torch.float16 if DEVICE == "cuda" else torch.bfloat16
+
+
+def train(*, steps: int = 195, seed: int = 0, compiled: bool = False) -> float:
+    """Train, and return the validation loss of the averaged weights at the end."""
+    torch.set_num_threads(1)  # matrices this small gain nothing from a second thread
+    torch.manual_seed(seed)
+    text = data.load()
+    held_out = on_device(text.validation_batch(size=32, context=CONTEXT))
+    model = GPT(layers=2, context=CONTEXT).to(DEVICE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 30))
+    scaler = torch.amp.GradScaler(DEVICE, enabled=PRECISION is torch.float16)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.98))
+    forward = torch.compile(model) if compiled else model
+
+    for step in range(steps):
+        for micro in range(MICRO_BATCHES):
+            number = step * MICRO_BATCHES + micro
+            inputs, targets = on_device(text.batch(seed, number, size=BATCH, context=CONTEXT))
+            loss = loss_of(forward, inputs, targets) / MICRO_BATCHES
+            scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        scheduler.step()
+        averaged.update_parameters(model)
+        if (step + 1) % 25 == 0:
+            print(f"step {step + 1}: val_loss {evaluate(averaged, held_out):.3f}")
+
+    return evaluate(averaged, held_out)
+
+
+def on_device(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """A batch where the model is."""
+    return batch[0].to(DEVICE), batch[1].to(DEVICE)
+
+
+def loss_of(model: Callable[..., Tensor], inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    """Mean cross-entropy of the next byte, in nats; the forward pass in mixed precision."""
+    with torch.autocast(DEVICE, dtype=PRECISION):
+        logits = model(inputs_BT)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets_BT.flatten())
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, held_out: tuple[Tensor, Tensor]) -> float:
+    """The loss on text that is never trained on."""
+    return loss_of(model, *held_out).item()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=195, help="how long (default: 195)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile")
+    args = parser.parse_args(argv)
+    train(steps=args.steps, seed=args.seed, compiled=args.compile)
+
+
+if __name__ == "__main__":
+    main()
