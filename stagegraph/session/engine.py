@@ -617,7 +617,8 @@ class Engine:
         """
         journal = None if self._record is None else self._record.journal
         mark = None if journal is None else journal.sync()
-        return Hosted(self.state_dict(), self.snapshots(), mark).pack()
+        taught = self._torch is not None and self._torch.taught
+        return Hosted(self.state_dict(), self.snapshots(), mark, taught).pack()
 
     def resume_from(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`host_state` gave: a host's checkpoint is what counts.
@@ -635,20 +636,19 @@ class Engine:
             raise StageGraphError("this engine has begun already; make a new one to go on")
         kept, record = Hosted.unpack(state), self._record
         try:
-            if record is None or not record.holds_earlier:
-                self._core.load_state_dict(kept.engine)
-                self.load_snapshots(kept.copies)
-                return
-            found = find(record, kept)
-            assert found.engine is not None
-            self._core.load_state_dict(found.engine)
+            earlier = record is not None and record.holds_earlier
+            found = find(record, kept) if record is not None and earlier else None
+            self._core.load_state_dict(kept.engine if found is None else found.engine or {})
             self.load_snapshots(kept.copies)
-            self._core.replay(found.outside)
-            record.taken_up(found)
+            if self._torch is not None:
+                self._torch.taught = kept.taught
+            if record is not None and found is not None:
+                self._core.replay(found.outside)
+                record.taken_up(found)
+                self._keep_journal(record)
         except BaseException:
             self.close()
             raise
-        self._keep_journal(record)
 
     def rebuild(self, state: Mapping[str, Any]) -> None:
         """Give the model the structure it had when :meth:`host_state` was asked; the run stays.

@@ -29,16 +29,24 @@ class Hosted:
         engine: The engine's state dict, JSON data.
         copies: Snapshots and teachers in plain containers and tensors.
         mark: Where the journal was; ``None`` for an engine without a folder.
+        taught: Whether :meth:`Engine.loss` was called for an update that the engine has not been
+            told of yet.
     """
 
     engine: Mapping[str, Any]
     copies: Mapping[str, Any]
     mark: Mark | None
+    taught: bool = False
 
     def pack(self) -> dict[str, Any]:
         """The same in plain containers and tensors."""
-        mark = None if self.mark is None else asdict(self.mark)
-        return {"version": VERSION, "engine": self.engine, "copies": self.copies, "journal": mark}
+        return {
+            "version": VERSION,
+            "engine": self.engine,
+            "copies": self.copies,
+            "journal": None if self.mark is None else asdict(self.mark),
+            "taught": self.taught,
+        }
 
     @classmethod
     def unpack(cls, packed: Any) -> Hosted:
@@ -52,7 +60,12 @@ class Hosted:
             raise SnapshotError(another_version("this state", version, newest=VERSION))
         try:
             mark = packed["journal"]
-            return cls(packed["engine"], packed["copies"], None if mark is None else Mark(**mark))
+            return cls(
+                packed["engine"],
+                packed["copies"],
+                None if mark is None else Mark(**mark),
+                bool(packed["taught"]),
+            )
         except DAMAGE as error:
             raise SnapshotError(f"this state of an engine cannot be read: {error!r}") from error
 

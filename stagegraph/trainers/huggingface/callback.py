@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from stagegraph.engine.metrics import as_number
+from stagegraph.engine.simulate import runnable
 from stagegraph.engine.state import DAMAGE
 from stagegraph.errors import MetricError, RunFolderError, SnapshotError, StageGraphError
 from stagegraph.errors import UnsupportedError as Unsupported
-from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.needs import needs
 from stagegraph.progress import read_fraction
 from stagegraph.runs.folder import RunFolder
@@ -105,7 +105,7 @@ class StagegraphCallback(TrainerCallback):  # type: ignore[misc] # transformers 
     ) -> None:
         self.graph = graph
         self.run = run
-        self._compiled = compile_graph(graph)[0]
+        self._compiled = runnable(graph)
         self._probe, self._monitor, self._parts, self._seed = probe, monitor, parts, seed
         self._declared = frozenset(
             source for name, one in graph.metrics.items() for source in (name, *one.source)
@@ -302,8 +302,11 @@ class StagegraphCallback(TrainerCallback):  # type: ignore[misc] # transformers 
         asked = engine.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
         self._update = _Update(self._loss, samples, tokens, epoch, asked)
         self._loss, self._samples, self._tokens = None, 0, 0
-        self.pass_ended, self.asked_alone = False, asked and not control.should_evaluate
-        if asked:
+        self.pass_ended, self.asked_alone = False, False
+        if asked and not (
+            epoch is not None and epoch.denominator == 1 and _at_its_end(args, state)
+        ):
+            self.asked_alone = not control.should_evaluate
             control.should_evaluate = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -314,7 +317,9 @@ class StagegraphCallback(TrainerCallback):  # type: ignore[misc] # transformers 
         """What is logged may be a metric of the graph."""
         self._take(logs)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
+    ) -> None:
         """What is evaluated may be a metric of the graph."""
         self._take(metrics)
 
@@ -338,8 +343,13 @@ class StagegraphCallback(TrainerCallback):  # type: ignore[misc] # transformers 
                     f"the graph wants {name!r} evaluated every {metric.every}, and the Trainer's "
                     f"evaluation gives none of {', '.join((name, *metric.source))}; let "
                     f"compute_metrics return it (the Trainer puts 'eval_' before its names) and "
-                    f"write metrics: {{{name}: {{source: eval_...}}}}"
+                    f"write metrics: {{{name}: {{source: [eval_...]}}}}"
                 )
+
+
+def _at_its_end(args: Any, state: Any) -> bool:
+    """Whether the Trainer evaluates of itself at the end of the pass that ends here."""
+    return bool(args.eval_strategy == "epoch" and args.eval_delay <= state.epoch)
 
 
 class _Later:

@@ -69,7 +69,11 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(newest_whole(Path(self.args.output_dir)))
         self._stages.attach(self, resumes=bool(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint or None, *args, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint or None, *args, **kwargs)
+        except BaseException:
+            self.engine.close()  # the run can be taken up by another Trainer, in this process too
+            raise
 
     # Learning
 
@@ -98,7 +102,9 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         if own is not None:
             return bool(own)
         counted = kwargs.get("num_items_in_batch") is not None
-        return self.compute_loss_func is not None or bool(self.model_accepts_loss_kwargs and counted)
+        return self.compute_loss_func is not None or bool(
+            self.model_accepts_loss_kwargs and counted
+        )
 
     # The loop
 
@@ -125,7 +131,8 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
     @property
     def _evaluates_each_pass(self) -> bool:
         return _EPOCH in (
-            getattr(one, "value", one) for one in (self.args.eval_strategy, self.args.logging_strategy)
+            getattr(one, "value", one)
+            for one in (self.args.eval_strategy, self.args.logging_strategy)
         )
 
     def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:

@@ -11,9 +11,12 @@ from transformers import (
     LlamaForCausalLM,
     TrainingArguments,
 )
+from transformers.utils import logging
 
 import stagegraph as sg
 from stagegraph.trainers.huggingface import StagedTrainer, StagegraphCallback
+
+logging.disable_progress_bar()
 
 WORDS, LENGTH, ITEMS = 48, 6, 24
 
@@ -115,4 +118,4 @@ class Moves:
         engine.listen(self)
 
     def write(self, records):
-        self.seen += [(r["step"], r["to"]) for r in records if r["type"] == "move"]
+        self.seen += [(r["step"], r["target"]) for r in records if r["type"] == "move"]
