@@ -17,13 +17,14 @@ Example::
 from __future__ import annotations
 
 try:
-    import transformers as _
+    import accelerate  # noqa: F401 - whether it is there; the modules below import from it
+    import transformers  # noqa: F401 - the same
 except ModuleNotFoundError as error:
-    if error.name != "transformers":
+    if error.name not in ("accelerate", "transformers"):
         raise
     raise ImportError(
         "stagegraph.trainers.huggingface needs transformers and accelerate, which are not "
-        "installed; install them: pip install 'stagegraph[huggingface]'"
+        "both installed; install them: pip install 'stagegraph[huggingface]'"
     ) from error
 
 from stagegraph.trainers.huggingface.callback import StagegraphCallback

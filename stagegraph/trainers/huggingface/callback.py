@@ -161,7 +161,7 @@ class StagegraphCallback(TrainerCallback):  # type: ignore[misc] # transformers 
         if self._engine is not None:
             raise StageGraphError(
                 "this Trainer's engine has trained already; to go on or to begin again, make a new "
-                "model, Trainer and callback, and call train(resume_from_checkpoint=True) or train()"
+                "model, Trainer and callback; train(resume_from_checkpoint=True) goes on"
             )
         refuse(trainer, self._compiled, monitored=self._monitor is not None)
         if self.run is not None and not resumes and RunFolder(self.run).is_used:

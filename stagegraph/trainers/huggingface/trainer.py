@@ -1,4 +1,4 @@
-"""The Trainer: where the Hugging Face Trainer's own methods must be overridden, and nowhere else."""
+"""The Trainer: where the Hugging Face Trainer's own methods must be overridden."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         return self._stages.engine
 
     def train(
-        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+        self,
+        resume_from_checkpoint: str | bool | None = None,  # noqa: FBT001 - as the Trainer has it
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         """As the Trainer's own; ``True`` means the newest checkpoint that was saved to its end.
 
@@ -85,7 +88,11 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         return loss
 
     def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,  # noqa: FBT001, FBT002 - as the Trainer has it
+        **kwargs: Any,
     ) -> Any:
         """As the Trainer's own, with what active stages add (distillation)."""
         if not (self._stages.distils and self.is_in_train and model.training):
@@ -97,7 +104,7 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         return (loss, outputs) if return_outputs else loss
 
     def _is_share(self, kwargs: dict[str, Any]) -> bool:
-        """Whether the loss is divided by the samples of all micro-batches, as the Trainer sees it."""
+        """Whether the loss is divided by the items of all micro-batches, as the Trainer sees it."""
         own = getattr(self, "loss_is_scaled_for_ga", None)
         if own is not None:
             return bool(own)
@@ -136,7 +143,7 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         )
 
     def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
-        """An evaluation that the graph alone wanted is not the best where nothing is saved of it."""
+        """An evaluation of the graph's alone is not the best where nothing is saved of it."""
         saves = self.control.should_save or self._saves_late or self.args.save_strategy == "best"
         if self.args.load_best_model_at_end and self._stages.asked_alone and not saves:
             return False

@@ -43,7 +43,7 @@ def names_of(parameters, names):
 
 
 class Prints(TrainerCallback):
-    """Per update: weights, buffers, gradients' absence, moments, schedule, random numbers, engine."""
+    """Per update: weights, buffers, moments, schedule, random numbers, engine."""
 
     def __init__(self):
         self.seen = {}

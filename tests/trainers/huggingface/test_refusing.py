@@ -181,7 +181,7 @@ def test_the_plain_trainer_is_refused(tmp_path):
     trainer = Trainer(model, args, train_dataset=small.Items(), callbacks=[stages])
     with pytest.raises(UnsupportedError, match="StagegraphCallback alone comes too late"):
         trainer.train()
-    with pytest.raises(sg.StageGraphError, match="the engine is made when trainer.train"):
+    with pytest.raises(sg.StageGraphError, match="the engine is made when trainer"):
         stages.engine  # noqa: B018
 
 
@@ -212,7 +212,8 @@ def test_nothing_heavy_comes_with_the_package():
     code = (
         "import sys, stagegraph, stagegraph.trainers, stagegraph.session.capabilities\n"
         "stagegraph.check\n"
-        "sys.exit(', '.join(n for n in ('torch', 'transformers', 'accelerate') if n in sys.modules) or 0)"
+        "heavy = [n for n in ('torch', 'transformers', 'accelerate') if n in sys.modules]\n"
+        "sys.exit(', '.join(heavy) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
