@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest")
-WORDS, LENGTH = 6, 32
+WORDS, LENGTH = 6, 24
 """The fewest words of a docstring, and the most tokens that are looked at."""
 
 

@@ -19,7 +19,7 @@ from examples.huggingface import data
 from examples.huggingface.model import NotInstalledError, load
 from stagegraph.trainers.huggingface import StagedTrainer, StagegraphCallback
 
-HELD_OUT, PRINTED = 120, 20
+HELD_OUT, PRINTED = 80, 16
 GRAPH = Path(__file__).with_name("graph.yaml")
 
 
@@ -35,7 +35,7 @@ def arguments(folder: Path, *, steps: int, seed: int) -> TrainingArguments:
         warmup_steps=8,
         logging_steps=PRINTED,
         save_strategy="steps",
-        save_steps=PRINTED,
+        save_steps=2 * PRINTED,
         save_total_limit=2,
         report_to=[],
         disable_tqdm=True,
@@ -46,7 +46,7 @@ def arguments(folder: Path, *, steps: int, seed: int) -> TrainingArguments:
 
 
 def train(
-    graph: sg.StageGraph, *, folder: Path, steps: int = 120, seed: int = 0, resume: bool = False
+    graph: sg.StageGraph, *, folder: Path, steps: int = 80, seed: int = 0, resume: bool = False
 ) -> float:
     """Train, and return the share of held-out docstrings whose package is told right."""
     torch.manual_seed(seed)
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--graph", type=Path, default=GRAPH, help="the stages (graph.yaml)")
     parser.add_argument("--folder", type=Path, default=Path("runs/huggingface"))
     parser.add_argument("--resume", action="store_true", help="go on with what the folder holds")
-    parser.add_argument("--steps", type=int, default=120, help="how long (default: 120)")
+    parser.add_argument("--steps", type=int, default=80, help="how long (default: 80)")
     parser.add_argument("--seed", type=int, default=0, help="of head and batches (default: 0)")
     args = parser.parse_args(argv)
     try:

@@ -154,7 +154,7 @@ def _actions(graph: CompiledGraph) -> Iterator[Any]:
 def _of_activity(activity: Any) -> tuple[Need, str, str] | None:
     if isinstance(activity, DataActivity):
         remedy = f"leave it out and order the data beforehand, or {_IN_A_LOOP}"
-        return Need.STEER_DATA, activity.type, remedy
+        return Need.STEER_DATA, activity.writes, remedy
     if isinstance(activity, Hyper) and activity.knob is not None:
         remedy = "hold 'optimizer' or 'attribute' instead of 'knob'"
         return Need.READ_KNOBS, f"hyper with knob {activity.knob!r}", remedy

@@ -148,6 +148,11 @@ class StagegraphCallback(TrainerCallback):  # type: ignore[misc] # transformers 
         """Whether training has begun."""
         return self._engine is not None
 
+    @property
+    def owes_update(self) -> bool:
+        """Whether an update was made that the engine has not been told of."""
+        return self._update is not None
+
     # Called by the Trainer's mixin
 
     def attach(self, trainer: Any, *, resumes: bool) -> None:
@@ -273,7 +278,7 @@ class StagegraphCallback(TrainerCallback):  # type: ignore[misc] # transformers 
     # Events
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Enter the initial stages, or decide the boundary that the checkpoint lies before."""
+        """Enter the initial stages, unless a checkpoint was in others."""
         if self._engine is None:
             raise Unsupported(
                 "StagegraphCallback alone comes too late: the Trainer loads weights before any "
@@ -283,8 +288,6 @@ class StagegraphCallback(TrainerCallback):  # type: ignore[misc] # transformers 
         self._engine.start()
         if self._seen is None:
             self._seen = state.num_input_tokens_seen
-        if self._update is not None:
-            self.decide(control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An update is over: count it, and ask for an evaluation if the graph wants one."""
@@ -325,6 +328,8 @@ class StagegraphCallback(TrainerCallback):  # type: ignore[misc] # transformers 
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Training is over, if only for now; the engine stays, for gates and reports."""
+        if self._update is not None:  # resumed where the Trainer had come to its own end
+            self.decide(control)
         self.engine.finish()
 
     # Within

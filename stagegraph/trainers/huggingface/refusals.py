@@ -16,6 +16,7 @@ LEANED_ON = (
     "_get_output_dir",
     "_load_best_model",
     "_load_from_checkpoint",
+    "_load_rng_state",
     "_maybe_log_save_evaluate",
     "_run_epoch",
     "_save_checkpoint",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 
+from stagegraph.actions.randomness import RandomState
 from stagegraph.errors import UnsupportedError
 from stagegraph.session.engine import Engine
 from stagegraph.trainers.huggingface.callback import StagegraphCallback
@@ -51,6 +52,7 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         callbacks.remove(self._stages)
         callbacks.insert(min(1, len(callbacks)), self._stages)
         self._saves_late = False
+        self._random: RandomState | None = None
 
     @property
     def engine(self) -> Engine:
@@ -116,11 +118,23 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
     # The loop
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
-        if self.engine.done:  # the checkpoint lay before the last boundary
+        self._stages.steps_in_epoch = kwargs["steps_in_epoch"]
+        if self._stages.owes_update:  # the checkpoint lay before a boundary: decide it as it was
+            super()._load_rng_state(kwargs["resume_from_checkpoint"])
+            self._stages.decide(self.control)
+            self._random = RandomState.capture()
+        if self.engine.done:
             self.control.should_training_stop = True
             return None
-        self._stages.steps_in_epoch = kwargs["steps_in_epoch"]
         return super()._run_epoch(*args, **kwargs)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The boundary that was decided since may have gone back to a snapshot's random numbers."""
+        after, self._random = self._random, None
+        if after is None:
+            super()._load_rng_state(checkpoint)
+        else:
+            after.restore()
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Called after each update, and again after each pass, which may evaluate too."""

@@ -62,7 +62,7 @@ class Prints(TrainerCallback):
             "random": (
                 of_tensors([("torch", torch.random.get_rng_state())]),
                 hashlib.sha256(repr(np.random.get_state()).encode()).hexdigest(),
-                hash(random.getstate()),
+                hashlib.sha256(repr(random.getstate()).encode()).hexdigest(),
             ),
             "trained": [n for n, p in model.named_parameters() if p.requires_grad],
             "engine": json.dumps(without_seconds(engine.state_dict()), sort_keys=True),

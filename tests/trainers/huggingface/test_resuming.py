@@ -65,7 +65,8 @@ def life(folder, *, resume=None, text=small.GROWS, callbacks=(), **given):
 def assert_resumes(folder, cuts, **given):
     whole, trainer = life(folder / "out", **given)
     last = max(whole)
-    for cut in cuts if cuts is not None else range(1, last):
+    saved = sorted(int(one.name[11:]) for one in (folder / "out").glob("checkpoint-*"))
+    for cut in cuts if cuts is not None else [one for one in saved if one < last]:
         copied = shutil.copytree(folder / "out", folder / f"cut-{cut}")
         for one in copied.glob("checkpoint-*"):
             if int(one.name.partition("-")[2]) > cut:
