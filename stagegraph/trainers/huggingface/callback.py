@@ -74,7 +74,7 @@ class _Update:
         return cls(data["loss"], data["samples"], data["tokens"], epoch, data["asked"])
 
 
-class StagegraphCallback(TrainerCallback):  # type: ignore[misc] # transformers is not typed
+class StagegraphCallback(TrainerCallback):
     """A stage graph in a Trainer: give it to a :class:`StagedTrainer` among its ``callbacks``.
 
     The engine is made when training begins, of the Trainer's own model, optimizer, scheduler and
@@ -214,7 +214,8 @@ class StagegraphCallback(TrainerCallback):  # type: ignore[misc] # transformers 
             ActionError: As :meth:`Engine.step`.
             MetricError: The Trainer's evaluation does not give what the graph wants evaluated.
         """
-        engine, update, metrics = self.engine, self._update, self._metrics
+        engine, update = self.engine, self._update
+        metrics: dict[str, Any] = dict(self._metrics)
         if engine.done:
             control.should_training_stop = True
             return
@@ -233,7 +234,7 @@ class StagegraphCallback(TrainerCallback):  # type: ignore[misc] # transformers 
             if engine.wants_evaluation:  # by the clock on the wall, which nobody can foretell
                 self._evaluate()
                 self._require_evaluated(self._metrics)
-                metrics, self._metrics = self._metrics, {}
+                metrics, self._metrics = dict(self._metrics), {}
                 engine.observe(**metrics)
         if engine.done:
             control.should_training_stop = True

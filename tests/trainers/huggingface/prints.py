@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 
 def of_tensors(named):
     made = hashlib.sha256()
-    for name, tensor in named:
+    for name, value in named:
+        tensor = torch.as_tensor(value)
         made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         made.update(tensor.detach().contiguous().cpu().numpy().tobytes())
     return made.hexdigest()[:16]

@@ -140,7 +140,12 @@ def test_a_linear_schedule_goes_on_over_a_growth(tmp_path):
     assert trained == {id(p) for p in trainer.model.parameters()}
 
 
-@pytest.mark.parametrize("accumulate", [1, 2, 3])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "accumulate", [pytest.param(1, marks=SLOW), 2, pytest.param(3, marks=SLOW)]
+)
 def test_updates_count_and_not_micro_batches(tmp_path, accumulate):
     trainer = staged(tmp_path, gradient_accumulation_steps=accumulate)
     trainer.train()
@@ -241,6 +246,7 @@ def test_a_monitor_measures_without_the_trainers_evaluation(tmp_path):
     assert len(trainer.model.transformer.h) == 3
 
 
+@pytest.mark.slow
 def test_an_interval_in_seconds_is_evaluated_when_it_is_over(tmp_path):
     text = PLATEAU.replace("every: 2 steps", "every: 0.001 s").replace("patience=4", "patience=40")
     trainer = small.trainer(tmp_path, text, compute_metrics=lambda _: {"val": 1.0}, max_steps=3)
@@ -309,6 +315,7 @@ def test_distillation_adds_as_much_with_accumulation(tmp_path):
     assert (whole - without).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_distillation_goes_with_label_smoothing(tmp_path):
     smooth = distilled(tmp_path / "1", "20.0", label_smoothing_factor=0.1)
     without = distilled(tmp_path / "2", "1e-9", label_smoothing_factor=0.1)

@@ -84,7 +84,7 @@ def assert_resumes(folder, cuts, **given):
 
 
 # 4: the boundary of the growth is decided after this checkpoint was saved; 6: end of a pass.
-@pytest.mark.parametrize("cut", [4, 6])
+@pytest.mark.parametrize("cut", [4, pytest.param(6, marks=pytest.mark.slow)])
 def test_resumes_before_a_growth_and_inside_its_ramp(tmp_path, cut):
     assert_resumes(tmp_path, [cut])
 
@@ -104,6 +104,26 @@ def test_resumes_at_every_cut(tmp_path, make, accumulate):
 
 def test_resumes_with_teacher_snapshot_freeze_and_rollback(tmp_path):
     assert_resumes(tmp_path, [8], text=EVERYTHING)
+
+
+SETTINGS = [
+    {"bf16": True},
+    {"optim": "adafactor", "learning_rate": 1e-3},
+    {"lr_scheduler_type": "cosine_with_restarts"},
+    {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 3,
+     "metric_for_best_model": "loss"},
+    {"dataloader_num_workers": 2},
+    {"activation_checkpointing": True},
+    {"neftune_noise_alpha": 1.0},
+    {"include_num_input_tokens_seen": "all"},
+    {"eval_on_start": True},
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", SETTINGS, ids=lambda given: next(iter(given)))
+def test_resumes_under_the_trainers_own_settings(tmp_path, given):
+    assert_resumes(tmp_path, [4, 6], **given)
 
 
 @pytest.mark.slow
@@ -176,6 +196,7 @@ def test_a_checkpoint_of_another_graph_is_refused(tmp_path):
         life(tmp_path, resume=True, text=small.GROWS.replace("elapsed(4", "elapsed(3"))
 
 
+@pytest.mark.slow
 def test_an_edited_graph_goes_on_in_its_folder(tmp_path):
     given = {"run": tmp_path / "run"}
     _, first = life(tmp_path / "out", max_steps=6, **given)
@@ -202,6 +223,7 @@ def test_one_trainer_trains_once(tmp_path):
         trainer.train()
 
 
+@pytest.mark.slow
 def test_the_plain_trainer_cannot_resume_a_grown_checkpoint(tmp_path):
     """The defect that the mixin is for, so that we notice if transformers mends it."""
     life(tmp_path, max_steps=6)
