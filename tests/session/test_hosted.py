@@ -121,6 +121,33 @@ def test_rebuild_gives_the_model_its_structure_and_leaves_the_run(tmp_path):
     assert host.engine.done and host.engine.stages == {"main": "done"}
 
 
+BRANCHES = """
+{stagegraph: 1, name: branches, initial: small,
+ stages: {
+   small: {kind: train, duration: 2 steps, next: grow},
+   grow: {kind: grow, options: [{name: early, actions: [{type: deepen, stack: blocks, add: 1}]},
+                               {name: late, actions: [{type: deepen, stack: blocks, add: 2}]}],
+          actions: [{type: snapshot, name: s}], next: watch},
+   watch: {kind: consolidate, duration: 3 steps, next: done,
+           transitions: [{target: small, at_most: 1, when: "elapsed(2 steps)",
+             actions: [{type: roll_back, to: s, data: skip, exclude: grow}]}]},
+   done: {kind: final}}}
+"""
+
+
+def test_rebuild_goes_back_over_a_rollback():
+    """The best of a run may lie on a branch that was given up."""
+    host = Host(text=BRANCHES)
+    host.train(3)
+    early = host.save()
+    assert len(host.model.blocks) == 3
+    host.train(99)
+    assert host.engine.done and len(host.model.blocks) == 4
+    host.engine.rebuild(early[0])
+    host.model.load_state_dict(early[1])
+    assert len(host.model.blocks) == 3 and host.engine.done
+
+
 def test_a_state_without_a_journal_is_refused_by_a_folder_that_has_one(tmp_path):
     without, within = Host(), Host(tmp_path)
     without.train(2)

@@ -236,6 +236,7 @@ def test_the_best_is_not_one_of_which_nothing_is_saved(tmp_path):
     assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-5")
 
 
+@pytest.mark.slow
 def test_a_monitor_measures_without_the_trainers_evaluation(tmp_path):
     trainer = small.trainer(
         tmp_path, PLATEAU, eval_dataset=None,
@@ -322,6 +323,7 @@ def test_distillation_goes_with_label_smoothing(tmp_path):
     assert (smooth - without).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_one_s_own_trainer_class_takes_the_mixin(tmp_path):
     class Own(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, **kwargs):

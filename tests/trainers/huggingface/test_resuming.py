@@ -89,6 +89,7 @@ def test_resumes_before_a_growth_and_inside_its_ramp(tmp_path, cut):
     assert_resumes(tmp_path, [cut])
 
 
+@pytest.mark.slow
 def test_resumes_with_accumulation_and_a_linear_schedule(tmp_path):
     given = {"gradient_accumulation_steps": 2, "lr_scheduler_type": "linear", "warmup_steps": 3}
     assert_resumes(tmp_path, [7], make=small.llama, **given)
@@ -153,6 +154,7 @@ def test_resumes_after_an_exception_with_its_journal(tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_at_whose_boundary_the_run_ends_trains_no_more(tmp_path):
     whole, _ = life(tmp_path / "out")
     resumed, trainer = life(tmp_path / "out", resume=str(tmp_path / f"out/checkpoint-{max(whole)}"))
@@ -190,6 +192,7 @@ def test_a_checkpoint_without_moments_is_refused(tmp_path):
         life(tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_graph_is_refused(tmp_path):
     life(tmp_path, max_steps=6)
     with pytest.raises(SnapshotError, match="graph"):
