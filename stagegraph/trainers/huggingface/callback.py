@@ -122,6 +122,8 @@ class StagegraphCallback(TrainerCallback):
         self._engine: Engine | None = None
         self._evaluate: Callable[[], Any] = dict
         self._optimizer: Any = None
+        self.deaf = False
+        """Whether what is evaluated is no news: on a resume, before the first batch."""
         self.pass_ended = False
         """Whether the last event was the end of a pass over the data."""
         self.asked_alone = False
@@ -256,6 +258,7 @@ class StagegraphCallback(TrainerCallback):
             self.engine.resume_from(kept["engine"])
             self._update = None if update is None else _Update.from_json(update)
             self._metrics, self._seen = dict(host["metrics"]), host["tokens"]
+            self.deaf = True
         except DAMAGE as error:
             raise SnapshotError(f"this checkpoint cannot be read: {error!r}") from error
 
@@ -336,7 +339,7 @@ class StagegraphCallback(TrainerCallback):
     # Within
 
     def _take(self, told: Mapping[str, Any] | None) -> None:
-        if self._engine is not None and not self._engine.done and told:
+        if self._engine is not None and not (self.deaf or self._engine.done) and told:
             for name in self._declared & told.keys():
                 self._metrics[name] = as_number(name, told[name])
 

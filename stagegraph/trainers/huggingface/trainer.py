@@ -119,7 +119,10 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
         self._stages.steps_in_epoch = kwargs["steps_in_epoch"]
-        if self._stages.owes_update:  # the checkpoint lay before a boundary: decide it as it was
+        self._stages.deaf = False
+        if not self._stages.owes_update:
+            self._stages.decide(self.control)  # what eval_on_start has found
+        else:  # the checkpoint lay before a boundary: decide it as it was
             super()._load_rng_state(kwargs["resume_from_checkpoint"])
             self._stages.decide(self.control)
             self._random = RandomState.capture()
