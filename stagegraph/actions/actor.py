@@ -417,6 +417,15 @@ class TorchActor:
             teachers=standing.teachers,
         )
 
+    @property
+    def taught(self) -> bool:
+        """Whether a loss has come by since the last update that was told of."""
+        return self._standing.teaching.heard
+
+    @taught.setter
+    def taught(self, taught: bool) -> None:
+        self._standing.teaching.heard = taught
+
     def require_loss(self) -> None:
         """Refuse an update that was to be taught and whose loss did not come by :meth:`loss`.
 

@@ -9,6 +9,7 @@ growth and its place in it (``blocks.g1-0.mlp.weight``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from typing import Any
 
 from stagegraph.actions.changes import Change, Deepened, Pruned, Regrown, read_change
@@ -143,6 +144,11 @@ class Lineage:
     def starts_with(self, other: Lineage) -> bool:
         """Whether the other's changes are the first of these."""
         return self.changes[: len(other.changes)] == other.changes
+
+    def shared_with(self, other: Lineage) -> Lineage:
+        """The changes that both begin with."""
+        both = zip(self.changes, other.changes, strict=False)
+        return Lineage(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], both))
 
     def as_json(self) -> list[dict[str, Any]]:
         """As JSON data."""

@@ -130,6 +130,7 @@ class Core:
         self._reads_loss = "loss" in self._names.by_source
         counted = needs(graph).facts & {"epochs", "samples", "tokens", "flops"}
         self._reads_flops = "flops" in counted
+        self._asks = any(metric.every is not None for metric in graph.graph.metrics.values())
         self.meter = Meter(counted, clock)
         """What is counted besides updates."""
         self._digest = digest(graph.graph)
@@ -206,6 +207,27 @@ class Core:
     def tell(self, kind: str, /, **values: Any) -> None:
         """Record something that belongs here and decides nothing."""
         self._write((record(kind, self.state, **values),))
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """The alphas now, by cohort."""
+        return dict(alphas(self.graph, replace(self.state, clock=self.progress)))
+
+    def evaluation_follows(
+        self, *, samples: int = 0, tokens: int = 0, epoch: Fraction | float | None = None
+    ) -> bool:
+        """Whether the next update, if it takes so much, will want an evaluation from outside.
+
+        Nothing is counted. An interval in seconds is known only when its update is.
+        """
+        if not self._asks or self.state.ended is not None:
+            return False
+        passes = Fraction(0) if epoch is None else Fraction(epoch) - self.meter.reading
+        added = Progress(step=1, samples=samples, tokens=tokens, epoch=passes)
+        state = replace(self.state, clock=self.progress + added)
+        wanted = self.state.wanted
+        counts = evaluations(self.graph, state).items()
+        return any(n > wanted.get(name, 0) and name not in self.monitored for name, n in counts)
 
     # What happens
 
@@ -387,16 +409,7 @@ class Core:
         Raises:
             SnapshotError: It belongs to another graph or version, or is damaged.
         """
-        saved = Saved.read(state, seed=self._seed)
-        loaded = State.from_json(saved.state, self._digest)
-        check_fits(self._plans, loaded)
-        before = self._actor.state_dict()
-        try:
-            self._actor.load_state_dict(saved.actor)
-            loaded = self._hold(loaded)
-        except (StageGraphError, *DAMAGE) as error:
-            self._actor.load_state_dict(before)
-            raise SnapshotError(f"this state does not fit the model: {error}") from error
+        saved, loaded = self.rebuild(state)
         self.state = loaded
         self._undecided = self.wants_evaluation = saved.undecided
         self._pending = 0
@@ -409,6 +422,23 @@ class Core:
         if loaded.regions:
             self._machines.set(loaded.stages)
         self._arm(soon=True)
+
+    def rebuild(self, state: Mapping[str, Any]) -> tuple[Saved, State]:
+        """Give the model the structure of a saved state, and hold what that held; no more.
+
+        Raises:
+            SnapshotError: As for :meth:`load_state_dict`; the model is as before.
+        """
+        saved = Saved.read(state, seed=self._seed)
+        loaded = State.from_json(saved.state, self._digest)
+        check_fits(self._plans, loaded)
+        before = self._actor.state_dict()
+        try:
+            self._actor.load_state_dict(saved.actor)
+            return saved, self._hold(loaded)
+        except (StageGraphError, *DAMAGE) as error:
+            self._actor.load_state_dict(before)
+            raise SnapshotError(f"this state does not fit the model: {error}") from error
 
     def _hold(self, state: State) -> State:
         """Put in force what a state holds, without entering anything.

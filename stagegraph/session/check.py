@@ -10,6 +10,7 @@ from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.findings import Finding
 from stagegraph.graph.places import split_pointer
 from stagegraph.schema.stagegraph import StageGraph
+from stagegraph.session.capabilities import Capabilities, capabilities_of, lacks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +32,7 @@ def check(  # noqa: PLR0913 - all that a run must know of, named once
     loader: Any = None,
     probe: Any = None,
     parts: Mapping[str, Any] | None = None,
+    trainer: str | None = None,
 ) -> list[Finding]:
     """Everything to know about a graph before the run.
 
@@ -46,11 +48,17 @@ def check(  # noqa: PLR0913 - all that a run must know of, named once
             and what the graph's data activities ask of it in vain.
         probe: The batch that growth would be measured on.
         parts: What the graph names and only code can give.
+        trainer: The trainer that would run it (``loop``, ``huggingface``): what the graph asks for
+            and this trainer cannot do is said.
 
     Returns:
         The findings, in the order of the document. Those of severity ``error`` keep the graph
         from running; those that the author waived say so.
+
+    Raises:
+        StageGraphError: There is no such trainer.
     """
+    host = None if trainer is None else capabilities_of(trainer)
     findings = [*graph_check.check(graph), *_exactness(graph, loader)]
     if scheduler is not None and not any(finding.severity == "error" for finding in findings):
         from stagegraph.session.host_schedule import schedule_findings
@@ -58,6 +66,8 @@ def check(  # noqa: PLR0913 - all that a run must know of, named once
         findings += schedule_findings(graph, scheduler, loader)
     if any(finding.severity == "error" for finding in findings):
         return findings
+    if host is not None:
+        findings += _lacks(graph, host)
     if model is None:
         source = loader if data is None else data
         return findings if source is None else [*findings, *_data(graph, source)]
@@ -79,6 +89,27 @@ def _data(graph: StageGraph, source: object) -> list[Finding]:
 
     compiled, _ = compile_graph(graph)
     return [_finding(graph, misfit) for misfit in inspect_data(compiled, source)]
+
+
+def _lacks(graph: StageGraph, host: Capabilities) -> list[Finding]:
+    """What of a graph its trainer cannot do."""
+    compiled, _ = compile_graph(graph)
+    found = []
+    for lack in lacks(compiled, host):
+        pointer, _ = split_pointer(graph, lack.pointer)
+        position = graph.source.position(pointer)
+        found.append(
+            Finding(
+                code="trainer-cannot",
+                severity="error",
+                message=f"{lack.place}: {lack.message}",
+                remedy=lack.remedy,
+                pointer=pointer,
+                file=graph.source.file,
+                line=None if position is None else position[0],
+            )
+        )
+    return found
 
 
 def _finding(graph: StageGraph, misfit: Misfit) -> Finding:

@@ -38,6 +38,7 @@ from stagegraph.schema.activities import Distill
 from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
+from stagegraph.session.hosted import Hosted, find
 from stagegraph.session.knobs import Knobs
 from stagegraph.session.passes import Count, Epoch, Position
 from stagegraph.session.recording import Recording
@@ -100,7 +101,8 @@ class Engine:
             model, a path), builders (functions); a builder is needed again to resume.
         run: A folder for the run: its graph, journal, checkpoints, saved models and report. If it
             holds a run already, call :meth:`resume` first.
-        checkpoints: When the folder gets a checkpoint, and how many stay.
+        checkpoints: When the folder gets a checkpoint, and how many stay. ``None``: never; a host
+            keeps :meth:`host_state` in checkpoints of its own.
         params: Without a model: how many parameters it would have.
         costs: Without a model: per stage that grows, how many parameters it would add.
         seed: From which every action gets its own.
@@ -126,7 +128,7 @@ class Engine:
         monitor: Callable[[nn.Module], Mapping[str, Any]] | None = None,
         parts: Mapping[str, Any] | None = None,
         run: str | os.PathLike[str] | None = None,
-        checkpoints: Checkpoints = Checkpoints(),  # noqa: B008 - frozen
+        checkpoints: Checkpoints | None = Checkpoints(),  # noqa: B008 - frozen
         params: int | None = None,
         costs: Mapping[str, int] | None = None,
         seed: int = 0,
@@ -150,7 +152,7 @@ class Engine:
             from stagegraph.actions.attach import torch_actor
             from stagegraph.actions.reading import read_together
 
-            require_folder(compiled, run)
+            require_folder(compiled, run, kept_by_host=checkpoints is None)
             reader = read_together
             self._torch = actor = torch_actor(
                 compiled,
@@ -491,6 +493,31 @@ class Engine:
         """How many parameters the model has."""
         return self._core.state.facts.params
 
+    @property
+    def alphas(self) -> dict[str, float]:
+        """How far each cohort is blended in, where that is not all the way."""
+        return self._core.alphas
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """Per parameter group, the learning rate in force: the host's times the factors held."""
+        return [] if self._torch is None else self._torch.learning_rates()
+
+    @property
+    def monitored(self) -> frozenset[str]:
+        """The metrics that the engine's own monitor measures; nobody else is asked for them."""
+        return self._core.monitored
+
+    def evaluation_follows(
+        self, *, samples: int = 0, tokens: int = 0, epoch: Fraction | float | None = None
+    ) -> bool:
+        """Whether :attr:`wants_evaluation` will hold after the next :meth:`step`.
+
+        For a host that evaluates before it tells of the update. Arguments as for :meth:`step`;
+        nothing is counted.
+        """
+        return self._core.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
+
     def explain(self) -> list[Explanation]:
         """For each way out: its guard as a tree with the values it sees."""
         return self._core.explain()
@@ -582,6 +609,57 @@ class Engine:
         if self._torch is not None:
             self._torch.load_snapshots(snapshots)
 
+    def host_state(self) -> dict[str, Any]:
+        """What a host's own checkpoint must keep of the engine, in plain containers and tensors.
+
+        Weights, the states of optimizer, schedulers and scaler, and random numbers are the host's
+        to keep.
+        """
+        journal = None if self._record is None else self._record.journal
+        mark = None if journal is None else journal.sync()
+        taught = self._torch is not None and self._torch.taught
+        return Hosted(self.state_dict(), self.snapshots(), mark, taught).pack()
+
+    def resume_from(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`host_state` gave: a host's checkpoint is what counts.
+
+        The model is rebuilt to its grown shape, and the optimizer's groups with it; load their
+        tensors after this. The journal of the run's folder goes on behind the checkpoint.
+
+        Raises:
+            RunFolderError: The folder is another run's, or cannot be written or read.
+            SnapshotError: The state is of another graph, version, model or seed. The engine is
+                closed then.
+        """
+        self._refuse_if_closed()
+        if self._core.started:
+            raise StageGraphError("this engine has begun already; make a new one to go on")
+        kept, record = Hosted.unpack(state), self._record
+        try:
+            earlier = record is not None and record.holds_earlier
+            found = find(record, kept) if record is not None and earlier else None
+            self._core.load_state_dict(kept.engine if found is None else found.engine or {})
+            self.load_snapshots(kept.copies)
+            if self._torch is not None:
+                self._torch.taught = kept.taught
+            if record is not None and found is not None:
+                self._core.replay(found.outside)
+                record.taken_up(found)
+                self._keep_journal(record)
+        except BaseException:
+            self.close()
+            raise
+
+    def rebuild(self, state: Mapping[str, Any]) -> None:
+        """Give the model the structure it had when :meth:`host_state` was asked; the run stays.
+
+        For a host that takes the best of its checkpoints at the end. Load the weights after this.
+
+        Raises:
+            SnapshotError: The model cannot be brought there; it is as before.
+        """
+        self._core.rebuild(Hosted.unpack(state).engine)
+
     def close(self) -> None:
         """Take all hooks off the model and close the journal; the engine moves no more."""
         if self._closed:
@@ -616,7 +694,7 @@ class Engine:
             raise RunFolderError("nothing of this run is kept; give Engine(run='...') a folder")
         return self._record.folder
 
-    def _open(self, run: RunFolder, options: Checkpoints, actor: Actor) -> Recording:
+    def _open(self, run: RunFolder, options: Checkpoints | None, actor: Actor) -> Recording:
         copies, kept = weakly(self._copies), weakly(self._kept)
         record = Recording(run, self.graph, self._core, options, copies, kept, self._seed)
         if record.journal is not None:

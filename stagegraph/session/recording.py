@@ -63,7 +63,7 @@ class Recording:
         folder: The folder; a run is begun in it, unless it holds one.
         graph: The graph.
         core: The engine's core.
-        options: When checkpoints are written.
+        options: When checkpoints are written; ``None``: a host keeps them.
         copy: As for :class:`Saving`.
         kept: As for :class:`Saving`.
         seed: The run's seed.
@@ -77,7 +77,7 @@ class Recording:
         folder: RunFolder,
         graph: StageGraph,
         core: Core,
-        options: Checkpoints,
+        options: Checkpoints | None,
         copy: Callable[[], Files],
         kept: Callable[[], Sequence[Kept]],
         seed: int,
@@ -110,7 +110,9 @@ class Recording:
             self.close()
             raise
 
-    def _make_saving(self, journal: Journal) -> Saving:
+    def _make_saving(self, journal: Journal) -> Saving | None:
+        if self._options is None:
+            return None
         return Saving(self._options, self.folder, journal, self._core, self._copy, self._kept)
 
     def run_record(self, params: int | None) -> Record:
@@ -217,9 +219,8 @@ class Recording:
             raise
 
     def _find(self, journal: Journal) -> Found:
-        self._begin(journal)
+        self._open(journal)
         assert self.saving is not None
-        self._known = known_ids([line.record for line in read_raw(self.folder.journal).lines])
         generation, passed = self.saving.store.newest()
         self._passed, self._generation = passed, generation
         if generation is None:
@@ -235,6 +236,34 @@ class Recording:
         self._mark = generation.journal
         engine, edit = self._under_this_graph(engine)
         return Found(engine, files, *_outside(self.folder, self._mark), edit)
+
+    def find_at(self, engine: Any, mark: Mark) -> Found:
+        """Open the folder of a run whose checkpoints a host keeps.
+
+        Args:
+            engine: The engine's own state, out of the host's checkpoint.
+            mark: Where the journal was then.
+
+        Raises:
+            RunFolderError: It is of a newer version, cannot be read or written, or its journal is
+                another's.
+            SnapshotError: The graph was edited, and the edit contradicts what is past.
+        """
+        journal = self.folder.open()
+        try:
+            self._open(journal)
+            self._passed, self._generation, self._mark = (), None, mark
+            read_raw(self.folder.journal).require(mark)
+            engine, edit = self._under_this_graph(engine)
+            return Found(engine, {}, *_outside(self.folder, mark), edit)
+        except BaseException:
+            journal.close()
+            self.folder.close()
+            raise
+
+    def _open(self, journal: Journal) -> None:
+        self._begin(journal)
+        self._known = known_ids([line.record for line in read_raw(self.folder.journal).lines])
 
     def _under_this_graph(self, engine: Any) -> tuple[Any, Mapping[str, Any] | None]:
         """A saved engine as this graph goes on with it, and what was edited since."""
@@ -274,7 +303,7 @@ class Recording:
         Raises:
             RunFolderError: The journal cannot be written.
         """
-        assert self.journal is not None and self.saving is not None
+        assert self.journal is not None
         if found.edit is not None:
             self.folder.keep_graph(self._graph)  # before anything says that the run is under it
         now, generation, state = environment(), self._generation, self._core.state
@@ -300,8 +329,10 @@ class Recording:
         )
         self._tell_of_saved()
         self.holds_earlier = False
-        self.saving.take_up()
-        for text in _worth_saying(self.folder, generation, passed, found.damage, changed):
+        if self.saving is not None:
+            self.saving.take_up()
+        anew = found.engine is None
+        for text in _worth_saying(self.folder, generation, passed, found.damage, changed, anew):
             warnings.warn(text, stacklevel=4)
 
     def _tell_of_saved(self) -> None:
@@ -326,6 +357,8 @@ class Recording:
         Raises:
             RunFolderError: It could not be written, or there is none to be written.
         """
+        if self._options is None:
+            raise RunFolderError("the trainer keeps this run's checkpoints; have it save one")
         if self.saving is None:
             raise RunFolderError("the run has not been taken up")
         self.saving.save("asked for", wait=True)
@@ -370,11 +403,12 @@ def _worth_saying(
     passed: list[str],
     damage: str | None,
     changed: list[str],
+    anew: bool,  # noqa: FBT001 - called once, just above
 ) -> list[str]:
     said = []
-    if generation is None:
+    if anew:
         said.append(f"{folder.path}: the run had died before its first checkpoint; it begins anew")
-    elif passed:
+    elif passed and generation is not None:
         said.append(
             f"{folder.path}: resumed from checkpoint {generation.number} (step {generation.step}); "
             f"passed over: {'; '.join(passed)}"

@@ -176,26 +176,27 @@ def saved_record(state: State, one: Saved, run: Path) -> Record:
     )
 
 
-def require_folder(graph: CompiledGraph, run: object) -> None:
+def require_folder(graph: CompiledGraph, run: object, *, kept_by_host: bool = False) -> None:
     """Refuse a graph that saves models, for a run that has no folder.
 
     Args:
         graph: The graph.
         run: The folder, or ``None``.
+        kept_by_host: Whether the folder has no checkpoints, with which saved models are written.
 
     Raises:
         UnsupportedError: It does, and has none; all places are named.
     """
     from stagegraph.actions.attach import all_actions
 
-    if run is not None:
+    if run is not None and not kept_by_host:
         return
+    why = (
+        "is written with the checkpoints of the run's folder, and this run's are its host's; let "
+        "the host save the model"
+        if kept_by_host
+        else "writes the model into the run's folder, and there is none; give Engine(run=...)"
+    )
     places = [one.place for one in all_actions(graph) if isinstance(one.action, SaveAction)]
     if places:
-        raise UnsupportedError(
-            "\n".join(
-                f"{place}: save writes the model into the run's folder, and there is none; give "
-                "Engine(run=...)"
-                for place in places
-            )
-        )
+        raise UnsupportedError("\n".join(f"{place}: save {why}" for place in places))

@@ -269,7 +269,7 @@ class _Engine(Engine):
         super().observe(**metrics)
         self._after()
 
-    def _open(self, run: RunFolder, options: Checkpoints, actor: Actor) -> Recording:
+    def _open(self, run: RunFolder, options: Checkpoints | None, actor: Actor) -> Recording:
         # The process does not die with a life: nothing needs to be forced to the disk.
         return super()._open(RunFolder(run.path, disk=_Unsynced()), options, actor)
 

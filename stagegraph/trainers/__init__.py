@@ -1,0 +1,4 @@
+"""Adapters for trainers: each translates between its host and an engine, none decides.
+
+Nothing is imported here: ``stagegraph.trainers.huggingface`` needs transformers, and says so.
+"""

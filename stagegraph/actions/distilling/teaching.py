@@ -125,6 +125,15 @@ class Teaching:
         """Set a level for the next update."""
         self.levels[key] = level
 
+    @property
+    def heard(self) -> bool:
+        """Whether a loss of the update that comes next has come by; kept over a resume."""
+        return self._heard
+
+    @heard.setter
+    def heard(self, heard: bool) -> None:
+        self._heard = heard
+
     def require(self) -> None:
         """Refuse an update that was to be taught and was not; begin to wait for the next one.
 

@@ -72,10 +72,7 @@ def load_shape(standing: Standing, state: Mapping[str, Any]) -> None:
 
 
 def _rebuild_to(standing: Standing, lineage: Lineage) -> None:
-    if standing.lineage.starts_with(lineage):
-        unwind_to(standing, lineage)
-    if not lineage.starts_with(standing.lineage):
-        raise SnapshotError("the model has been through other growths than this state's")
+    unwind_to(standing, standing.lineage.shared_with(lineage))
     for change in lineage.changes[len(standing.lineage.changes) :]:
         known, parts = standing.lineage, standing.parts
         rebuild(standing.model, change, optimizers=standing.optimizers, lineage=known, parts=parts)

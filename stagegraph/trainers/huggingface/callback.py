@@ -1,0 +1,379 @@
+"""The callback: hears the Trainer's events and tells the engine; the engine decides.
+
+A boundary is decided when the Trainer has logged, evaluated and saved after an update, and before
+it fetches the next batch. So metrics of the update are in, no gradient is alive, a checkpoint holds
+the model that was evaluated, and a run that ends makes no update more. What the Trainer's own
+checkpoint then must hold is the engine as it was, and the update it had not been told of yet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from stagegraph.engine.metrics import as_number
+from stagegraph.engine.simulate import runnable
+from stagegraph.engine.state import DAMAGE
+from stagegraph.errors import MetricError, RunFolderError, SnapshotError, StageGraphError
+from stagegraph.errors import UnsupportedError as Unsupported
+from stagegraph.graph.needs import needs
+from stagegraph.progress import read_fraction
+from stagegraph.runs.folder import RunFolder
+from stagegraph.schema.activities import Distill
+from stagegraph.schema.stagegraph import StageGraph
+from stagegraph.session.engine import Engine
+from stagegraph.trainers.huggingface.refusals import refuse
+
+__all__ = ["StagegraphCallback"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Update:
+    """An update that the optimizer has made and the engine has not been told of.
+
+    Attributes:
+        loss: Its training loss, the mean over its micro-batches.
+        samples: How many samples it took.
+        tokens: How many tokens.
+        epoch: Passes over the data after it.
+        asked: Whether the Trainer was asked for an evaluation after it.
+    """
+
+    loss: Any
+    samples: int
+    tokens: int
+    epoch: Fraction | None
+    asked: bool
+
+    def amounts(self) -> dict[str, Any]:
+        """As :meth:`Engine.step` takes it."""
+        return {
+            "loss": self.loss,
+            "samples": self.samples,
+            "tokens": self.tokens,
+            "epoch": self.epoch,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data; the loss is read from its device."""
+        loss = None if self.loss is None else as_number("loss", self.loss)
+        epoch = None if self.epoch is None else str(self.epoch)
+        return {**self.amounts(), "loss": loss, "epoch": epoch, "asked": self.asked}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> _Update:
+        """The inverse of :meth:`to_json`."""
+        epoch = None if data["epoch"] is None else read_fraction(data["epoch"])
+        return cls(data["loss"], data["samples"], data["tokens"], epoch, data["asked"])
+
+
+class StagegraphCallback(TrainerCallback):
+    """A stage graph in a Trainer: give it to a :class:`StagedTrainer` among its ``callbacks``.
+
+    The engine is made when training begins, of the Trainer's own model, optimizer, scheduler and
+    gradient scaler.
+
+    Args:
+        graph: The graph, without errors.
+        run: A folder for the run's graph, journal and report. Its checkpoints are the Trainer's,
+            in ``args.output_dir``; this folder has none.
+        probe: As for :class:`stagegraph.Engine`; tensors are moved to the Trainer's device.
+        monitor: As for :class:`stagegraph.Engine`.
+        parts: As for :class:`stagegraph.Engine`.
+        seed: As for :class:`stagegraph.Engine`.
+
+    Raises:
+        GraphError: The graph has errors.
+    """
+
+    def __init__(
+        self,
+        graph: StageGraph,
+        *,
+        run: str | os.PathLike[str] | None = None,
+        probe: Any = None,
+        monitor: Callable[[nn.Module], Mapping[str, Any]] | None = None,
+        parts: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.graph = graph
+        self.run = run
+        self._compiled = runnable(graph)
+        self._probe, self._monitor, self._parts, self._seed = probe, monitor, parts, seed
+        self._declared = frozenset(
+            source for name, one in graph.metrics.items() for source in (name, *one.source)
+        ) - {"loss"}  # the loss is told with each update: a logged one is a mean over some
+        self._counts_tokens = "tokens" in needs(self._compiled).facts
+        self.distils = any(
+            isinstance(held.activity, Distill)
+            for stage in self._compiled.stages.values()
+            for held in stage.during
+        )
+        """Whether a stage adds to the loss."""
+        self.steps_in_epoch = 0
+        """How many batches a pass over the data has."""
+        self._engine: Engine | None = None
+        self._evaluate: Callable[[], Any] = dict
+        self._optimizer: Any = None
+        self.deaf = False
+        """Whether what is evaluated is no news: on a resume, before the first batch."""
+        self.pass_ended = False
+        """Whether the last event was the end of a pass over the data."""
+        self.asked_alone = False
+        """Whether the evaluation after the last update is one that the graph alone wanted."""
+        self._loss: Any = None
+        self._samples = self._tokens = 0
+        self._seen: int | None = None
+        self._update: _Update | None = None
+        self._metrics: dict[str, float] = {}
+
+    @property
+    def engine(self) -> Engine:
+        """The engine.
+
+        Raises:
+            StageGraphError: Training has not begun.
+        """
+        if self._engine is None:
+            raise StageGraphError("the engine is made when trainer.train() begins")
+        return self._engine
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether training has begun."""
+        return self._engine is not None
+
+    @property
+    def owes_update(self) -> bool:
+        """Whether an update was made that the engine has not been told of."""
+        return self._update is not None
+
+    # Called by the Trainer's mixin
+
+    def attach(self, trainer: Any, *, resumes: bool) -> None:
+        """Make the engine, before the Trainer loads anything.
+
+        Raises:
+            RunFolderError: The run's folder holds a run, and this one begins.
+            StageGraphError: This callback has trained already.
+            UnsupportedError: Trainer, model and graph do not go together.
+        """
+        if self._engine is not None:
+            raise StageGraphError(
+                "this Trainer's engine has trained already; to go on or to begin again, make a new "
+                "model, Trainer and callback; train(resume_from_checkpoint=True) goes on"
+            )
+        refuse(trainer, self._compiled, monitored=self._monitor is not None)
+        if self.run is not None and not resumes and RunFolder(self.run).is_used:
+            raise RunFolderError(
+                f"{self.run} holds an earlier run already; call "
+                "train(resume_from_checkpoint=True) to go on with it, or choose another folder"
+            )
+        self._optimizer = trainer.create_optimizer()
+        probe = self._probe
+        if probe is not None and not callable(probe):
+            probe = send_to_device(probe, trainer.args.device)
+        self._engine = Engine(
+            self.graph,
+            model=trainer.model,
+            optimizer=self._optimizer,
+            scheduler=_Later(trainer, "lr_scheduler"),
+            scaler=getattr(trainer.accelerator, "scaler", None),
+            probe=probe,
+            monitor=self._monitor,
+            parts=self._parts,
+            run=self.run,
+            checkpoints=None,
+            seed=self._seed,
+        )
+        self._evaluate = trainer.evaluate
+
+    def saw(self, inputs: Mapping[str, Any]) -> None:
+        """A micro-batch is about to be learnt from."""
+        first: Any = inputs.get("input_ids")
+        if first is None:
+            first = next((one for one in inputs.values() if isinstance(one, Tensor)), None)
+        if first is not None:
+            self._samples += len(first)
+            if self._counts_tokens:
+                self._tokens += first.numel()
+
+    def learnt(self, loss: Tensor) -> None:
+        """A micro-batch has been learnt from; its loss is its share of the update's."""
+        self._loss = loss if self._loss is None else self._loss + loss
+
+    def decide(self, control: Any) -> None:
+        """The Trainer has logged, evaluated and saved after an update: decide its boundary.
+
+        Raises:
+            ActionError: As :meth:`Engine.step`.
+            MetricError: The Trainer's evaluation does not give what the graph wants evaluated.
+        """
+        engine, update = self.engine, self._update
+        metrics: dict[str, Any] = dict(self._metrics)
+        if engine.done:
+            control.should_training_stop = True
+            return
+        if update is None:
+            if metrics:
+                self._metrics = {}
+                engine.observe(**metrics)
+        elif update.asked:
+            self._require_evaluated(metrics)
+            engine.step(**update.amounts())
+            self._update, self._metrics = None, {}
+            engine.observe(**metrics)
+        else:
+            engine.step(**update.amounts(), **metrics)
+            self._update, self._metrics = None, {}
+            if engine.wants_evaluation:  # by the clock on the wall, which nobody can foretell
+                self._evaluate()
+                self._require_evaluated(self._metrics)
+                metrics, self._metrics = dict(self._metrics), {}
+                engine.observe(**metrics)
+        if engine.done:
+            control.should_training_stop = True
+
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint of the Trainer's must hold, in plain containers and tensors."""
+        update = None if self._update is None else self._update.to_json()
+        host = {"update": update, "metrics": dict(self._metrics), "tokens": self._seen}
+        return {"engine": self.engine.host_state(), "host": host}
+
+    def take_up(self, kept: Any) -> None:
+        """Go on from what :meth:`kept` gave: the model gets its structure.
+
+        Raises:
+            SnapshotError: It cannot be read, or is of another graph, model or seed.
+        """
+        try:
+            host, update = kept["host"], kept["host"]["update"]
+            self.engine.resume_from(kept["engine"])
+            self._update = None if update is None else _Update.from_json(update)
+            self._metrics, self._seen = dict(host["metrics"]), host["tokens"]
+            self.deaf = True
+        except DAMAGE as error:
+            raise SnapshotError(f"this checkpoint cannot be read: {error!r}") from error
+
+    def figures(self) -> dict[str, float]:
+        """What to log besides: stages by number, alphas, LR factors, parameters."""
+        engine = self.engine
+        shown: dict[str, float] = {}
+        for region, name in engine.stages.items():
+            stages = self._compiled.by_name[region].stages.values()
+            number = next((n for n, stage in enumerate(stages) if stage.name == name), -1)
+            shown[f"stagegraph/stage/{region}"] = number
+        if engine.params is not None:
+            shown["stagegraph/params"] = engine.params
+        shown |= {f"stagegraph/alpha/{cohort}": alpha for cohort, alpha in engine.alphas.items()}
+        rates = zip(engine.learning_rates, self._optimizer.param_groups, strict=True)
+        for index, (rate, group) in enumerate(rates):
+            own = float(group["lr"])
+            shown[f"stagegraph/lr_factor/{index}"] = rate / own if own else 1.0
+        return shown
+
+    # Events
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Enter the initial stages, unless a checkpoint was in others."""
+        if self._engine is None:
+            raise Unsupported(
+                "StagegraphCallback alone comes too late: the Trainer loads weights before any "
+                "event. Use stagegraph.trainers.huggingface.StagedTrainer, or put "
+                "StagedTrainerMixin before your Trainer: class Mine(StagedTrainerMixin, Trainer)"
+            )
+        self._engine.start()
+        if self._seen is None:
+            self._seen = state.num_input_tokens_seen
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """An update is over: count it, and ask for an evaluation if the graph wants one."""
+        engine = self.engine
+        if engine.done:
+            return
+        epoch = None
+        if self.steps_in_epoch:
+            batches = round(state.epoch * self.steps_in_epoch)
+            epoch = Fraction(batches, self.steps_in_epoch)
+        samples, tokens = self._samples, self._tokens
+        if args.include_num_input_tokens_seen != "no":  # as the host counts them
+            tokens = state.num_input_tokens_seen - (self._seen or 0)
+            self._seen = state.num_input_tokens_seen
+        asked = engine.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
+        self._update = _Update(self._loss, samples, tokens, epoch, asked)
+        self._loss, self._samples, self._tokens = None, 0, 0
+        self.pass_ended, self.asked_alone = False, False
+        if asked and not (
+            epoch is not None and epoch.denominator == 1 and _at_its_end(args, state)
+        ):
+            self.asked_alone = not control.should_evaluate
+            control.should_evaluate = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A pass over the data is over; what it evaluates comes after this."""
+        self.pass_ended = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """What is logged may be a metric of the graph."""
+        self._take(logs)
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
+    ) -> None:
+        """What is evaluated may be a metric of the graph."""
+        self._take(metrics)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Training is over, if only for now; the engine stays, for gates and reports."""
+        if self._update is not None:  # resumed where the Trainer had come to its own end
+            self.decide(control)
+        self.engine.finish()
+
+    # Within
+
+    def _take(self, told: Mapping[str, Any] | None) -> None:
+        if self._engine is not None and not (self.deaf or self._engine.done) and told:
+            for name in self._declared & told.keys():
+                self._metrics[name] = as_number(name, told[name])
+
+    def _require_evaluated(self, metrics: Mapping[str, float]) -> None:
+        for name, metric in self.graph.metrics.items():
+            if metric.every is None or name in self.engine.monitored:
+                continue
+            if not any(source in metrics for source in (name, *metric.source)):
+                raise MetricError(
+                    f"the graph wants {name!r} evaluated every {metric.every}, and the Trainer's "
+                    f"evaluation gives none of {', '.join((name, *metric.source))}; let "
+                    f"compute_metrics return it (the Trainer puts 'eval_' before its names) and "
+                    f"write metrics: {{{name}: {{source: [eval_...]}}}}"
+                )
+
+
+def _at_its_end(args: Any, state: Any) -> bool:
+    """Whether the Trainer evaluates of itself at the end of the pass that ends here."""
+    return bool(args.eval_strategy == "epoch" and args.eval_delay <= state.epoch)
+
+
+class _Later:
+    """The Trainer's scheduler, which is made after the engine; a snapshot asks for it later."""
+
+    def __init__(self, trainer: Any, attribute: str) -> None:
+        self._trainer, self._attribute = trainer, attribute
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state; nothing before it is there."""
+        one = getattr(self._trainer, self._attribute)
+        return {} if one is None else dict(one.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Take a state up."""
+        one = getattr(self._trainer, self._attribute)
+        if one is not None and state:
+            one.load_state_dict(state)

@@ -1,0 +1,129 @@
+"""Refusals: what this host cannot do for a graph, named before the run with the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from stagegraph.errors import UnsupportedError
+from stagegraph.graph.compiled import CompiledGraph
+from stagegraph.session.capabilities import capabilities_of, lacks
+
+__all__ = ["LEANED_ON", "refuse"]
+
+LEANED_ON = (
+    "_determine_best_metric",
+    "_get_output_dir",
+    "_load_best_model",
+    "_load_from_checkpoint",
+    "_load_rng_state",
+    "_maybe_log_save_evaluate",
+    "_run_epoch",
+    "_save_checkpoint",
+)
+"""Methods of the Trainer that are not public and that the mixin overrides or calls."""
+
+_OPTIMIZERS = {
+    "8bit": "keeps its moments in eight bits, in blocks that do not follow a growth",
+    "4bit": "keeps its moments in four bits, in blocks that do not follow a growth",
+    "galore": "keeps moments of a projection whose shape does not follow a growth",
+    "apollo": "keeps moments of a projection whose shape does not follow a growth",
+    "lomo": "steps inside of backward, where no boundary is",
+}
+
+
+def refuse(trainer: Any, graph: CompiledGraph, *, monitored: bool) -> None:
+    """Refuse the run if host, settings and graph do not go together.
+
+    Args:
+        trainer: The Trainer.
+        graph: The graph.
+        monitored: Whether the engine has a monitor, which measures metrics without the Trainer.
+
+    Raises:
+        UnsupportedError: They do not; everything is named at once.
+    """
+    found = [str(lack) for lack in lacks(graph, capabilities_of("huggingface"))]
+    found += [f"Trainer: {reason}" for reason in _of_trainer(trainer)]
+    found += [f"Trainer: {reason}" for reason in _of_model(trainer.model, graph)]
+    asking = [name for name, one in graph.graph.metrics.items() if one.every is not None]
+    if asking and trainer.eval_dataset is None and not monitored:
+        found.append(
+            f"Trainer: the graph has {', '.join(map(repr, asking))} evaluated, and there is no "
+            "eval_dataset; give one, or StagegraphCallback(monitor=...)"
+        )
+    if found:
+        raise UnsupportedError("\n".join(found))
+
+
+def _of_trainer(trainer: Any) -> Iterator[str]:
+    missing = [name for name in LEANED_ON if not callable(getattr(trainer, name, None))]
+    if missing:
+        yield (
+            f"this version of transformers has no {', '.join(missing)}, which the adapter leans "
+            "on; it was made for 5.24"
+        )
+    for is_so, reason in _SETTINGS:
+        if is_so(trainer):
+            yield reason
+    optim = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    kind = "" if trainer.optimizer is None else type(trainer.optimizer).__name__
+    for mark, why in _OPTIMIZERS.items():
+        if mark in optim.lower() and trainer.optimizer is None:
+            yield f"optim={optim!r} {why}; use optim='adamw_torch' or the like"
+        elif mark in kind.lower():
+            yield f"the optimizer {kind} {why}; use torch.optim.AdamW or the like"
+
+
+def _sharded(trainer: Any) -> bool:
+    return bool(trainer.is_fsdp_enabled or trainer.is_fsdp_xla_enabled)
+
+
+_SETTINGS: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (
+        lambda trainer: bool(trainer.is_deepspeed_enabled),
+        "deepspeed partitions parameters and moments once, and does not see a change of structure "
+        "or of what is trained; train without deepspeed",
+    ),
+    (
+        _sharded,
+        "fsdp shards parameters once, and ranks would differ after a change without an error; "
+        "train without fsdp",
+    ),
+    (
+        lambda trainer: trainer.args.world_size > 1 and not _sharded(trainer),
+        "this version decides in one process alone, and ranks would part; start one process",
+    ),
+    (
+        lambda trainer: trainer.args.n_gpu > 1,
+        "with several GPUs in one process it wraps the model in torch's DataParallel, whose "
+        "replicas do not have the engine's hooks; set CUDA_VISIBLE_DEVICES to one of them",
+    ),
+    (
+        lambda trainer: bool(trainer.args.auto_find_batch_size),
+        "auto_find_batch_size begins the loop again with another batch size, in mid-run too; set "
+        "per_device_train_batch_size",
+    ),
+    (
+        lambda trainer: trainer.model_init is not None,
+        "model_init makes another model when training begins, which the engine does not hold; "
+        "give model=model_init() (hyper-parameter search with a graph: one Trainer per trial)",
+    ),
+)
+
+
+def _of_model(model: Any, graph: CompiledGraph) -> Iterator[str]:
+    structural = [key for key, stage in graph.stages.items() if stage.possible_growths]
+    if not structural:
+        return
+    if getattr(model, "is_quantized", False):
+        yield (
+            f"the model is quantized, and {structural[0]} grows it: packed weights cannot be "
+            "copied into new shapes; load it without quantization_config"
+        )
+    if any(kind.__name__ == "PeftModel" for kind in type(model).__mro__):
+        yield (
+            f"the model is a PeftModel, whose checkpoints hold adapters alone, and {structural[0]} "
+            "grows what is below them, which would be lost; grow first, and add adapters in a "
+            "second run"
+        )
