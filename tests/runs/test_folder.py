@@ -94,7 +94,7 @@ def test_folder_without_a_run_says_what_is_missing(tmp_path):
     folder = RunFolder(tmp_path)
     with pytest.raises(RunFolderError, match=r"holds no run: there is no graph\.json in it"):
         folder.graph()
-    with pytest.raises(RunFolderError, match="cannot be read"):
+    with pytest.raises(RunFolderError, match=r"holds no run: there is no journal\.jsonl in it"):
         folder.records()
 
 
