@@ -107,7 +107,7 @@ def decide(
         cancelled = {move.region: reason for move in moves if move.force is not None}
         stages, moves = _returning(graph, state, rolling)
     beginning = next((move for move in moves if move.turn is not None), None)
-    if beginning is not None and stop:  # a run that ends in a trial ends as if it had not begun
+    if beginning is not None and stop:  # no trial begins where the run ends
         moves = [move for move in moves if move is not beginning]
     elif beginning is not None:
         reason = f"region {beginning.region!r} begins to try growths at this boundary"

@@ -147,7 +147,7 @@ def turn(graph: CompiledGraph, state: State, trial: TrialState) -> Turn | None:
 
 
 def given_up(trial: TrialState) -> Turn:
-    """A trial whose run ends before it does: all is as if it had not begun."""
+    """A trial whose run ends before it does: model and stages are those from before it."""
     return Turn(trial.stage, None, True, trial.tried, trial.snapshot, trial.started)
 
 
