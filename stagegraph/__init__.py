@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stagegraph.errors import MetricError as MetricError
     from stagegraph.errors import MissingFact as MissingFact
     from stagegraph.errors import ProgressError as ProgressError
+    from stagegraph.errors import RankError as RankError
     from stagegraph.errors import RunFolderError as RunFolderError
     from stagegraph.errors import SelectorError as SelectorError
     from stagegraph.errors import SnapshotError as SnapshotError
@@ -95,6 +96,7 @@ _HOMES = {
     "Preempted": "session.preemption",
     "Progress": "progress",
     "ProgressError": "errors",
+    "RankError": "errors",
     "RunFolderError": "errors",
     "Saved": "runs.saved",
     "SeededSampler": "actions.data.sampling",

@@ -13,6 +13,7 @@
     ├── ActionError          an action failed at a boundary; model and engine are as before
     ├── SnapshotError        a saved engine state cannot be taken up
     ├── CommandError         an event or a command from outside that cannot be taken
+    ├── RankError            ranks that are not at one place, differ, or one of which has failed
     └── RunFolderError       a run's folder cannot be written or read
 """
 
@@ -36,6 +37,7 @@ __all__ = [
     "MetricError",
     "MissingFact",
     "ProgressError",
+    "RankError",
     "RunFolderError",
     "SelectorError",
     "SnapshotError",
@@ -156,6 +158,10 @@ class SnapshotError(StageGraphError):
 
 class CommandError(StageGraphError):
     """An event or a command from outside that this run does not know, or cannot take now."""
+
+
+class RankError(StageGraphError):
+    """Ranks that are not at the same place or do not hold the same, or one that has failed."""
 
 
 class RunFolderError(StageGraphError):

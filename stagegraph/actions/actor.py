@@ -33,10 +33,13 @@ from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.optimizing.scales import Scale
 from stagegraph.actions.optimizing.schedules import host_rate
 from stagegraph.actions.optimizing.updates import Updates
-from stagegraph.actions.parameters import num_parameters, uncompiled
+from stagegraph.actions.parameters import num_parameters, unwrapped
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.pruning import prune
 from stagegraph.actions.randomness import RandomState
+from stagegraph.actions.ranks.agreement import Agreement, structure_lines
+from stagegraph.actions.ranks.own import fork_own, own_file, pack_own, take_own, unpack_own
+from stagegraph.actions.ranks.replicated import Replicated, replicated_in
 from stagegraph.actions.rehearsal import rehearse
 from stagegraph.actions.returning import return_to
 from stagegraph.actions.snapshots import take
@@ -46,6 +49,7 @@ from stagegraph.actions.support import unsupported
 from stagegraph.actions.undo import Moment, UndoLog
 from stagegraph.engine.attributions import Attribution
 from stagegraph.engine.ports import Boundary, Deed, Effect, Facts, Outcome
+from stagegraph.engine.ranks import Parted
 from stagegraph.engine.state import DAMAGE
 from stagegraph.errors import (
     ActionError,
@@ -112,7 +116,7 @@ class TorchActor:
         several = optimizers if isinstance(optimizers, list | tuple) else (optimizers,)
         innermost_ones = {id(one): one for one in map(innermost, several)}
         self._standing = Standing(
-            uncompiled(model),
+            unwrapped(model),
             list(innermost_ones.values()),
             Companions.of(scheduler, scaler, ema, data),
             probe,
@@ -128,6 +132,47 @@ class TorchActor:
         self._counts_flops = counts_flops
         self._structure: Structure | None = None
         self._saves: tuple[Weights, ...] = ()
+        wrapper = replicated_in(model)
+        self._replicas = None if wrapper is None else Replicated(wrapper)
+        self._agreement: Agreement | None = None
+
+    def join(self, agreement: Agreement) -> None:
+        """Carry boundaries out together with other ranks from here on."""
+        self._agreement = agreement
+
+    @property
+    def replicas(self) -> int:
+        """Over how many ranks the model's gradients are averaged."""
+        return 1 if self._replicas is None else self._replicas.size
+
+    def own(self, position: Any) -> bytes:
+        """What a checkpoint must hold of this rank beside what all ranks have alike."""
+        return pack_own(self._standing, position)
+
+    def take_own(self, files: Mapping[str, bytes], rank: int, position: Any) -> Any:
+        """Take it up again, after :meth:`load_checkpoint`.
+
+        Args:
+            files: The files of the checkpoint.
+            rank: This rank.
+            position: The place in the data that all ranks have if none is known of this one.
+
+        Returns:
+            This rank's place in the data.
+
+        Raises:
+            SnapshotError: It cannot be read.
+        """
+        content = files.get(own_file(rank))
+        if content is not None:
+            return take_own(self._standing, unpack_own(content))
+        if rank:
+            fork_own(rank)
+        return position
+
+    def structure_lines(self) -> list[str]:
+        """The structure of model and optimizers, a line each; the same on all ranks."""
+        return structure_lines(self._standing.model, self._standing.optimizers)
 
     def require(
         self,
@@ -198,24 +243,59 @@ class TorchActor:
             ActionError: An action failed; everything is as it was before.
         """
         self._standing.rates.heal()
-        self._refuse_foreign_change(boundary)
         log, taps, hooked = UndoLog(), self._standing.teaching.taps, self._standing.hooked
         try:
-            evidence, attributions = self._carry_out(boundary, log)
+            with self._together(boundary):
+                self._refuse_foreign_change(boundary)
+                evidence = self._carry_out(boundary, log)
+            self._follow()
+            attributions = self._attribute(boundary, evidence)
             retapped = self._standing.teaching.taps is not taps
             if boundary.structural or retapped or self._standing.hooked != hooked:
                 _forget_compiled()
             self.has_updated()  # an update that was only tried is none
             outcome = Outcome(evidence, self.facts(), attributions)
-            confirm(outcome)  # the last thing: whatever interrupts after it comes too late
-        except BaseException:
+            # The last thing: whatever interrupts after it comes too late.
+            if self._agreement is None:
+                confirm(outcome)
+            else:
+                self._agreement.confirm(lambda: confirm(outcome))
+        except BaseException as error:
             log.undo()
             self.has_updated()
+            if isinstance(error, Exception) and not isinstance(error, Parted):
+                self._follow()
             raise
         self._structure = self._structure_now()
         if boundary.structural or boundary.forget:
             self._standing.release_pruned()  # not before: what is undone may still go back to it
         return outcome
+
+    @contextmanager
+    def _together(self, boundary: Boundary) -> Iterator[None]:
+        """What is done inside holds on all ranks, or has failed on all."""
+        if self._agreement is None:
+            yield
+            return
+        place = f"boundary {boundary.step}"
+        try:
+            yield
+        except Parted:
+            raise  # the ranks have parted, and nobody is there to vote
+        except Exception as error:  # noqa: BLE001 - raised on all ranks
+            self._agreement.vote(error, place, self.structure_lines)
+        else:
+            self._agreement.vote(None, place, self.structure_lines)
+
+    def _follow(self) -> None:
+        """Let the wrapper that averages gradients over ranks reduce what is trained now."""
+        if self._replicas is not None:
+            self._replicas.follow(unused=self._may_rest())
+
+    def _may_rest(self) -> bool:
+        """Whether parts of the model may be passed by: behind closed gates, heads not in use."""
+        closed = any(alpha == 0.0 for alpha in self._standing.gates.alphas().values())
+        return closed or self._standing.has_heads
 
     def _structure_now(self) -> Structure:
         return Structure.of(self._standing.model, self._standing.optimizers)
@@ -228,11 +308,11 @@ class TorchActor:
             if known is not None:
                 known.require(self._structure)
 
-    def _carry_out(
-        self, boundary: Boundary, log: UndoLog
-    ) -> tuple[dict[str, Mapping[str, Any]], tuple[Attribution, ...]]:
+    def _carry_out(self, boundary: Boundary, log: UndoLog) -> dict[str, Mapping[str, Any]]:
         standing, evidence = self._standing, dict[str, Mapping[str, Any]]()
         self._prepare_undo(boundary, log)
+        if self._replicas is not None and boundary.structural:
+            self._replicas.let_go()
         leaving = [deed for deed in boundary.deeds if deed.leaving]
         saved = self._save(leaving, evidence, taken=frozenset())
         if boundary.restore is not None:
@@ -252,7 +332,7 @@ class TorchActor:
         for name in boundary.forget:
             standing.snapshots.pop(name, None)
             standing.teachers.pop(name, None)
-        return evidence, self._attribute(boundary, evidence)
+        return evidence
 
     def _save(
         self,
@@ -475,6 +555,8 @@ class TorchActor:
         """Set the values of moving activities, by place, for the next update."""
         self._standing.rates.heal()
         self._held.tune(self._standing, values)
+        if self._replicas is not None:
+            self._replicas.mind(unused=self._may_rest())
 
     def learning_rates(self) -> list[float]:
         """Per parameter group of all optimizers, the learning rate in force: host's × factors.
@@ -515,7 +597,12 @@ class TorchActor:
         Raises:
             SnapshotError: This is no state of this version, or of another model.
         """
-        load_shape(self._standing, state)
+        if self._replicas is not None:
+            self._replicas.let_go()
+        try:
+            load_shape(self._standing, state)
+        finally:
+            self._follow()
         self._held, self._structure = Held((), {}), None
 
     def snapshots(self) -> dict[str, Any]:
@@ -585,7 +672,7 @@ def _blamed_on(place: str) -> Iterator[None]:
 
 
 def _forget_compiled() -> None:
-    """After eight shapes, compiled code would silently run uncompiled; begin to count anew."""
+    """After eight shapes, compiled code would silently run unwrapped; begin to count anew."""
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is not None:
         dynamo.reset()

@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -18,14 +19,16 @@ from stagegraph.actions.companions import Companions
 from stagegraph.actions.data.steering import data_refusals
 from stagegraph.actions.monitoring import Measure, Monitor
 from stagegraph.actions.optimizing.optimizers import innermost
+from stagegraph.actions.parameters import unwrapped
 from stagegraph.actions.probes import Probe, run_probe
+from stagegraph.actions.ranks.replicated import replicated_in, why_not_followed
 from stagegraph.actions.support import inspect, remarks, unsupported
 from stagegraph.actions.undo import untouched
 from stagegraph.errors import UnsupportedError
 from stagegraph.graph.compiled import CompiledGraph, CompiledStage, PlacedAction
 from stagegraph.graph.needs import needs
 from stagegraph.schema.actions import Attribute, GrowthAction
-from stagegraph.schema.activities import Activity
+from stagegraph.schema.activities import Activity, Freeze
 
 __all__ = [
     "Misfit",
@@ -68,7 +71,7 @@ def torch_actor(
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"model= is a {type(model).__name__}, not an nn.Module")
-    if _inner(model) in _ATTACHED:
+    if unwrapped(model) in _ATTACHED:
         raise UnsupportedError(
             "another engine holds this model: two would cut each other's learning rates and grow "
             "past each other; close() the other one first"
@@ -77,11 +80,11 @@ def torch_actor(
     refused = [f"{misfit.place}: {misfit.message}" for misfit in misfits if misfit.refused]
     if refused:
         raise UnsupportedError("\n".join(refused))
-    watch = None if monitor is None else _monitor(graph, _inner(model), monitor, seed)
+    watch = None if monitor is None else _monitor(graph, unwrapped(model), monitor, seed)
     _refuse_unmonitored(graph, watch)
     growths = {place: g for s in graph.stages.values() for place, g in s.priced.items()}
     if growths:
-        _try_probe(model, companions["probe"])
+        _try_probe(unwrapped(model), companions["probe"])
     actor = TorchActor(
         model,
         optimizer,
@@ -91,7 +94,7 @@ def torch_actor(
         counts_flops="flops" in needs(graph).facts,
         **companions,
     )
-    _ATTACHED.add(_inner(model))
+    _ATTACHED.add(unwrapped(model))
     return actor
 
 
@@ -131,18 +134,12 @@ def _try_probe(model: nn.Module, probe: Probe) -> None:
 
 def release(model: nn.Module) -> None:
     """A model's engine is closed; another may hold it."""
-    _ATTACHED.discard(_inner(model))
+    _ATTACHED.discard(unwrapped(model))
 
 
 def is_held(model: nn.Module) -> bool:
     """Whether an engine holds this model."""
-    return _inner(model) in _ATTACHED
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    """The module inside a compiled one."""
-    compiled = model._modules.get("_orig_mod")
-    return model if compiled is None else compiled
+    return unwrapped(model) in _ATTACHED
 
 
 def all_actions(graph: CompiledGraph) -> Iterator[PlacedAction]:
@@ -211,6 +208,7 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
     parts: Mapping[str, Any] | None = None,
 ) -> list[Misfit]:
     """What of a graph does not fit a model, or cannot be had with what is given."""
+    wrapper, model = replicated_in(model), unwrapped(model)
     several = [innermost(one) for one in _several(optimizer)]
     actions = [(placed.place, placed.action) for placed in all_actions(graph)]
     later = _later_growths(graph)
@@ -233,6 +231,7 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
         probe=probe,
     )
     fixed += _of_trials(graph, companions)
+    fixed += _of_replicas(graph, wrapper)
     grows = any(stage.possible_growths for stage in graph.stages.values())
     pointers = {placed.place: placed.pointer for placed in all_actions(graph)}
     pointers |= {h.place: h.pointer for stage in graph.stages.values() for h in stage.during}
@@ -243,6 +242,16 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
     found += [_misfit(p, pointers, may_come=grows) for p in patterns if p not in planned]
     noted = remarks(model, actions=actions, spaces=graph.graph.spaces, parts=parts)
     return found + [replace(_misfit(note, pointers, may_come=False), remark=True) for note in noted]
+
+
+def _of_replicas(graph: CompiledGraph, wrapper: DistributedDataParallel | None) -> list[str]:
+    """What keeps a wrapper from following the first place that changes what it reduces."""
+    reasons = [] if wrapper is None else why_not_followed(wrapper)
+    if not reasons:
+        return []
+    places = [placed.place for placed in all_actions(graph) if placed.action.structural]
+    places += [place for place, one in all_activities(graph) if isinstance(one, Freeze)]
+    return [f"{place}: {reason}" for place in places[:1] for reason in reasons]
 
 
 def _of_trials(graph: CompiledGraph, companions: Companions) -> list[str]:

@@ -19,7 +19,7 @@ from stagegraph.actions.growth.inherit.weights import Inheritable, read_weights
 from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.optimizing.optimizers import innermost
-from stagegraph.actions.parameters import uncompiled
+from stagegraph.actions.parameters import unwrapped
 from stagegraph.actions.probes import Probe
 from stagegraph.actions.undo import Moment
 from stagegraph.errors import UnsupportedError
@@ -211,7 +211,7 @@ def inherit(  # noqa: PLR0913 - one way in, every choice named once
         },
     )
     site = Site(
-        uncompiled(model),
+        unwrapped(model),
         [innermost(one) for one in several],
         probe=probe,
         spaces=spaces if isinstance(spaces, Spaces) else _read(Spaces, dict(spaces or {})),

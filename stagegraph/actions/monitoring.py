@@ -29,6 +29,8 @@ __all__ = ["Measure", "Monitor"]
 Measure = Callable[[nn.Module], Mapping[str, Any]]
 """A function of the model that returns numbers by the name of their metric."""
 
+OverRanks = Callable[[Mapping[str, float], Exception | None], dict[str, float]]
+
 
 class Monitor:
     """The metrics that a function of the model measures.
@@ -58,6 +60,8 @@ class Monitor:
         self._model = model
         self._names = MetricNames(metrics)
         self._seed = crc32(f"{seed}|monitor".encode())
+        self.over_ranks: OverRanks | None = None
+        """Makes one of what all ranks have measured; told of what has failed on this one."""
         self.minimizes = {name: metric.goal == "minimize" for name, metric in metrics.items()}
         """Per metric of the graph, whether less is better."""
         self.names: frozenset[str] = frozenset()
@@ -79,6 +83,16 @@ class Monitor:
         Raises:
             MetricError: The function fails, or returns something else than at first.
         """
+        if self.over_ranks is None:
+            return self._measured(eager=eager)
+        try:
+            found = self._measured(eager=eager)
+        except MetricError as error:
+            return self.over_ranks({}, error)
+        return self.over_ranks(found, None)
+
+    def _measured(self, *, eager: bool) -> dict[str, float]:
+        """What this process measures."""
         with untouched(self._model), torch.no_grad(), _as_written() if eager else nullcontext():
             self._model.eval()
             seed_all(self._seed)

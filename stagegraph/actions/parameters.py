@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from stagegraph.actions.cohorts import new_parts
@@ -21,7 +22,7 @@ __all__ = [
     "select",
     "shown_name",
     "subtree_matches",
-    "uncompiled",
+    "unwrapped",
 ]
 
 
@@ -68,9 +69,15 @@ class Selection:
         )
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The user's own model, where ``torch.compile(model)`` was given."""
-    return model._modules.get("_orig_mod") or model
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The user's own model, out of ``torch.compile`` and ``DistributedDataParallel``."""
+    while True:
+        inside = model._modules.get("_orig_mod")
+        if isinstance(model, DistributedDataParallel):
+            inside = model.module
+        if inside is None:
+            return model
+        model = inside
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from stagegraph.actions.growth.operations import rebuild
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.optimizing.optimizers import innermost
-from stagegraph.actions.parameters import uncompiled
+from stagegraph.actions.parameters import unwrapped
 
 __all__ = ["replay"]
 
@@ -41,7 +41,7 @@ def replay(
     """
     several = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     innermost_ones = [innermost(one) for one in several]
-    done, model = Lineage(), uncompiled(model)
+    done, model = Lineage(), unwrapped(model)
     for change in Lineage.from_json(lineage).changes:
         rebuild(model, change, optimizers=innermost_ones, lineage=done, parts=parts)
         done.add(change)

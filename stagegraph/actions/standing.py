@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from stagegraph.actions.attribute_holding import AttributeHolding
-from stagegraph.actions.changes import Change, Pruned
+from stagegraph.actions.changes import Change, HeadAdded, Pruned
 from stagegraph.actions.cohorts import lasting_scales
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.data.draws import Drawn
@@ -119,6 +119,13 @@ class Standing:
     def owners(self) -> list[object]:
         """The objects beside the modules, such as a config, that a growth may change."""
         return [owner for model in self.models for owner in owners_of(model)]
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether the model has several heads, one of them in use."""
+        return bool(self.attributes.values()) or any(
+            isinstance(change, HeadAdded) for change in self.lineage.changes
+        )
 
     @property
     def hooked(self) -> frozenset[str | int]:

@@ -29,7 +29,7 @@ from stagegraph.actions.optimizing.optimizers import (
     refuse_lr_factors,
 )
 from stagegraph.actions.optimizing.settings import why_no_setting
-from stagegraph.actions.parameters import select, uncompiled
+from stagegraph.actions.parameters import select, unwrapped
 from stagegraph.actions.probes import Probe
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError, UnsupportedError
@@ -208,7 +208,7 @@ def inspect(
         What is wrong, each as ``place: sentence``; empty if all is well.
     """
     problems: list[str] = []
-    model = uncompiled(model)
+    model = unwrapped(model)
     site = Site(model, probe=probe, spaces=spaces or Spaces(), parts=parts or {})
     actions, inner = list(actions), [innermost(one) for one in optimizers]
     for place, action in _as_now(actions):
@@ -305,7 +305,7 @@ def remarks(
         The remarks, each as ``place: sentence``.
     """
     found: list[str] = []
-    site = Site(uncompiled(model), spaces=spaces or Spaces(), parts=parts or {})
+    site = Site(unwrapped(model), spaces=spaces or Spaces(), parts=parts or {})
     for place, action in actions:
         if isinstance(action, GrowthAction):
             try:

@@ -98,6 +98,11 @@ class Arrivals:
         self._trends: dict[str, list[tuple[Memory | Recent | None, MemoryLeaf]]] = {}
         self._cells: dict[str, int | None] = {}
 
+    @property
+    def unread(self) -> bool:
+        """Whether something is still on a device."""
+        return self._unread
+
     def arm(self, plans: Plans, state: State) -> None:
         """Work out what to look at when a metric comes."""
         self._watch, self._trends = {}, {}

@@ -100,6 +100,8 @@ class Core:
         """Whether an evaluation is due; the boundary waits for :meth:`observe`."""
         self.sink = sink
         """Who keeps the records; records that nobody keeps are not made."""
+        self.in_lockstep = False
+        """Whether values are read on several ranks at once, and so not by who only looks."""
         self.refuse: Callable[[], None] | None = None
         """Called with each update before it counts; raises if it must not."""
         self.beginning: Callable[[], None] | None = None
@@ -176,9 +178,19 @@ class Core:
         return self._pending
 
     @property
-    def metric_names(self) -> frozenset[str]:
-        """Every name that a metric of the graph may be given under."""
-        return frozenset(self._names.by_source)
+    def undecided(self) -> bool:
+        """Whether a boundary waits for an evaluation."""
+        return self._undecided
+
+    @property
+    def names(self) -> MetricNames:
+        """What hosts call the metrics."""
+        return self._names
+
+    @property
+    def reads_loss(self) -> bool:
+        """Whether the training loss is a metric of the graph."""
+        return self._reads_loss
 
     @property
     def begins_before_forward(self) -> bool:
@@ -187,12 +199,12 @@ class Core:
 
     def explain(self) -> list[Explanation]:
         """For each way out of the present stages: its guard with the values it sees."""
-        self._flush()
+        self._catch_up()
         return explain(self._plans, self.state)
 
     def waits(self) -> list[str]:
         """In a few words per way out: what it waits for."""
-        self._flush()
+        self._catch_up()
         return waiting_for(self._plans, self.state)
 
     def waits_in(self, state: State) -> list[str]:
@@ -201,7 +213,7 @@ class Core:
 
     def write_vitals(self, lr: list[float], loss: float | None) -> None:
         """Record how the model is trained from here on."""
-        self._flush()
+        self._catch_up()
         self._write((vitals_record(self.state, alphas(self.graph, self.state), lr, loss),))
 
     def tell(self, kind: str, /, **values: Any) -> None:
@@ -710,6 +722,11 @@ class Core:
             self._pending, self.loss, self._look = pending, loss, look
             self._arrivals.undo(arrivals)
             self.meter.undo(counts)
+
+    def _catch_up(self) -> None:
+        """Absorb what was summed up, unless other ranks would have to be asked for it."""
+        if not (self.in_lockstep and self._arrivals.unread):
+            self._flush()
 
     def _flush(self) -> None:
         """Absorb what was summed up since the last look; nothing is decided."""

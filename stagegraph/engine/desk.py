@@ -20,7 +20,9 @@ class Desk:
     """The mail of one engine.
 
     Attributes:
-        mail: What was sent from outside. Another thread may append; the next boundary takes it.
+        mail: What was sent from outside. The next boundary takes it.
+        arrived: Where another thread puts what has come: into ``mail``, unless the ranks of a run
+            must be told of it first.
         coming: What comes again, out of a journal.
         answer: Called with what became of each message, once the journal tells of it.
         checkpoint: Called when a checkpoint is wanted, at a boundary that has been decided. It
@@ -33,6 +35,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.mail: deque[Message] = deque()
+        self.arrived = self.mail
         self.coming = Coming()
         self.answer: Callable[[Verdict], None] | None = None
         self.checkpoint: Callable[[], str] | None = None

@@ -32,6 +32,9 @@ class Metric(Model):
     nonfinite: Literal["unknown", "error"] = "unknown"
     """What a value that is NaN or infinite does: the metric is unknown, or the call that brought
     it raises."""
+    reduce: Literal["mean", "sum", "min", "max", "any", "all", "rank0"] = "mean"
+    """On several ranks: what their values come to. A rank that gives none does not count; under
+    ``rank0`` the first alone does. ``any`` and ``all`` give 1 or 0."""
     source: Annotated[
         Seq[Annotated[str, StringConstraints(min_length=1, max_length=200)]],
         Field(max_length=50),

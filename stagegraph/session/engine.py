@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from stagegraph.engine.core import Core
 from stagegraph.engine.editing import edit_saved, graph_of
@@ -20,6 +20,7 @@ from stagegraph.engine.explain import Explanation
 from stagegraph.engine.metrics import as_number
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.ports import Actor, Reader, Record, Sink
+from stagegraph.engine.ranks import Group, lead
 from stagegraph.engine.simulate import resolve_costs, runnable
 from stagegraph.engine.weakly import weakly
 from stagegraph.errors import (
@@ -38,15 +39,18 @@ from stagegraph.schema.activities import Distill
 from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
+from stagegraph.session.following import Following
 from stagegraph.session.hosted import Hosted, find
 from stagegraph.session.knobs import Knobs
 from stagegraph.session.passes import Count, Epoch, Position
+from stagegraph.session.ranked import find_together, own_files, rank_front, shake_hands
 from stagegraph.session.recording import Recording
 from stagegraph.session.saved import require_folder
 from stagegraph.session.saving import Files, Kept
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.distributed import ProcessGroup
     from torch.optim import Optimizer
     from torch.utils.hooks import RemovableHandle
 
@@ -106,10 +110,14 @@ class Engine:
         params: Without a model: how many parameters it would have.
         costs: Without a model: per stage that grows, how many parameters it would add.
         seed: From which every action gets its own.
+        group: The process group whose ranks decide as one; ``"auto"``: all processes, where
+            ``torch.distributed`` is initialised; ``None``: this process decides alone. Each rank
+            makes an engine and makes the same calls of it.
 
     Raises:
         GraphError: The graph has errors.
         MissingFact: The graph reads a fact that is not given.
+        RankError: The ranks have begun different things.
         UnsupportedError: The graph asks for what this model or version cannot do.
         RunFolderError: The run's folder is another process's, or cannot be written or read.
     """
@@ -132,13 +140,9 @@ class Engine:
         params: int | None = None,
         costs: Mapping[str, int] | None = None,
         seed: int = 0,
+        group: ProcessGroup | Group | Literal["auto"] | None = "auto",
     ) -> None:
-        if not isinstance(graph, StageGraph):
-            raise TypeError(
-                f"Engine takes a StageGraph, got a {type(graph).__name__}; read it with "
-                "stagegraph.load(...)"
-            )
-        compiled = runnable(graph)
+        compiled = _runnable(graph)
         self.graph = graph
         self._torch: TorchActor | None = None
         self._model = model
@@ -169,36 +173,33 @@ class Engine:
             )
         self._listeners: list[Sink] = []
         self._seed = seed
-        self._core = Core(compiled, actor, clock=time.monotonic, seed=seed, reader=reader)
-        if self._torch is not None and self._torch.monitor is not None:
-            self._core.monitor = self._torch.monitor.measure
-            self._core.monitored = self._torch.monitor.names
+        self._together = together = rank_front(group, compiled, reader, self._torch, model)
+        clock = time.monotonic if together is None else together.clock
+        reader = reader if together is None else together.read
+        self._core = Core(compiled, actor, clock=clock, seed=seed, reader=reader)
         self._core.decided = weakly(self._decided)
         self._knobs = Knobs(self._core, data)
         self._data = data
         if self._torch is not None:
-            self._core.host_rate = self._torch.host_rate
-            self._torch.hear_data(weakly(self._tell_data))
-            self._core.refuse = _all_of(
-                self._torch.require_loss if _distils(compiled) else None,
-                self._knobs.require if self._knobs.any else None,
-                self._torch.require_data if _steers(compiled) else None,
-            )
+            self._connect(self._torch, compiled)
+        told = self._core if together is None else together.serve(self._core)
         skips = self._torch is not None and self._torch.may_skip
         if type(self).step is Engine.step and not skips:
             # One call less at every update; the method below says what it takes.
-            self.step = self._core.step  # type: ignore[method-assign]
+            self.step = told.step  # type: ignore[method-assign]
         self._position = self._make_position(data)
         self._knows_data = data is not None
         self._closed = self._tell_vitals = False
         self._watch: list[RemovableHandle] = []
-        self._record: Recording | None = None
-        if run is not None:
-            try:
+        self._record: Recording | Following | None = None
+        try:
+            if together is not None:
+                shake_hands(together, actor, run, seed)
+            if run is not None:
                 self._record = self._open(RunFolder(run), checkpoints, actor)
-            except StageGraphError:
-                self.close()  # no hook stays on a model whose engine never came to be
-                raise
+        except StageGraphError:
+            self.close()  # no hook stays on a model whose engine never came to be
+            raise
         if self._torch is not None:
             from stagegraph.actions.attach import watch_first_step
 
@@ -247,7 +248,7 @@ class Engine:
             raise StageGraphError("this engine has begun already; call resume() before anything")
         trained = self._model is not None and self._model.training
         try:
-            found = record.find()
+            found = find_together(record, self._together)
             if found.engine is not None:
                 self._core.load_state_dict(found.engine)
                 self._position.load(self._load(found.files))
@@ -256,7 +257,8 @@ class Engine:
         except BaseException:
             self.close()  # it may stand half at the checkpoint, and must not go on so
             raise
-        self._keep_journal(record)
+        if isinstance(record, Recording):
+            self._keep_journal(record)
         self._warn_of_what_is_lost(trained=trained)
         self.start()
         return found.engine is not None
@@ -281,7 +283,9 @@ class Engine:
 
     def _load(self, files: Mapping[str, bytes]) -> Any:
         if self._torch is not None:
-            return self._torch.load_checkpoint(files)
+            position = self._torch.load_checkpoint(files)
+            group = None if self._together is None else self._together.group
+            return position if group is None else self._torch.take_own(files, group.rank, position)
         try:
             return json.loads(files[POSITION_FILE])
         except (KeyError, ValueError, RecursionError) as error:
@@ -302,7 +306,8 @@ class Engine:
         with self.preemptible():
             while not self.done:
                 index = self._position.coming(int(self._core.progress.epoch))
-                yield Epoch(index, loader, self._core, self._position)
+                settle = None if self._together is None else self._together.settle
+                yield Epoch(index, loader, self._core, self._position, settle)
             self.finish()
 
     @contextmanager
@@ -385,9 +390,10 @@ class Engine:
 
         Args:
             loss: The training loss, to be shown; read as a metric if the graph declares ``loss``.
-            samples: Training samples in this update, over all ranks.
-            tokens: Training tokens in this update, over all ranks.
-            flops: Floating-point operations of this update.
+            samples: Training samples in this update; on several ranks each gives its own, and
+                they are summed up.
+            tokens: Training tokens in this update; likewise.
+            flops: Floating-point operations of this update; likewise.
             epoch: Passes over the data so far; :meth:`epochs` counts them itself.
             metrics: Values of declared metrics, measured with this update.
 
@@ -400,9 +406,8 @@ class Engine:
         """
         if self._torch is not None and not self._torch.has_updated():
             return
-        self._core.step(
-            loss=loss, samples=samples, tokens=tokens, flops=flops, epoch=epoch, **metrics
-        )
+        told = self._core if self._together is None else self._together
+        told.step(loss=loss, samples=samples, tokens=tokens, flops=flops, epoch=epoch, **metrics)
 
     def grad_norm(self) -> Tensor:
         """The norm of all gradients together, as ``clip_grad_norm_`` measures it, not clipped.
@@ -438,7 +443,8 @@ class Engine:
         if self.done:
             return
         self._tell_vitals = True
-        self._core.observe(**metrics)
+        told = self._core if self._together is None else self._together
+        told.observe(**metrics)
         self._vitals()
 
     def finish(self) -> None:
@@ -452,6 +458,8 @@ class Engine:
             return
         self.start()
         self._tell_vitals = True
+        if self._together is not None:
+            self._together.settle()
         self._core.finish()
         self._vitals()
         if self._record is not None:
@@ -464,7 +472,8 @@ class Engine:
             ProgressError: The graph does not declare it.
         """
         self._refuse_if_closed()
-        self._core.send(event)
+        told = self._core if self._together is None else self._together
+        told.send(event)
 
     # What can be seen
 
@@ -615,7 +624,7 @@ class Engine:
         Weights, the states of optimizer, schedulers and scaler, and random numbers are the host's
         to keep.
         """
-        journal = None if self._record is None else self._record.journal
+        journal = self._record.journal if isinstance(self._record, Recording) else None
         mark = None if journal is None else journal.sync()
         taught = self._torch is not None and self._torch.taught
         return Hosted(self.state_dict(), self.snapshots(), mark, taught).pack()
@@ -637,7 +646,9 @@ class Engine:
         kept, record = Hosted.unpack(state), self._record
         try:
             earlier = record is not None and record.holds_earlier
-            found = find(record, kept) if record is not None and earlier else None
+            found = None
+            if record is not None and earlier:
+                found = find_together(record, self._together, lambda one: find(one, kept))
             self._core.load_state_dict(kept.engine if found is None else found.engine or {})
             self.load_snapshots(kept.copies)
             if self._torch is not None:
@@ -645,7 +656,8 @@ class Engine:
             if record is not None and found is not None:
                 self._core.replay(found.outside)
                 record.taken_up(found)
-                self._keep_journal(record)
+                if isinstance(record, Recording):
+                    self._keep_journal(record)
         except BaseException:
             self.close()
             raise
@@ -685,6 +697,19 @@ class Engine:
 
     # Within
 
+    def _connect(self, torch: TorchActor, compiled: CompiledGraph) -> None:
+        """Let the core ask the model, and the data tell the core."""
+        if torch.monitor is not None:
+            self._core.monitor = torch.monitor.measure
+            self._core.monitored = torch.monitor.names
+        self._core.host_rate = torch.host_rate
+        torch.hear_data(weakly(self._tell_data))
+        self._core.refuse = _all_of(
+            torch.require_loss if _distils(compiled) else None,
+            self._knobs.require if self._knobs.any else None,
+            torch.require_data if _steers(compiled) else None,
+        )
+
     def _refuse_if_closed(self, *_: object, **__: object) -> None:
         if self._closed and not self.done:
             raise StageGraphError("this engine is closed; make a new one to go on")
@@ -694,9 +719,26 @@ class Engine:
             raise RunFolderError("nothing of this run is kept; give Engine(run='...') a folder")
         return self._record.folder
 
-    def _open(self, run: RunFolder, options: Checkpoints | None, actor: Actor) -> Recording:
+    def _open(
+        self, run: RunFolder, options: Checkpoints | None, actor: Actor
+    ) -> Recording | Following:
+        together = self._together
+        if together is not None and together.group.rank:
+            return Following(run, self._core, options, together, weakly(self._hand_over))
         copies, kept = weakly(self._copies), weakly(self._kept)
-        record = Recording(run, self.graph, self._core, options, copies, kept, self._seed)
+
+        def opened() -> bool:
+            made.append(
+                Recording(run, self.graph, self._core, options, copies, kept, self._seed, together)
+            )
+            return made[0].holds_earlier
+
+        made: list[Recording] = []
+        if together is None:
+            opened()
+        else:
+            lead(together.group, opened)
+        record = made[0]
         if record.journal is not None:
             record.journal.write((record.run_record(actor.facts().params),))
             self._keep_journal(record)
@@ -714,10 +756,20 @@ class Engine:
     def _copies(self) -> Files:
         """What a checkpoint holds beside the engine's own state."""
         position = self._position.state()
+        own = own_files(self._hand_over())
         if self._torch is not None:
-            return self._torch.take_checkpoint(position).files()
+            return {**self._torch.take_checkpoint(position).files(), **own}
         text = json.dumps(position).encode()
         return {POSITION_FILE: lambda out: out.write(text)}
+
+    def _hand_over(self) -> Sequence[bytes]:
+        """What is each rank's own, for a checkpoint that rank 0 writes; nothing if it is alone."""
+        if self._together is None or self._torch is None:
+            return ()
+        if self._together.group.rank:
+            self._kept()  # rank 0 writes them
+        position = self._position.state()
+        return self._together.group.gather_bytes(self._torch.own(position))
 
     def _kept(self) -> Sequence[Kept]:
         """The models that boundaries have kept for good since this was asked last."""
@@ -814,6 +866,15 @@ def _all_of(*several: Callable[[], None] | None) -> Callable[[], None] | None:
             one()
 
     return call
+
+
+def _runnable(graph: object) -> CompiledGraph:
+    if not isinstance(graph, StageGraph):
+        raise TypeError(
+            f"Engine takes a StageGraph, got a {type(graph).__name__}; read it with "
+            "stagegraph.load(...)"
+        )
+    return runnable(graph)
 
 
 def _steers(compiled: CompiledGraph) -> bool:

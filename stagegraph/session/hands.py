@@ -165,11 +165,12 @@ class Hands:
         """New messages go on the desk; after the end nothing is taken any more."""
         found = self._inbox.read()
         if not core.done:
-            core.mail.extend(found)
+            core.desk.arrived.extend(found)
             return
         waiting: list[Message] = []
-        while core.mail:
-            waiting.append(core.mail.popleft())
+        for mail in (core.mail, core.desk.arrived):
+            while mail:
+                waiting.append(mail.popleft())
         for message in (*waiting, *found):
             if message.id:
                 text = f"the run has ended ({core.state.ended})"

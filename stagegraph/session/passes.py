@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -115,6 +115,7 @@ class Epoch(Generic[T]):
         loader: The batches.
         core: Told of each batch, and reads passes over the data from there.
         position: Where the run stands in its data; begins the pass, or goes on with it.
+        settle: Called before each batch, which all ranks take together; ``None``: there are none.
     """
 
     def __init__(
@@ -123,7 +124,9 @@ class Epoch(Generic[T]):
         loader: Iterable[T],
         core: Core,
         position: Position,
+        settle: Callable[[], None] | None = None,
     ) -> None:
+        self._settle = settle
         self.index = index
         self._loader = loader
         self._core = core
@@ -147,7 +150,7 @@ class Epoch(Generic[T]):
         core.meter.counts("epochs")
         size = _length(self._loader)
         batches, number, start = position.enter(self.index, self._loader, core.meter.reading)
-        for batch in batches:
+        for batch in self._settled(batches):
             if core.done:
                 return
             number = position.batches = number + 1
@@ -168,6 +171,15 @@ class Epoch(Generic[T]):
             )
         if not size:
             core.meter.passed(start + 1)
+
+    def _settled(self, batches: Iterator[T]) -> Iterator[T]:
+        """The batches; before each, what still waits on this rank is decided on all."""
+        if self._settle is None:
+            yield from batches
+            return
+        for batch in batches:
+            yield batch
+            self._settle()
 
 
 def _length(loader: Iterable[object]) -> int:

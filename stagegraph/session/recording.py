@@ -29,9 +29,11 @@ from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
 from stagegraph.session.hands import Hands
-from stagegraph.session.preemption import Preempted, watch_signals
+from stagegraph.session.leaving import Leaving
+from stagegraph.session.preemption import Preempted
 from stagegraph.session.saved import saved_record
 from stagegraph.session.saving import ENGINE_FILE, Files, Kept, Saving
+from stagegraph.session.together import Together
 from stagegraph.version import __version__
 
 __all__ = ["Found", "Recording"]
@@ -67,6 +69,7 @@ class Recording:
         copy: As for :class:`Saving`.
         kept: As for :class:`Saving`.
         seed: The run's seed.
+        together: The ranks, of which this is the first; ``None``: there is one process.
 
     Raises:
         RunFolderError: The folder cannot be written or read, or is another process's.
@@ -81,8 +84,13 @@ class Recording:
         copy: Callable[[], Files],
         kept: Callable[[], Sequence[Kept]],
         seed: int,
+        together: Together | None = None,
     ) -> None:
         self.folder = folder
+        self._together = together
+        self.leaving = Leaving(core, together)
+        if together is not None:
+            together.go = self.leaving.go
         self._graph = graph
         self._core = core
         self._options = options
@@ -95,7 +103,6 @@ class Recording:
         """Whether the folder holds a run that has not been taken up yet."""
         self.hands: Hands | None = None
         self._known: frozenset[str] = frozenset()
-        self._told: str | None = None
         core.beginning = weakly(self.require_taken_up)
         core.desk.checkpoint = weakly(self.save_now)
         core.desk.nudged = weakly(self._go)
@@ -113,7 +120,10 @@ class Recording:
     def _make_saving(self, journal: Journal) -> Saving | None:
         if self._options is None:
             return None
-        return Saving(self._options, self.folder, journal, self._core, self._copy, self._kept)
+        group = None if self._together is None else self._together.group
+        return Saving(
+            self._options, self.folder, journal, self._core, self._copy, self._kept, group
+        )
 
     def run_record(self, params: int | None) -> Record:
         """The journal's first record."""
@@ -145,6 +155,8 @@ class Recording:
     def reach_out(self) -> Hands:
         """Let the run be reached from outside; to be called once it has been taken up."""
         self.hands = Hands(self.folder.path, self._core, known=self._known)
+        if self._together is not None:
+            self._together.lead_pauses(self.hands.idle)
         self.hands.start()
         return self.hands
 
@@ -174,26 +186,14 @@ class Recording:
     @contextmanager
     def preemptible(self) -> Iterator[None]:
         """Inside, SIGTERM and Ctrl-C are wishes to go at the next boundary."""
-        if self._told is not None:
+        with self.leaving.watching():
             yield
-            return
-        self._told = ""
-        try:
-            with watch_signals(self.be_told):
-                yield
-        finally:
-            self._told = None
-
-    def be_told(self, signal: str) -> None:
-        """Go at the next boundary."""
-        self._told = signal
-        self._core.desk.nudge()
 
     def _go(self) -> None:
         """Save and leave, if somebody has said so."""
-        if not self._told or self.saving is None:
+        reason = self.leaving.take() if self.saving is not None else ""
+        if not reason or self.saving is None:
             return
-        reason, self._told = self._told, ""
         self._core.tell("preempted", reason=reason)
         self.saving.save("preempted", wait=True)
         raise Preempted(reason)
@@ -217,6 +217,16 @@ class Recording:
             journal.close()
             self.folder.close()
             raise
+
+    def told(self, found: Found) -> dict[str, Any]:
+        """What was found, as the other ranks are told of it."""
+        generation = self._generation
+        return {
+            "engine": found.engine,
+            "outside": found.outside.to_json(),
+            "path": None if generation is None else str(generation.path.resolve()),
+            "generation": None if generation is None else generation.number,
+        }
 
     def _find(self, journal: Journal) -> Found:
         self._open(journal)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 from stagegraph.engine.core import Core
 from stagegraph.engine.ports import Record
+from stagegraph.engine.ranks import Group
 from stagegraph.engine.records import record
 from stagegraph.errors import MetricError, RunFolderError, did_you_mean
 from stagegraph.progress import Unit
@@ -79,6 +80,9 @@ class Saving:
         kept: Takes the models that boundaries have kept for good since it was called last. They are
             written before the next checkpoint: no checkpoint lies behind one that is lost.
 
+        group: The ranks, of which this is the first; the others are told when to hand over what
+            is theirs, and when to look.
+
     Raises:
         MetricError: The metric to keep the best of is not declared.
         ProgressError: ``every`` is no amount with its unit.
@@ -93,7 +97,9 @@ class Saving:
         core: Core,
         copy: Callable[[], Files],
         kept: Callable[[], Sequence[Kept]],
+        group: Group | None = None,
     ) -> None:
+        self._group = group
         self._cadence = options.cadence
         self._best = best(options, core)
         self._background = options.background
@@ -145,6 +151,8 @@ class Saving:
         if why is None and not self.is_writing:
             self.settle()
             why = "due" if self._is_due() else None
+        if self._group is not None:
+            self._group.share(why)
         if why is not None:
             self.save(why, wait=wait, improved=improved)
         self._appoint()
@@ -296,6 +304,8 @@ class Saving:
             looks[self._cadence.unit] = self._next
         if self._writing is not None:
             looks[Unit.STEPS] = 0.0
+        if self._group is not None:
+            self._group.share({unit.value: at for unit, at in looks.items()})
         self._core.appointments = looks
 
 

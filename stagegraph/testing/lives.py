@@ -27,6 +27,7 @@ from stagegraph.runs.folder import RunFolder
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
 from stagegraph.session.engine import Engine
+from stagegraph.session.following import Following
 from stagegraph.session.job import Job
 from stagegraph.session.passes import Epoch
 from stagegraph.session.preemption import Preempted
@@ -260,7 +261,7 @@ class _Engine(Engine):
         """As the engine's own; then the run is looked at."""
         if not self.done and self._observer.wants_to_go(self.updates + 1):
             assert self._record is not None
-            self._record.be_told("SIGTERM")
+            self._record.leaving.be_told("SIGTERM")
         super().step(**arguments)
         self._after()
 
@@ -269,7 +270,9 @@ class _Engine(Engine):
         super().observe(**metrics)
         self._after()
 
-    def _open(self, run: RunFolder, options: Checkpoints | None, actor: Actor) -> Recording:
+    def _open(
+        self, run: RunFolder, options: Checkpoints | None, actor: Actor
+    ) -> Recording | Following:
         # The process does not die with a life: nothing needs to be forced to the disk.
         return super()._open(RunFolder(run.path, disk=_Unsynced()), options, actor)
 

@@ -24,7 +24,7 @@ from stagegraph.actions.keeping.shape import load_shape, shape_of
 from stagegraph.actions.keeping.tensor_files import read_tensors, tensor_files
 from stagegraph.actions.module_state import buffers_of, passing_buffers, put_buffers
 from stagegraph.actions.number_holding import write_numbers
-from stagegraph.actions.parameters import uncompiled
+from stagegraph.actions.parameters import unwrapped
 from stagegraph.actions.randomness import RandomState
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.undo import Moment, UndoLog
@@ -124,7 +124,7 @@ def take_weights(standing: Standing, name: str, moment: Mapping[str, Any]) -> We
 def why_not_saved(model: nn.Module) -> list[str]:
     """Why a model's weights cannot be kept, if they cannot."""
     try:
-        _, others = _contents(uncompiled(model))
+        _, others = _contents(unwrapped(model))
         pack(others, "the model's state")
     except UnsupportedError as error:
         return [str(error)]
@@ -215,7 +215,7 @@ def load_weights(
     Raises:
         SnapshotError: They cannot be read, or are of another model; the model is as it was.
     """
-    model = uncompiled(model)
+    model = unwrapped(model)
     standing = Standing(
         model, (), Companions.of(None, None, None, None), None, Spaces(), parts or {}
     )

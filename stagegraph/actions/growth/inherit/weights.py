@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stagegraph.actions.parameters import shown_name, uncompiled
+from stagegraph.actions.parameters import shown_name, unwrapped
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
 __all__ = ["Inheritable", "Weights", "named_weights", "read_weights"]
@@ -63,7 +63,7 @@ def read_weights(given: Any, *, place: str) -> Weights:
         UnsupportedError: It is none of these, or cannot be read, or holds no tensors by name.
     """
     if isinstance(given, nn.Module):
-        model = uncompiled(given)
+        model = unwrapped(given)
         return _of_mapping(model.state_dict(), place, model)
     if isinstance(given, str | os.PathLike):
         given = _of_file(Path(given), place)

@@ -446,7 +446,7 @@ def test_a_model_compiled_as_a_whole_sees_each_growth():
         frames.clear()
         with torch.no_grad():
             whole(batch())
-        assert frames, f"growth {visit} runs uncompiled"
+        assert frames, f"growth {visit} runs unwrapped"
 
 
 def test_cached_references_stay_good_and_what_is_frozen_stays_frozen():

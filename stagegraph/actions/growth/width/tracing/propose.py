@@ -10,7 +10,7 @@ from torch import nn
 
 from stagegraph.actions.growth.width.traced import Traced, TracedAxis, TracedFactor
 from stagegraph.actions.growth.width.tracing.naming import name_spaces
-from stagegraph.actions.parameters import uncompiled
+from stagegraph.actions.parameters import unwrapped
 
 __all__ = ["layout", "propose"]
 
@@ -38,7 +38,7 @@ def propose(traced: Traced, model: nn.Module) -> dict[str, str]:
         >>> propose(trace(mlp, torch.ones(2, 4)), mlp)["2.weight"]
         'outputs hidden'
     """
-    model = uncompiled(model)
+    model = unwrapped(model)
     parameters = dict(model.named_parameters())
     tensors = parameters | dict(model.named_buffers())
     every = dict(model.named_parameters(remove_duplicate=False)) | tensors

@@ -20,7 +20,7 @@ from stagegraph.actions.growth.width.tracing.axes import Refs
 from stagegraph.actions.growth.width.tracing.book import Book, Mark, Norm
 from stagegraph.actions.growth.width.tracing.dispatch import Names, observe
 from stagegraph.actions.growth.width.tracing.settle import Settled, Unit, settle
-from stagegraph.actions.parameters import uncompiled
+from stagegraph.actions.parameters import unwrapped
 from stagegraph.actions.probes import Probe
 
 __all__ = ["trace"]
@@ -59,7 +59,7 @@ def trace(model: nn.Module, probe: Probe) -> Traced:
         >>> [(m.name, m.dim, *m.roles) for m in traced.spaces["0.weight:0"].members]
         [('0.weight', 0, 'out'), ('0.bias', 0, 'elem'), ('2.weight', 1, 'in')]
     """
-    model = uncompiled(model)
+    model = unwrapped(model)
     book, names, own = observe(model, probe)
     return _Reader(book, names, own).read()
 

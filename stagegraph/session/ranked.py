@@ -1,0 +1,135 @@
+"""Ranked: what an engine does otherwise where several ranks run it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from stagegraph.engine.ports import Actor, Reader
+from stagegraph.engine.ranks import Group, lead
+from stagegraph.engine.weakly import weakly
+from stagegraph.errors import RunFolderError, UnsupportedError
+from stagegraph.graph.compiled import CompiledGraph
+from stagegraph.session.following import Following
+from stagegraph.session.recording import Found, Recording
+from stagegraph.session.saving import Files
+from stagegraph.session.together import Together
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.distributed import ProcessGroup
+
+    from stagegraph.actions.actor import TorchActor
+
+__all__ = ["find_together", "own_files", "rank_front", "shake_hands"]
+
+
+def own_files(contents: Sequence[bytes]) -> Files:
+    """The files of a checkpoint that hold what is each rank's own."""
+    if not contents:
+        return {}
+    from stagegraph.actions.ranks.own import own_file
+
+    return {own_file(rank): partial(_put, content) for rank, content in enumerate(contents)}
+
+
+def _put(content: bytes, out: BinaryIO) -> None:
+    out.write(content)
+
+
+def rank_front(
+    asked: ProcessGroup | Group | Literal["auto"] | None,
+    graph: CompiledGraph,
+    reader: Reader | None,
+    actor: TorchActor | None,
+    model: nn.Module | None,
+) -> Together | None:
+    """The front of an engine that decides with other ranks; ``None`` if it decides alone.
+
+    Raises:
+        RankError: There is no process group, and one was asked for or is needed.
+        UnsupportedError: The model's gradients are averaged over ranks that are not asked.
+    """
+    group = _group(asked, with_torch=model is not None)
+    if group is None:
+        if actor is not None and actor.replicas > 1:
+            raise UnsupportedError(
+                "the model is in a DistributedDataParallel of several ranks, and this engine "
+                "would decide alone: leave group=None out, so that they decide together"
+            )
+        return None
+    together = Together(group, graph, reader)
+    if actor is not None and model is not None:
+        from stagegraph.actions.ranks.agreement import Agreement
+        from stagegraph.actions.ranks.forward import BeforeForward
+
+        actor.join(Agreement(group))
+        if actor.monitor is not None:
+            actor.monitor.over_ranks = weakly(together.reduce_measured)
+        together.before_forward = BeforeForward(model, weakly(together.settle_before_forward)).arm
+    return together
+
+
+def _group(asked: Any, *, with_torch: bool) -> Group | None:
+    if isinstance(asked, Group):
+        return asked if asked.size > 1 else None
+    if asked is None or (asked == "auto" and not with_torch and "torch" not in sys.modules):
+        return None
+    from stagegraph.actions.ranks.group import group_of
+
+    return group_of(asked)
+
+
+def shake_hands(
+    together: Together, actor: Actor, run: str | os.PathLike[str] | None, seed: int
+) -> None:
+    """See that all ranks have begun the same thing.
+
+    Raises:
+        RankError: They have not.
+    """
+    lines: Sequence[str] = getattr(actor, "structure_lines", list)()
+    folder = None if run is None else os.fspath(run)
+    together.shake_hands(seed=seed, run=folder, structure=list(lines))
+
+
+def find_together(
+    record: Recording | Following,
+    together: Together | None,
+    find: Callable[[Recording], Found] = Recording.find,
+) -> Found:
+    """What to go on from: rank 0 chooses, and all read it.
+
+    Args:
+        record: This rank's hold on the run's folder.
+        together: The ranks, or ``None``.
+        find: How rank 0 chooses.
+
+    Raises:
+        RankError: Another rank cannot.
+        RunFolderError: As for :meth:`Recording.find`.
+        SnapshotError: As for :meth:`Recording.find`.
+    """
+    if together is None:
+        assert isinstance(record, Recording)
+        return find(record)
+    fault: Exception | None = None
+    kept: list[Found] = []
+
+    def found() -> Mapping[str, Any]:
+        assert isinstance(record, Recording)
+        kept.append(find(record))
+        return record.told(kept[0])
+
+    if isinstance(record, Recording):
+        lead(together.group, found)
+    else:
+        try:
+            kept.append(record.find())
+        except RunFolderError as error:
+            fault = error
+    together.all_or_none(fault)
+    return kept[0]

@@ -1,0 +1,238 @@
+"""DistributedDataParallel: growth, freezing and gates in place, ranks alike, resume bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import stagegraph as sg
+from stagegraph.actions.ranks.replicated import Replicated
+from tests.ranks.processes import on_ranks
+from tests.ranks.small import GROWING, SIZE, Net, batches, train, weights
+
+
+def growing(rank: int, size: int, folder: Path) -> Any:
+    """A whole run, the same cut and gone on with at several updates, and it all on each rank."""
+    whole = train(rank, size, folder / "whole", seen=lambda _, model: id(model))
+    again = []
+    for cut in (2, 4, 7, 10):
+        train(rank, size, folder / f"cut-{cut}", updates=cut)
+        again.append(train(rank, size, folder / f"cut-{cut}"))
+    return whole, again
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("runs")
+    return on_ranks(2, growing, 2, folder, folder=folder, seconds=120)
+
+
+def test_ranks_stay_alike_through_growth_freeze_and_gates(runs: list[Any]) -> None:
+    (first, _), (second, _) = runs
+    assert first["weights"] == second["weights"]
+    assert first["stages"] == second["stages"] == {"main": "done"}
+    assert first["losses"] != second["losses"]  # each has a share of its own
+    assert first["samples"] == first["step"] * 8
+    assert len(first["names"]) == 4 * 4 + 2  # two blocks more
+
+
+def test_the_wrapper_stays_the_same_object(runs: list[Any]) -> None:
+    assert len(set(runs[0][0]["seen"])) == 1
+
+
+def test_cut_anywhere_and_gone_on_with_it_is_the_same_run_on_every_rank(runs: list[Any]) -> None:
+    for whole, again in runs:
+        for one in again:
+            assert one["weights"] == whole["weights"]
+            assert one["losses"] == whole["losses"][-len(one["losses"]) :]
+
+
+def dry(rank: int, size: int) -> Any:
+    """A run without random numbers."""
+    return train(rank, size, None, wrap=size > 1, dropout=0.0)
+
+
+def test_four_ranks_and_one_process_come_to_the_same(tmp_path: Path) -> None:
+    found = on_ranks(4, dry, 4, folder=tmp_path, seconds=90)
+    assert all(one["weights"] == found[0]["weights"] for one in found)
+    alone = dry(0, 1)
+    assert alone["stages"] == found[0]["stages"]
+    assert alone["samples"] == found[0]["samples"]
+    torch.testing.assert_close(
+        torch.tensor(found[0]["weights"]), torch.tensor(alone["weights"]), rtol=0, atol=2e-6
+    )
+
+
+def failing(rank: int, size: int) -> Any:
+    """A growth that fails on the last rank alone; then the run goes on without it."""
+    import stagegraph.actions.actor as module
+
+    grow = module.grow
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        evidence = grow(*args, **kwargs)
+        if rank == size - 1:
+            raise torch.OutOfMemoryError("no memory for the new blocks")
+        return evidence
+
+    before, told = list[Any](), list[str]()
+
+    def loop() -> Any:
+        torch.manual_seed(0)
+        net = Net(0.0)
+        model = DistributedDataParallel(net)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        engine = sg.Engine(
+            sg.load(GROWING), model=model, optimizer=optimizer, probe=torch.ones(2, SIZE)
+        )
+        for number, x in enumerate(batches(rank, size)):
+            module.grow = fails if number == 2 else grow
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            try:
+                engine.step()
+                if engine.wants_evaluation:
+                    engine.observe(val_loss=1.0)
+            except sg.ActionError as error:
+                told.append(str(error))
+                before.append((len(net.blocks), engine.stages))
+            if number == 6:
+                break
+        return len(net.blocks), engine.stages, weights(net)
+
+    found = loop()
+    return told, before[0], found
+
+
+def test_a_growth_that_fails_on_one_rank_is_taken_back_on_all(tmp_path: Path) -> None:
+    first, second = on_ranks(2, failing, 2, folder=tmp_path)
+    assert first == second
+    told, stood, (blocks, stages, _) = first
+    assert told == [
+        "main:deepen.actions[0]: rank 1: OutOfMemoryError: no memory for the new blocks"
+    ]
+    assert stood == (2, {"main": "train"})
+    assert blocks == 4  # the next boundary tried again
+    assert stages["main"] in ("warmup", "frozen")
+
+
+def meddling(rank: int, size: int) -> Any:
+    """What one rank does alone, and what all are told of it."""
+    found = []
+    for meddle in ("freeze", "rate", "model"):
+        torch.manual_seed(0)
+        net = Net(0.0)
+        if meddle == "model" and rank:
+            net.head = nn.Linear(SIZE, 2)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+        try:
+            engine = sg.Engine(
+                sg.load(GROWING), model=net, optimizer=optimizer, probe=torch.ones(2, SIZE)
+            )
+            for number in range(4):
+                if rank and number == 2:
+                    if meddle == "freeze":
+                        net.head.weight.requires_grad_(False)
+                    else:
+                        optimizer.param_groups[0]["lr"] = 1e-3
+                engine.step()
+                if engine.wants_evaluation:
+                    engine.observe(val_loss=1.0)
+        except sg.StageGraphError as error:
+            found.append(str(error))
+            if meddle != "model":
+                assert engine.stages == {"main": "train"}
+                assert len(net.blocks) == 2
+    return found
+
+
+def test_ranks_that_hold_different_things_are_told_at_the_next_boundary(tmp_path: Path) -> None:
+    first, second = on_ranks(2, meddling, 2, folder=tmp_path)
+    assert first == second
+    freeze, rate, model = first
+    assert freeze == (
+        "boundary 3: the ranks hold different structures: head.weight [1, 8] torch.float32 trained "
+        "on rank 0, and head.weight [1, 8] torch.float32 not trained on rank 1; every rank must "
+        "build the same model and optimizer, and change them by the graph alone"
+    )
+    assert rate.startswith(
+        "boundary 3: the ranks hold different structures: AdamW group 0 lr 0.01: "
+    )
+    assert model.startswith("the ranks have begun different things: structure: ")
+    assert "head.weight [1, 8] torch.float32 trained on rank 0" in model
+    assert "head.weight [2, 8] torch.float32 trained on rank 1" in model
+
+
+def wrapping(rank: int, size: int) -> Any:
+    """What the wrapper keeps when it is initialised again, and what is refused."""
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    net = Net(0.0)
+    model = DistributedDataParallel(net, gradient_as_bucket_view=True, bucket_cap_mb=1)
+    heard: list[str] = []
+    model.register_forward_hook(lambda *_: heard.append("after"))
+    model.register_comm_hook(None, allreduce_hook)
+    model.note = "mine"  # type: ignore[assignment]
+    model.eval()
+    group, replicas = model.process_group, Replicated(model)
+    reducer = model.reducer
+    replicas.follow(unused=False)
+    untouched = model.reducer is reducer
+    with torch.no_grad():
+        for number, parameter in enumerate(net.parameters()):
+            parameter.add_(0.0 if number else rank)  # as ranks that drew different numbers
+    replicas.let_go()
+    net.blocks.append(Net(0.0).blocks[0])
+    replicas.follow(unused=True)
+    searches = model.find_unused_parameters
+    model(torch.ones(2, SIZE))
+    model.train()
+    loss = model(torch.full((2, SIZE), float(rank))).square().mean()
+    loss.backward()
+    gradients = [None if p.grad is None else p.grad.sum().item() for p in net.parameters()]
+    replicas.follow(unused=False)
+    refused = []
+    for arguments in ({"static_graph": True}, {}):
+        other = DistributedDataParallel(Net(0.0), **arguments)
+        optimizer = torch.optim.AdamW(other.parameters())
+        how = {} if arguments else {"group": None}
+        try:
+            sg.Engine(
+                sg.load(GROWING), model=other, optimizer=optimizer, probe=torch.ones(2, SIZE), **how
+            )
+        except sg.UnsupportedError as error:
+            refused.append(str(error))
+    return {
+        "untouched": untouched,
+        "searches": (searches, model.find_unused_parameters),
+        "heard": len(heard),
+        "kept": (model.note, model.gradient_as_bucket_view, model.bucket_bytes_cap, model.training),
+        "group": model.process_group is group,
+        "hooks": len(model._comm_hooks),
+        "gradients": gradients,
+        "weights": weights(net),
+        "refused": refused,
+    }
+
+
+def test_a_wrapper_that_is_initialised_again_keeps_what_it_had(tmp_path: Path) -> None:
+    first, second = on_ranks(2, wrapping, 2, folder=tmp_path)
+    assert first == second  # gradients averaged, and rank 0's weights on both
+    assert first["untouched"]
+    assert first["searches"] == (True, False)
+    assert first["heard"] == 2
+    assert first["kept"] == ("mine", True, 2**20, True)
+    assert first["group"]
+    assert first["hooks"] == 1
+    assert None not in first["gradients"]
+    static, alone = first["refused"]
+    assert static.startswith(
+        "main:deepen.actions[0]: DistributedDataParallel(static_graph=True) promises"
+    )
+    assert alone.startswith("the model is in a DistributedDataParallel of several ranks")
