@@ -20,7 +20,7 @@ from stagegraph.schema.dump import digest, dump
 from stagegraph.schema.load import load
 from stagegraph.schema.stagegraph import StageGraph
 
-__all__ = ["RunFolder"]
+__all__ = ["REPORT", "RunFolder"]
 
 IDENTITY = "run.json"
 JOURNAL = "journal.jsonl"

@@ -34,7 +34,7 @@ from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.needs import needs
 from stagegraph.progress import Progress
-from stagegraph.runs.folder import RunFolder
+from stagegraph.runs.folder import REPORT, RunFolder
 from stagegraph.schema.activities import Distill
 from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
@@ -498,6 +498,11 @@ class Engine:
         return self._core.progress
 
     @property
+    def rank(self) -> int:
+        """Which of the ranks that decide together this process is; 0 where it is alone."""
+        return 0 if self._together is None else self._together.group.rank
+
+    @property
     def params(self) -> int | None:
         """How many parameters the model has."""
         return self._core.state.facts.params
@@ -551,7 +556,7 @@ class Engine:
         return summary(self._folder().records(), graph=self.graph)
 
     def report(self) -> Path:
-        """Write the run's report into its folder.
+        """Write the run's report into its folder; on several ranks rank 0 does.
 
         Returns:
             The path of a self-contained HTML page.
@@ -563,7 +568,10 @@ class Engine:
         from stagegraph.graph.check import check
 
         folder = self._folder()
-        self._core.finish()
+        if self._together is None:
+            self._core.finish()
+        if self.rank:
+            return folder.path / REPORT
         html = report_html(self.graph, folder.records(), findings=check(self.graph))
         return folder.write_report(html)
 

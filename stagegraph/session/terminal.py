@@ -25,7 +25,8 @@ _SHOWN = frozenset(
 class Terminal:
     """Shows a run while it goes on: its state at each evaluation, its moves, its end.
 
-    On a terminal the state is one line that is written over; in a file or a pipe, a line each.
+    On a terminal the state is one line that is written over; in a file or a pipe, a line each. On
+    several ranks rank 0 shows it.
 
     Args:
         engine: The engine to look at; it tells of everything it records.
@@ -38,7 +39,8 @@ class Terminal:
         self._live = self._out.isatty()
         self._metrics: dict[str, float | None] = {}
         self._shown = False
-        engine.listen(self)
+        if not engine.rank:
+            engine.listen(self)
 
     def write(self, records: tuple[Record, ...]) -> None:
         """Show what has just been recorded."""

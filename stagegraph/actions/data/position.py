@@ -145,8 +145,7 @@ class Position:
             if state["ended"]:
                 _start_workers(loader)
             _set(_generators(loader), state["drawn"])
-        if isinstance(sampler, SeededSampler):
-            sampler.set_epoch(index)
+        _say_pass(loader, index)
         self._index, self._start, self.batches = index, start, 0
         self._began, self._warm = RandomState.capture(), _has_workers(loader)
         self._generators = [one.get_state() for one in _generators(loader)]
@@ -210,11 +209,11 @@ class Position:
 
     def _past(self, used: int, loader: Any, sampler: Any) -> Iterator[Any]:
         """The batches after those that were used."""
-        if isinstance(sampler, SeededSampler):
-            sampler.set_epoch(self._index)
-            if type(loader) is DataLoader and loader.batch_size is not None:
-                sampler.skip(used * loader.batch_size)
-                used = 0
+        _say_pass(loader, self._index)
+        is_plain = type(loader) is DataLoader and loader.batch_size is not None
+        if is_plain and isinstance(sampler, SeededSampler):
+            sampler.skip(used * loader.batch_size)
+            used = 0
         batches: Iterator[Any] = iter(loader)
         told = time.monotonic()
         for number in range(used):
@@ -227,6 +226,14 @@ class Position:
                 told = time.monotonic()
                 _LOG.warning("going to batch %d of the pass: %d fetched again", used, number + 1)
         return batches
+
+
+def _say_pass(loader: Any, index: int) -> None:
+    """Tell samplers that order each pass by its number, such as torch's ``DistributedSampler``."""
+    for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+        say = getattr(sampler, "set_epoch", None)
+        if callable(say):
+            say(index)
 
 
 def _goes_on(state: Mapping[str, Any]) -> bool:
