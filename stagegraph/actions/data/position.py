@@ -19,7 +19,7 @@ from stagegraph.actions.data.sampling import SeededSampler
 from stagegraph.actions.randomness import RandomState, preserved_randomness
 from stagegraph.errors import SnapshotError
 
-__all__ = ["Position"]
+__all__ = ["Position", "keeps_position"]
 
 _LOG = logging.getLogger("stagegraph")
 
@@ -85,7 +85,7 @@ class Position:
         if self._waiting is not None:
             return dict(self._waiting)  # resumed, and no pass begun yet
         loader = self._loader
-        keeps = isinstance(loader, Stateful) and loader is not self._kept
+        keeps = keeps_position(loader) and loader is not self._kept
         return {
             "index": self._index,
             "start": self._start,
@@ -134,7 +134,7 @@ class Position:
                 f"with {_words(state['shape'])}, and this one has {_words(_shape(loader))}; resume "
                 "with the loader that the run began with"
             )
-        if state is not None and isinstance(loader, Stateful) and state["loader"] is not None:
+        if state is not None and keeps_position(loader) and state["loader"] is not None:
             loader.load_state_dict(state["loader"])
         self._loader, self.ended = loader, False
         if isinstance(loader, CurriculumLoader):
@@ -183,7 +183,7 @@ class Position:
                 _start_workers(loader)
             if self._began is not None:
                 self._began.restore()
-            if _keeps_position(loader):
+            if keeps_position(loader):
                 batches: Iterator[Any] = _nothing(loader) if whole else iter(loader)
             elif whole:
                 batches = iter(())
@@ -248,12 +248,14 @@ def _has_workers(loader: Any) -> bool:
 
 def _start_workers(loader: Any) -> None:
     """Start workers that stay, as they had been, so that this pass draws no seed for them."""
-    if not isinstance(loader, DataLoader) or isinstance(loader, Stateful):
+    if not isinstance(loader, DataLoader) or keeps_position(loader):
         return
     if loader.persistent_workers and not _has_workers(loader):
         before = [one.get_state() for one in _generators(loader)]
         with preserved_randomness():
-            iter(loader)
+            # What Accelerate has prepared holds the loader, and starts nothing before its first
+            # batch.
+            iter(getattr(loader, "base_dataloader", loader))
         _set(_generators(loader), before)
 
 
@@ -279,8 +281,13 @@ def _set(generators: list[torch.Generator], states: list[torch.Tensor]) -> None:
         generator.set_state(state)
 
 
-def _keeps_position(loader: object) -> bool:
-    return isinstance(loader, Stateful)
+def keeps_position(loader: object) -> bool:
+    """Whether a loader knows where it is.
+
+    What Accelerate has prepared has the methods in any case, and a state behind them only if it was
+    asked to.
+    """
+    return isinstance(loader, Stateful) and getattr(loader, "use_stateful_dataloader", True)
 
 
 def _shape(loader: Any) -> dict[str, Any]:
