@@ -60,6 +60,13 @@ def exactness(loader: Any) -> Exactness:
     if isinstance(loader, DataLoader) and not keeps_position(loader):
         return _of_data_loader(loader)
     if keeps_position(loader):
+        if getattr(loader, "use_stateful_dataloader", False) and loader.persistent_workers:
+            return Exactness(
+                "not exact",
+                "workers that stay from pass to pass draw fewer random numbers than those that are "
+                "started anew when a run is resumed",
+                "leave persistent_workers or use_stateful_dataloader out",
+            )
         return Exactness(
             "order exact",
             f"the {type(loader).__name__} keeps its own position, which the checkpoint holds; "

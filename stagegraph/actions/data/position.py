@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -19,7 +19,7 @@ from stagegraph.actions.data.sampling import SeededSampler
 from stagegraph.actions.randomness import RandomState, preserved_randomness
 from stagegraph.errors import SnapshotError
 
-__all__ = ["Position", "keeps_position"]
+__all__ = ["Position", "keeps_position", "set_generators"]
 
 _LOG = logging.getLogger("stagegraph")
 
@@ -184,7 +184,7 @@ class Position:
             if self._began is not None:
                 self._began.restore()
             if keeps_position(loader):
-                batches: Iterator[Any] = _nothing(loader) if whole else iter(loader)
+                batches: Iterator[Any] = _nothing(loader) if whole else _started(iter(loader))
             elif whole:
                 batches = iter(())
                 _set(_generators(loader), self._generators)
@@ -241,6 +241,13 @@ def _nothing(loader: Any) -> Iterator[Any]:
     return iter(())
 
 
+def _started(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches; what is drawn before the first is drawn now, by a generator too."""
+    if not isinstance(batches, Generator):
+        return batches
+    return itertools.chain(list(itertools.islice(batches, 1)), batches)
+
+
 def _has_workers(loader: Any) -> bool:
     """Whether workers of an earlier pass are there to be used again."""
     return bool(getattr(loader, "persistent_workers", False)) and loader._iterator is not None  # noqa: SLF001 - torch says it nowhere else
@@ -269,6 +276,15 @@ def _generators(loader: Any) -> list[torch.Generator]:
         if isinstance(generator, torch.Generator):
             found[id(generator)] = generator
     return list(found.values())
+
+
+def set_generators(loader: Any, states: list[torch.Tensor]) -> None:
+    """Set the generators that a loader draws its order from.
+
+    Raises:
+        SnapshotError: It has more, or fewer.
+    """
+    _set(_generators(loader), states)
 
 
 def _set(generators: list[torch.Generator], states: list[torch.Tensor]) -> None:

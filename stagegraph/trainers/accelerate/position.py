@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.data_loader import DataLoaderAdapter, SeedableRandomSampler
 
-from stagegraph.actions.data.position import Position, keeps_position
+from stagegraph.actions.data.position import Position, keeps_position, set_generators
+from stagegraph.actions.randomness import preserved_randomness
 from stagegraph.errors import SnapshotError
 
 __all__ = ["PreparedPosition"]
@@ -61,29 +64,54 @@ class PreparedPosition(Position):
         self, index: int, loader: Any, start: Fraction
     ) -> tuple[Iterator[Any], int, Fraction]:
         """Begin a pass, or go on with the one that the checkpoint was in."""
-        waiting = self._waiting
-        goes_on = waiting is not None and waiting["batches"] and not waiting["ended"]
-        over = goes_on and waiting is not None and waiting["batches"] == waiting["shape"]["batches"]
-        if over and keeps_position(loader) and _passes(loader) is not None:
-            return self._enter_ended(loader)
+        number = _passes(loader)
+        if number is None:
+            return super().enter(index, loader, start)
+        _give_generator(loader)
+        state = self._waiting
+        if state is None or not state["batches"]:
+            return self._begin(index, loader, start)
+        over = not state["ended"] and state["batches"] == state["shape"]["batches"]
+        if keeps_position(loader):
+            if not (over or state["ended"]):
+                return self._go_on_inside(state, index, loader, start)
+            state = self._waiting = _ended(state, loader)
         batches, used, begun = super().enter(index, loader, start)
-        if over and _passes(loader) is not None:
-            loader.iteration += 1  # as it does itself behind its last batch
+        if over:
+            if state["ended"]:
+                batches, used, begun = iter(()), state["batches"], state["start"]
+                self._index, self._start, self.batches = state["index"], begun, used
+            loader.iteration = number + 1  # as it says itself behind its last batch
         return batches, used, begun
 
-    def _enter_ended(self, loader: Any) -> tuple[Iterator[Any], int, Fraction]:
-        """A pass whose last batch was used.
+    def _begin(
+        self, index: int, loader: Any, start: Fraction
+    ) -> tuple[Iterator[Any], int, Fraction]:
+        """Begin a pass; a loader that knows where it is may be warm, its iterator made already."""
+        warm = keeps_position(loader) and _has_iterator(loader)
+        if warm and loader.num_workers:
+            # Its workers have had their orders before the pass began; they get them anew.
+            loader.base_dataloader.load_state_dict({})
+            warm = False
+        begun = super().enter(index, loader, start)
+        self._warm = warm if keeps_position(loader) else self._warm
+        return begun
 
-        A prepared loader that knows where it is has seen the end of its pass when it hands out the
-        last batch, and would begin the next one.
+    def _go_on_inside(
+        self, state: Mapping[str, Any], index: int, loader: Any, start: Fraction
+    ) -> tuple[Iterator[Any], int, Fraction]:
+        """Go on in the middle of a pass over a loader that knows where it is.
+
+        It may make its order again from random numbers of then, its own generators' included.
         """
-        state = self._waiting
-        assert state is not None
-        self._waiting = {**state, "ended": True}
-        super().enter(state["index"], loader, state["start"])
-        self._index, self._start, self.batches = state["index"], state["start"], state["batches"]
-        loader.iteration += 1
-        return iter(()), self.batches, self._start
+        if state["warm"] and state["loader"] is not None:
+            loader.load_state_dict(state["loader"])
+            with preserved_randomness():
+                loader.base_dataloader.state_dict()  # makes an iterator, as there had been one
+            self._waiting = {**state, "loader": None}
+        # From here on they draw what they had drawn; nobody else does from them.
+        set_generators(loader, state["generators"])
+        return super().enter(index, loader, start)
 
     @property
     def _loaders(self) -> list[Any]:
@@ -91,7 +119,35 @@ class PreparedPosition(Position):
         return prepared
 
 
+def _ended(state: Mapping[str, Any], loader: Any) -> Mapping[str, Any]:
+    """Bring a loader that knows where it is to the end of its pass.
+
+    One that is prepared has seen it when it hands out the last batch, and would begin the next pass
+    with random numbers of its own.
+
+    Returns:
+        The position, of a pass that is over.
+    """
+    if state["loader"] is not None:
+        loader.load_state_dict(state["loader"])
+    with preserved_randomness():
+        iter(loader.base_dataloader)
+    return {**state, "loader": None, "ended": True}
+
+
+def _has_iterator(loader: Any) -> bool:
+    """Whether a pass that begins will find its iterator made: asked for its state, it makes one."""
+    return bool(getattr(loader.base_dataloader, "_initial_iter_for_state_dict", False))
+
+
+def _give_generator(loader: Any) -> None:
+    """Make the generator that a seedable sampler makes at its first pass, and seeds at each."""
+    sampler = loader.get_sampler() if hasattr(loader, "get_sampler") else None
+    if isinstance(sampler, SeedableRandomSampler) and sampler.generator is None:
+        sampler.generator = torch.Generator()
+
+
 def _passes(loader: Any) -> int | None:
-    """How often a loader has been gone through, if it counts that."""
+    """How often a prepared loader has been gone through; ``None`` for others."""
     number = getattr(loader, "iteration", None)
-    return number if isinstance(number, int) else None
+    return number if isinstance(loader, DataLoaderAdapter) and isinstance(number, int) else None
