@@ -287,7 +287,7 @@ class AcceleratedEngine(Engine):
         why = None
         if self._updates.made:
             why = "an update was made that engine.step() was not told of yet"
-        elif self._micro.num:
+        elif self._micro.num or not self.accelerator.sync_gradients:
             why = "gradients are being accumulated, which no checkpoint holds"
         elif self.wants_evaluation:
             why = "the boundary still waits for engine.observe(...)"
