@@ -188,8 +188,9 @@ class Life:
         if not self.host:
             assert self.engine.resume() == resume
         elif resume:
-            where = self.folder / "checkpoints"
-            self.accelerator.load_state(None if self.naming else newest_whole(where))
+            newest = newest_whole(self.folder / "checkpoints")
+            if newest is not None:  # else it died before the first
+                self.accelerator.load_state(None if self.naming else newest)
 
     def train(self, die):
         engine, accelerator, model = self.engine, self.accelerator, self.model

@@ -22,7 +22,9 @@ class Stands:
 
     def __new__(cls, **given):
         accelerator = fresh_accelerator()
-        kind = type("Stands", (type(accelerator),), {k: v for k, v in given.items() if k != "state"})
+        kind = type(
+            "Stands", (type(accelerator),), {k: v for k, v in given.items() if k != "state"}
+        )
         accelerator.__class__ = kind
         if "state" in given:
             accelerator.state = given["state"]
