@@ -1,8 +1,8 @@
 """Train a network that grows on images, in a loop around an ``accelerate.Accelerator``.
 
 Run it as ``python -m examples.accelerate.train``; ``plain.py`` is the same without stagegraph, and
-``graph.yaml`` says when it grows. Killed, the same command goes on where the folder stands: from the
-run's own checkpoints, or with ``--save-state`` from those of ``accelerator.save_state``.
+``graph.yaml`` says when it grows. Killed, the same command goes on where the folder stands: from
+the run's own checkpoints, or with ``--save-state`` from those of ``accelerator.save_state``.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def train(
         seed=seed,
     )
     sg.Terminal(engine)
-    if not save_state:
-        engine.resume()
-    elif newest := newest_whole(folder / "checkpoints"):
+    newest = newest_whole(folder / "checkpoints") if save_state else None
+    if newest is not None:
         accelerator.load_state(str(newest))
+    engine.resume()
 
     for epoch in engine.epochs(loader):
         for image_B1HW, class_B in epoch:

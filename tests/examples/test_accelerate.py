@@ -52,7 +52,7 @@ def ended(folder, *more):
     assert life.returncode == 0, error
     records = list(read_journal(folder / "run/journal.jsonl"))
     moves = [(r["step"], r["target"]) for r in records if r["type"] == "move"]
-    losses = {r["step"]: r["loss"] for r in records if r["type"] == "vitals"}
+    losses = {r["step"]: r["loss"] for r in records if r["type"] == "vitals" and "loss" in r}
     return out.splitlines()[-1], moves, losses
 
 

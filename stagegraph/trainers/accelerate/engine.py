@@ -21,9 +21,11 @@ from stagegraph.engine.simulate import runnable
 from stagegraph.engine.state import DAMAGE
 from stagegraph.engine.weakly import weakly
 from stagegraph.errors import SnapshotError, StageGraphError
+from stagegraph.runs.lines import read_raw
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
 from stagegraph.session.engine import Engine
+from stagegraph.session.hosted import Hosted
 from stagegraph.session.passes import Position
 from stagegraph.trainers.accelerate import keeping
 from stagegraph.trainers.accelerate.micro import Micro
@@ -88,7 +90,7 @@ class AcceleratedEngine(Engine):
         self._kept_by_host = checkpoints is None
         self._micro = Micro()
         self._own_accumulation = accelerator.gradient_accumulation_steps
-        self._warned = False
+        self._warned = self._loaded = False
         if probe is not None and not callable(probe):
             probe = send_to_device(probe, accelerator.device)
         super().__init__(
@@ -127,17 +129,32 @@ class AcceleratedEngine(Engine):
         self._accumulate_as_told()
 
     def resume(self) -> bool:
-        """As :meth:`Engine.resume`.
+        """As :meth:`Engine.resume`; with ``checkpoints=None`` to be called after ``load_state``.
+
+        Where nothing was loaded, a run that the folder holds begins again: it was ended before its
+        first ``save_state``.
+
+        Returns:
+            Whether there was something to go on from.
 
         Raises:
-            StageGraphError: The run's checkpoints are the accelerator's.
+            RunFolderError: As :meth:`Engine.resume`.
+            SnapshotError: As :meth:`Engine.resume`.
         """
-        if self._kept_by_host:
-            raise StageGraphError(
-                "this engine has checkpoints=None, so that what counts is the accelerator's: call "
-                "accelerator.load_state(...) to go on, or engine.start() to begin"
+        if not self._kept_by_host:
+            return super().resume()
+        record = self._record
+        if not self._loaded and record is not None and record.holds_earlier:
+            warnings.warn(
+                f"{record.folder.path} holds a run, and no checkpoint of it was loaded: it begins "
+                "again at step 0; if there is one, call accelerator.load_state(...) before "
+                "engine.resume()",
+                stacklevel=2,
             )
-        return super().resume()
+            begun = read_raw(record.folder.journal).mark(1)
+            self.resume_from(Hosted(self.state_dict(), {}, begun).pack())
+        self.start()
+        return self._loaded
 
     def step(
         self,
@@ -315,6 +332,7 @@ class AcceleratedEngine(Engine):
             raise SnapshotError(f"{checkpoint} cannot be read: {error!r}") from error
         self.resume_from(engine)
         self._position.load(position)
+        self._loaded = True
         configuration = self.accelerator.project_configuration
         number = keeping.number_of(checkpoint)
         if configuration.automatic_checkpoint_naming and number is not None:

@@ -185,12 +185,13 @@ class Life:
             self.engine.close()
 
     def begin(self, *, resume):
-        if not self.host:
-            assert self.engine.resume() == resume
-        elif resume:
+        if self.host and resume:
             newest = newest_whole(self.folder / "checkpoints")
             if newest is not None:  # else it died before the first
                 self.accelerator.load_state(None if self.naming else newest)
+            assert self.engine.resume() == (newest is not None)
+        elif not self.host:
+            assert self.engine.resume() == resume
 
     def train(self, die):
         engine, accelerator, model = self.engine, self.accelerator, self.model

@@ -115,9 +115,9 @@ def test_growth_is_measured_without_autocast():
     assert loop.model.blocks[0].up.weight.shape == (19, WIDTH)
     # An engine that does not know of the accelerator sees roundings, and takes them for harm.
     plain = Loop(WIDENS, engine=sg.Engine, mixed_precision="bf16")
+    plain.micro(torch.randn(4, WIDTH))
     with pytest.raises(ActionError, match="was to keep the function"):
-        for _ in range(3):
-            plain.micro(torch.randn(4, WIDTH))
+        plain.micro(torch.randn(4, WIDTH))
 
 
 def test_a_model_in_half_precision_is_measured_as_it_is():
@@ -138,9 +138,7 @@ def test_a_model_in_half_precision_is_measured_as_it_is():
 
 def test_updates_are_counted_and_not_micro_batches():
     loop = Loop(gradient_accumulation_steps=3)
-    losses = []
-    for number in range(7):
-        losses.append(loop.micro(torch.randn(number + 1, WIDTH)))
+    losses = [loop.micro(torch.randn(number + 1, WIDTH)) for number in range(7)]
     engine = loop.engine
     assert engine.progress.step == 2
     assert engine.progress.samples == 1 + 2 + 3 + 4 + 5 + 6

@@ -86,7 +86,7 @@ def test_optimizers_whose_state_does_not_follow_are_refused(kind):
 
 def test_what_was_not_prepared_is_refused():
     accelerator = fresh_accelerator()
-    model, optimizer = prepared(accelerator)
+    _, optimizer = prepared(accelerator)
     other = Net()
     theirs = torch.optim.SGD(other.parameters(), lr=0.1)
     with pytest.raises(UnsupportedError) as refused:

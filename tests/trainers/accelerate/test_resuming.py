@@ -1,4 +1,4 @@
-"""Dead anywhere and resumed, across a growth, a run in an accelerator's loop goes on bit for bit."""
+"""Dead anywhere and resumed, a run in an accelerator's loop goes on bit for bit."""
 
 import shutil
 
@@ -56,7 +56,7 @@ LOADERS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("host", [False, True])
-@pytest.mark.parametrize("given", LOADERS, ids=lambda given: "-".join(given))
+@pytest.mark.parametrize("given", LOADERS, ids="-".join)
 def test_resumes_at_every_place_of_a_pass(tmp_path, given, host):
     live_twice(tmp_path, [1, 3, 6, 7, 8, 10], host=host, **given)  # 6 and 7: the end of a pass
 
@@ -151,11 +151,15 @@ def test_load_state_of_a_run_with_its_own_checkpoints_is_refused(tmp_path):
     engine.close()
 
 
-def test_resume_of_a_run_without_checkpoints_of_its_own_is_refused(tmp_path):
-    engine = _waiting_engine(tmp_path)
-    with pytest.raises(StageGraphError, match="accelerator.load_state"):
-        engine.resume()
-    engine.close()
+def test_killed_before_the_first_checkpoint_it_begins_again(tmp_path):
+    whole = Life(tmp_path / "whole", host=True, save_every=100)
+    with pytest.raises(Dies):
+        Life(tmp_path / "cut", host=True, die=3, save_every=100)
+    with pytest.warns(
+        UserWarning, match=r"cut.run holds a run, and no checkpoint of it was loaded"
+    ):
+        again = Life(tmp_path / "cut", host=True, resume=True, save_every=100)
+    assert again.moves == whole.moves and min(again.seen) == 1
 
 
 def test_a_checkpoint_without_an_engine_is_refused(tmp_path):
