@@ -604,6 +604,7 @@ class TorchActor:
         finally:
             self._follow()
         self._held, self._structure = Held((), {}), None
+        _forget_compiled()
 
     def snapshots(self) -> dict[str, Any]:
         """All snapshots and teachers in plain containers and tensors, for a checkpoint."""
@@ -648,6 +649,8 @@ class TorchActor:
 
     def close(self) -> None:
         """Remove all hooks and release what is frozen; the model is the user's alone again."""
+        if self._standing.hooked:
+            _forget_compiled()
         self._standing.close()
         if self._updates is not None:
             self._updates.close()
@@ -672,7 +675,11 @@ def _blamed_on(place: str) -> Iterator[None]:
 
 
 def _forget_compiled() -> None:
-    """After eight shapes, compiled code would silently run unwrapped; begin to count anew."""
+    """After eight shapes, compiled code would silently run uncompiled; begin to count anew.
+
+    Nor does torch see that hooks have come or gone: code that an earlier run in this process has
+    compiled for the same modules without gates would be taken for a model that has some.
+    """
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is not None:
         dynamo.reset()

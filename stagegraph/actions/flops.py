@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stagegraph.actions.contents import tensors_in
-from stagegraph.actions.probes import Probe, call, probe_loss
+from stagegraph.actions.probes import Probe, Within, call, probe_loss
 from stagegraph.actions.undo import untouched
 
 __all__ = ["count_flops", "samples_in"]
@@ -22,6 +22,7 @@ def samples_in(probe: Probe | None) -> int | None:
 
     ``None`` for a function of the model, whose batch nobody sees.
     """
+    probe = probe.batch if isinstance(probe, Within) else probe
     if probe is None or (callable(probe) and not isinstance(probe, Tensor)):
         return None
     first = next((tensor for tensor in tensors_in(probe) if tensor.dim()), None)

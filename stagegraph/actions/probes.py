@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -12,10 +14,27 @@ from stagegraph.actions.contents import tensors_in
 from stagegraph.actions.randomness import fixed_direction
 from stagegraph.errors import UnsupportedError
 
-__all__ = ["Probe", "call", "main_tensor", "probe_loss", "run_probe"]
+__all__ = ["Batch", "Probe", "Within", "call", "main_tensor", "probe_loss", "run_probe"]
 
-Probe = Tensor | Sequence[Any] | Mapping[str, Any] | Callable[[nn.Module], Any]
+Batch = Tensor | Sequence[Any] | Mapping[str, Any] | Callable[[nn.Module], Any]
 """A batch (a tensor, ``model(*sequence)``, ``model(**mapping)``), or a function of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """A probe that the model is run on as its host does not run it in training.
+
+    Attributes:
+        batch: The batch.
+        context: Of the model, or of a copy of it: what is so while it runs.
+    """
+
+    batch: Batch
+    context: Callable[[nn.Module], AbstractContextManager[None]]
+
+
+Probe = Batch | Within
+"""What growth is measured on."""
 
 
 @runtime_checkable
@@ -67,6 +86,9 @@ def call(model: nn.Module, probe: Probe) -> Any:
     Raises:
         UnsupportedError: The batch lies elsewhere than the model.
     """
+    if isinstance(probe, Within):
+        with probe.context(model):
+            return call(model, probe.batch)
     try:
         if isinstance(probe, Tensor):
             return model(probe)

@@ -83,8 +83,10 @@ _HUGGINGFACE = Capabilities(
     ),
 )
 
+_ACCELERATE = Capabilities("accelerate", "Accelerate")
+
 TRAINERS: Mapping[str, Capabilities] = MappingProxyType(
-    {one.name: one for one in (_LOOP, _HUGGINGFACE)}
+    {one.name: one for one in (_LOOP, _HUGGINGFACE, _ACCELERATE)}
 )
 """Every trainer that there is an adapter for; one more is one more row."""
 

@@ -16,8 +16,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from stagegraph.actions.companions import Stateful
 from stagegraph.actions.data.curriculum import CurriculumLoader
+from stagegraph.actions.data.position import keeps_position
 from stagegraph.actions.data.sampling import SeededSampler
 
 __all__ = ["Exactness", "exactness"]
@@ -57,9 +57,16 @@ def exactness(loader: Any) -> Exactness:
     """How exactly a run over this loader can be resumed."""
     if isinstance(loader, CurriculumLoader):
         return _of_curriculum(loader)
-    if isinstance(loader, DataLoader) and not isinstance(loader, Stateful):
+    if isinstance(loader, DataLoader) and not keeps_position(loader):
         return _of_data_loader(loader)
-    if isinstance(loader, Stateful):
+    if keeps_position(loader):
+        if getattr(loader, "use_stateful_dataloader", False) and loader.persistent_workers:
+            return Exactness(
+                "not exact",
+                "workers that stay from pass to pass draw fewer random numbers than those that are "
+                "started anew when a run is resumed",
+                "leave persistent_workers or use_stateful_dataloader out",
+            )
         return Exactness(
             "order exact",
             f"the {type(loader).__name__} keeps its own position, which the checkpoint holds; "
@@ -91,16 +98,18 @@ def _of_curriculum(loader: CurriculumLoader[Any]) -> Exactness:
 
 
 def _of_data_loader(loader: DataLoader[Any]) -> Exactness:
-    sampler = loader.sampler
-    own = type(loader.batch_sampler) not in (BatchSampler, type(None))
+    batch_sampler = _inside_of_shards(loader.batch_sampler)
+    own = type(batch_sampler) not in (BatchSampler, type(None))
+    # With a batch sampler of the user's, or of Accelerate's, the loader's own is never asked.
+    sampler = getattr(batch_sampler, "sampler", loader.sampler)
     if isinstance(loader.dataset, IterableDataset):
         return Exactness(
             "not exact",
             "the dataset is a stream without a position: what was used is read again and dropped",
             "use torchdata's StatefulDataLoader and give the dataset state_dict()",
         )
-    if own or type(sampler) not in _REPEATABLE:
-        what = type(loader.batch_sampler if own else sampler).__name__
+    if own or not _is_repeatable(sampler):
+        what = type(batch_sampler if own else sampler).__name__
         return Exactness("not exact", f"nobody knows what the order of {what} depends on", _SEEDED)
     if type(sampler) is SeededSampler or type(sampler) is SequentialSampler:
         return Exactness("exact", f"{type(sampler).__name__}: a batch depends on its number alone")
@@ -110,3 +119,15 @@ def _of_data_loader(loader: DataLoader[Any]) -> Exactness:
         "beginning of the pass; the batches that were used are fetched again and dropped",
         _SEEDED,
     )
+
+
+def _inside_of_shards(batch_sampler: Any) -> Any:
+    """The batch sampler that Accelerate gives each process its share of."""
+    while type(batch_sampler).__name__ == "BatchSamplerShard":
+        batch_sampler = batch_sampler.batch_sampler
+    return batch_sampler
+
+
+def _is_repeatable(sampler: object) -> bool:
+    # Accelerate's draws from a seed and the number of the pass, which it is told.
+    return type(sampler) in _REPEATABLE or type(sampler).__name__ == "SeedableRandomSampler"

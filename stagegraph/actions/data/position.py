@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -19,7 +19,7 @@ from stagegraph.actions.data.sampling import SeededSampler
 from stagegraph.actions.randomness import RandomState, preserved_randomness
 from stagegraph.errors import SnapshotError
 
-__all__ = ["Position"]
+__all__ = ["Position", "keeps_position", "set_generators"]
 
 _LOG = logging.getLogger("stagegraph")
 
@@ -85,7 +85,7 @@ class Position:
         if self._waiting is not None:
             return dict(self._waiting)  # resumed, and no pass begun yet
         loader = self._loader
-        keeps = isinstance(loader, Stateful) and loader is not self._kept
+        keeps = keeps_position(loader) and loader is not self._kept
         return {
             "index": self._index,
             "start": self._start,
@@ -134,7 +134,7 @@ class Position:
                 f"with {_words(state['shape'])}, and this one has {_words(_shape(loader))}; resume "
                 "with the loader that the run began with"
             )
-        if state is not None and isinstance(loader, Stateful) and state["loader"] is not None:
+        if state is not None and keeps_position(loader) and state["loader"] is not None:
             loader.load_state_dict(state["loader"])
         self._loader, self.ended = loader, False
         if isinstance(loader, CurriculumLoader):
@@ -182,8 +182,8 @@ class Position:
                 _start_workers(loader)
             if self._began is not None:
                 self._began.restore()
-            if _keeps_position(loader):
-                batches: Iterator[Any] = _nothing(loader) if whole else iter(loader)
+            if keeps_position(loader):
+                batches: Iterator[Any] = _nothing(loader) if whole else _started(iter(loader))
             elif whole:
                 batches = iter(())
                 _set(_generators(loader), self._generators)
@@ -248,6 +248,13 @@ def _nothing(loader: Any) -> Iterator[Any]:
     return iter(())
 
 
+def _started(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches; what is drawn before the first is drawn now, by a generator too."""
+    if not isinstance(batches, Generator):
+        return batches
+    return itertools.chain(list(itertools.islice(batches, 1)), batches)
+
+
 def _has_workers(loader: Any) -> bool:
     """Whether workers of an earlier pass are there to be used again."""
     return bool(getattr(loader, "persistent_workers", False)) and loader._iterator is not None  # noqa: SLF001 - torch says it nowhere else
@@ -255,12 +262,14 @@ def _has_workers(loader: Any) -> bool:
 
 def _start_workers(loader: Any) -> None:
     """Start workers that stay, as they had been, so that this pass draws no seed for them."""
-    if not isinstance(loader, DataLoader) or isinstance(loader, Stateful):
+    if not isinstance(loader, DataLoader) or keeps_position(loader):
         return
     if loader.persistent_workers and not _has_workers(loader):
         before = [one.get_state() for one in _generators(loader)]
         with preserved_randomness():
-            iter(loader)
+            # What Accelerate has prepared holds the loader, and starts nothing before its first
+            # batch.
+            iter(getattr(loader, "base_dataloader", loader))
         _set(_generators(loader), before)
 
 
@@ -276,6 +285,15 @@ def _generators(loader: Any) -> list[torch.Generator]:
     return list(found.values())
 
 
+def set_generators(loader: Any, states: list[torch.Tensor]) -> None:
+    """Set the generators that a loader draws its order from.
+
+    Raises:
+        SnapshotError: It has more, or fewer.
+    """
+    _set(_generators(loader), states)
+
+
 def _set(generators: list[torch.Generator], states: list[torch.Tensor]) -> None:
     if len(generators) != len(states):
         raise SnapshotError(
@@ -286,8 +304,13 @@ def _set(generators: list[torch.Generator], states: list[torch.Tensor]) -> None:
         generator.set_state(state)
 
 
-def _keeps_position(loader: object) -> bool:
-    return isinstance(loader, Stateful)
+def keeps_position(loader: object) -> bool:
+    """Whether a loader knows where it is.
+
+    What Accelerate has prepared has the methods in any case, and a state behind them only if it was
+    asked to.
+    """
+    return isinstance(loader, Stateful) and getattr(loader, "use_stateful_dataloader", True)
 
 
 def _shape(loader: Any) -> dict[str, Any]:

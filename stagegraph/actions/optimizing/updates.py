@@ -18,15 +18,23 @@ class Updates:
 
     Args:
         optimizers: The innermost optimizers.
+
+    Attributes:
+        idle: Whether a fused one was called since :meth:`take`, and did nothing.
     """
 
     def __init__(self, optimizers: Iterable[Optimizer]) -> None:
-        self._made = False
+        self._made = self.idle = False
         self._handles = [one.register_step_post_hook(self._after) for one in optimizers]
+
+    @property
+    def made(self) -> bool:
+        """Whether one of them has stepped since :meth:`take`."""
+        return self._made
 
     def take(self) -> bool:
         """Whether one of them has stepped since this was last asked."""
-        made, self._made = self._made, False
+        made, self._made, self.idle = self._made, False, False
         return made
 
     def close(self) -> None:
@@ -37,4 +45,5 @@ class Updates:
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
         found = vars(optimizer).get("found_inf")
         # Reading it waits for the device, as the scaler itself does for every other optimizer.
-        self._made = self._made or found is None or not bool(found)
+        made = found is None or not bool(found)
+        self._made, self.idle = self._made or made, self.idle or not made

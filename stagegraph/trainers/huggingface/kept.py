@@ -11,63 +11,17 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from stagegraph.actions.keeping.checkpoint import CONTENTS, read_checkpoint, take_checkpoint
+from stagegraph.actions.keeping.checkpoint import CONTENTS
 from stagegraph.errors import RunFolderError, SnapshotError
-from stagegraph.runs.durable import make_directories, refused, remove_tree, unreadable, write_new
+from stagegraph.trainers.kept import FOLDER, read, write
 
 __all__ = ["FOLDER", "newest_whole", "read", "require_states", "write"]
-
-FOLDER = "stagegraph"
-"""Inside of ``checkpoint-N``."""
 
 STATES = ("optimizer.pt", "scheduler.pt")
 TRAINER_STATE = "trainer_state.json"
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-
-
-def write(checkpoint: Path, state: Any) -> None:
-    """Write the engine's part of a checkpoint.
-
-    Args:
-        checkpoint: The folder ``checkpoint-N``; it need not be there yet.
-        state: Containers, numbers and tensors.
-
-    Raises:
-        RunFolderError: It could not be written.
-        UnsupportedError: Something in it cannot be kept.
-    """
-    files = take_checkpoint(state, "the engine's state").files()
-    folder = checkpoint / FOLDER
-    try:
-        if folder.exists():  # the Trainer saves one step twice, if two reasons come together
-            remove_tree(folder)
-        make_directories(folder)
-        for name in sorted(files, key=lambda name: name == CONTENTS):  # what names the rest is last
-            write_new(folder / name, files[name])
-    except OSError as error:
-        raise refused(folder, error) from error
-
-
-def read(checkpoint: Path) -> Any:
-    """The inverse of :func:`write`.
-
-    Raises:
-        RunFolderError: It cannot be read.
-        SnapshotError: The checkpoint has no part of an engine's, or a damaged one.
-    """
-    folder = checkpoint / FOLDER
-    if not (folder / CONTENTS).is_file():
-        raise SnapshotError(
-            f"{checkpoint} has no {FOLDER}/{CONTENTS}: it was not saved by a Trainer with this "
-            "callback, or not to its end; resume from a checkpoint that was"
-        )
-    try:
-        return read_checkpoint({one.name: one.read_bytes() for one in sorted(folder.iterdir())})
-    except OSError as error:
-        raise unreadable(folder, error) from error
 
 
 def require_states(checkpoint: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from stagegraph.errors import UnsupportedError
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.session.capabilities import capabilities_of, lacks
+from stagegraph.trainers.refusals import of_model, of_optimizer, why_not
 
 __all__ = ["LEANED_ON", "refuse"]
 
@@ -23,14 +24,6 @@ LEANED_ON = (
 )
 """Methods of the Trainer that are not public and that the mixin overrides or calls."""
 
-_OPTIMIZERS = {
-    "8bit": "keeps its moments in eight bits, in blocks that do not follow a growth",
-    "4bit": "keeps its moments in four bits, in blocks that do not follow a growth",
-    "galore": "keeps moments of a projection whose shape does not follow a growth",
-    "apollo": "keeps moments of a projection whose shape does not follow a growth",
-    "lomo": "steps inside of backward, where no boundary is",
-}
-
 
 def refuse(trainer: Any, graph: CompiledGraph, *, monitored: bool) -> None:
     """Refuse the run if host, settings and graph do not go together.
@@ -45,7 +38,7 @@ def refuse(trainer: Any, graph: CompiledGraph, *, monitored: bool) -> None:
     """
     found = [str(lack) for lack in lacks(graph, capabilities_of("huggingface"))]
     found += [f"Trainer: {reason}" for reason in _of_trainer(trainer)]
-    found += [f"Trainer: {reason}" for reason in _of_model(trainer.model, graph)]
+    found += [f"Trainer: {reason}" for reason in of_model(trainer.model, graph)]
     asking = [name for name, one in graph.graph.metrics.items() if one.every is not None]
     if asking and trainer.eval_dataset is None and not monitored:
         found.append(
@@ -67,12 +60,10 @@ def _of_trainer(trainer: Any) -> Iterator[str]:
         if is_so(trainer):
             yield reason
     optim = str(getattr(trainer.args.optim, "value", trainer.args.optim))
-    kind = "" if trainer.optimizer is None else type(trainer.optimizer).__name__
-    for mark, why in _OPTIMIZERS.items():
-        if mark in optim.lower() and trainer.optimizer is None:
-            yield f"optim={optim!r} {why}; use optim='adamw_torch' or the like"
-        elif mark in kind.lower():
-            yield f"the optimizer {kind} {why}; use torch.optim.AdamW or the like"
+    if trainer.optimizer is not None:
+        yield from of_optimizer(trainer.optimizer)
+    elif (why := why_not(optim)) is not None:
+        yield f"optim={optim!r} {why}; use optim='adamw_torch' or the like"
 
 
 def _sharded(trainer: Any) -> bool:
@@ -110,20 +101,3 @@ _SETTINGS: tuple[tuple[Callable[[Any], bool], str], ...] = (
         "give model=model_init() (hyper-parameter search with a graph: one Trainer per trial)",
     ),
 )
-
-
-def _of_model(model: Any, graph: CompiledGraph) -> Iterator[str]:
-    structural = [key for key, stage in graph.stages.items() if stage.possible_growths]
-    if not structural:
-        return
-    if getattr(model, "is_quantized", False):
-        yield (
-            f"the model is quantized, and {structural[0]} grows it: packed weights cannot be "
-            "copied into new shapes; load it without quantization_config"
-        )
-    if any(kind.__name__ == "PeftModel" for kind in type(model).__mro__):
-        yield (
-            f"the model is a PeftModel, whose checkpoints hold adapters alone, and {structural[0]} "
-            "grows what is below them, which would be lost; grow first, and add adapters in a "
-            "second run"
-        )

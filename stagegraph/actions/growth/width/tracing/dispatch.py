@@ -22,7 +22,7 @@ from stagegraph.actions.growth.width.tracing.rules_pointwise import (
 )
 from stagegraph.actions.growth.width.tracing.rules_reductions import REDUCTIONS
 from stagegraph.actions.growth.width.tracing.rules_views import VIEWS
-from stagegraph.actions.probes import Probe, run_probe
+from stagegraph.actions.probes import Probe, Within, run_probe
 from stagegraph.actions.undo import untouched
 
 __all__ = ["Names", "observe"]
@@ -193,6 +193,7 @@ class _Strangers:
             for value in vars(module).values()
             if isinstance(value, Tensor)
         }
+        probe = probe.batch if isinstance(probe, Within) else probe
         self._known_inputs = not callable(probe) or isinstance(probe, Tensor)
 
     def called(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
