@@ -481,6 +481,12 @@ class TorchActor:
 
         Where the parameters of a group are under different factors, that of most of them.
         """
+        factors = self.lr_factors()
+        groups = (g for optimizer in self._standing.optimizers for g in optimizer.param_groups)
+        return [float(g["lr"]) * f for g, f in zip(groups, factors, strict=True)]
+
+    def lr_factors(self) -> list[float]:
+        """Per parameter group, the engine's factor on its learning rate, as most of it has it."""
         rates = self._standing.rates
         rates.heal()
         found: list[float] = []
@@ -488,7 +494,7 @@ class TorchActor:
             for group in optimizer.param_groups:
                 counts = Counter(rates.class_of(parameter) for parameter in group["params"])
                 most = max(counts, key=counts.__getitem__, default=((), Scale()))
-                found.append(float(group["lr"]) * rates.scale(*most).lr)
+                found.append(rates.scale(*most).lr)
         return found
 
     def host_rate(self) -> float | None:
