@@ -187,6 +187,6 @@ class Followers:
                 rest = "it is told no more" if given_up else "training goes on, and it is told on"
                 warnings.warn(
                     f"{name} has failed ({one.error}), and does not show what has just happened; "
-                    f"{rest}. The journal has all of it",
+                    f"{rest}",
                     stacklevel=2,
                 )

@@ -102,9 +102,9 @@ def test_a_follower_that_fails_is_warned_of_once_counted_and_journalled(tmp_path
 def test_a_follower_that_fails_thrice_in_a_row_is_left_out_and_closed():
     watching = Watching(fails_at=range(2, 99))
     watching.show = lambda figures: 1 / 0
-    begun = run(watching)
-    with pytest.warns(UserWarning, match="it is told no more"):
-        begun.go()
+    with pytest.warns(UserWarning, match="Watching has failed") as seen:
+        begun = run(watching).go()
+    assert ["it is told no more" in str(one.message) for one in seen] == [False, True]
     calls = watching.calls
     assert begun.engine.done and calls < 6
     begun.engine.close()

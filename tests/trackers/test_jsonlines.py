@@ -7,7 +7,6 @@ import pytest
 
 import stagegraph as sg
 from stagegraph.trackers import JsonLines
-from tests.session.test_resume import happened
 from tests.trackers.running import resumed, training, whole
 
 
@@ -40,8 +39,12 @@ def test_after_a_loaded_state_each_record_counts_once(tmp_path):
     records = JsonLines.read(path)
     assert [r["type"] for r in records].count("resume") == 1
     told = [r for r in records if r["type"] != "resume"]
-    assert happened(told, after=0) == happened(json.loads(json.dumps(expected.records)), after=0)
+    assert places(told) == places(expected.records)
     assert len(path.read_text().splitlines()) > len(records)  # what was lost is still there
+
+
+def places(records):
+    return [(r["type"], r["step"], r["boundary"], r.get("name"), r.get("target")) for r in records]
 
 
 def test_beside_a_folder_it_goes_on_too(tmp_path):
