@@ -39,7 +39,7 @@ from stagegraph.schema.activities import Distill
 from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
-from stagegraph.session.following import Followers
+from stagegraph.session.followers import Followers
 from stagegraph.session.hosted import Hosted, find
 from stagegraph.session.knobs import Knobs
 from stagegraph.session.passes import Count, Epoch, Position
@@ -710,7 +710,8 @@ class Engine:
             raise StageGraphError("this engine is closed; make a new one to go on")
 
     def _take_up_followers(self, *, again: bool = False) -> None:
-        self._followers.take_up(None if self._record is None else self._record.folder, again=again)
+        folder = self._record.folder if isinstance(self._record, Recording) else None
+        self._followers.take_up(folder, again=again)
 
     def _folder(self) -> RunFolder:
         if self._record is None:

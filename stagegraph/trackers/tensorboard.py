@@ -103,7 +103,7 @@ def _reopen(folder: Path, past: Past) -> tuple[Any, list[Entry]]:
         )
     events = [event for event in _events(old) if event.step < past.start]
     # A board that is open forgets what it has of the earlier files.
-    writer = SummaryWriter(str(folder), purge_step=0 if old else None, filename_suffix=_SUFFIX)
+    writer: Any = SummaryWriter(str(folder), purge_step=0 if old else None, filename_suffix=_SUFFIX)
     kept: list[Entry] = []
     for event in events:
         entries = list(_entries(event))

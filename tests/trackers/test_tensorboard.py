@@ -131,7 +131,7 @@ def test_without_a_folder_a_loaded_state_cuts_at_its_boundary(tmp_path, expected
 
 def test_a_new_run_in_a_used_folder_is_refused(tmp_path):
     whole(TensorBoard(tmp_path)).engine.close()
-    with pytest.raises(sg.RunFolderError, match="of an earlier run .* choose another folder"):
+    with pytest.raises(sg.RunFolderError, match=r"of an earlier run .* choose another folder"):
         whole(TensorBoard(tmp_path))
 
 

@@ -44,7 +44,7 @@ def finished(path):
     until = time.monotonic() + 20
     while True:
         records = [Record.FromString(message) for message in messages(path)]
-        if records[-1].WhichOneof("record_type") in ("exit", "footer"):
+        if records and records[-1].WhichOneof("record_type") in ("exit", "footer"):
             return records
         assert time.monotonic() < until, f"{path} is never finished"
         time.sleep(0.05)
@@ -95,7 +95,7 @@ def test_a_run_of_our_own_has_numbers_texts_and_the_table(tmp_path):
 
 
 def test_in_ones_own_run_no_row_of_the_callers_is_lost(tmp_path):
-    """The caller counts steps; rows of ours would move W&B's own, and it would drop the caller's."""
+    """The caller counts steps; rows of ours would move W&B's own, and it would drop some."""
     with wandb.init(project="p", dir=tmp_path) as mine:
         run = training(WandB(mine))
         run.engine.start()

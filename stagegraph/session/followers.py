@@ -1,4 +1,4 @@
-"""Following: tells followers what has happened once it has, and outlives their troubles."""
+"""Followers: tells those who follow a run what has happened once it has, whatever they raise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Followers: told when a boundary has held, of all that came before, and harmless when they fail."""
+"""Followers: told when a boundary has held, and of all before it; harmless when they fail."""
 
 import pytest
 
