@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stagegraph.engine.core import Core
@@ -79,21 +80,27 @@ class _One:
             self.in_a_row = 0
 
 
-@dataclass(slots=True)
 class Followers:
     """All followers of one engine.
 
-    Attributes:
-        core: The engine's core.
+    Args:
+        core: The engine's core, which holds this; only a weak reference is kept.
         torch: Who holds its model, if it has one.
     """
 
-    core: Core
-    torch: TorchActor | None
-    _all: list[_One] = field(default_factory=list)
-    _held: list[Record] = field(default_factory=list)
-    _seen: object = None
-    _shown: Figures | None = None
+    def __init__(self, core: Core, torch: TorchActor | None) -> None:
+        self._core, self._torch = weakref.ref(core), torch
+        self._all: list[_One] = []
+        self._held: list[Record] = []
+        self._seen: object = None
+        self._shown: Figures | None = None
+
+    @property
+    def core(self) -> Core:
+        """The engine's core."""
+        core = self._core()
+        assert core is not None
+        return core
 
     def add(self, follower: Follower) -> None:
         """One more; it is to be told by :meth:`take_up` where the run stands."""
@@ -115,7 +122,7 @@ class Followers:
         past = Past(
             core.graph,
             records,
-            figures_of(core, self.torch) if core.started else None,
+            figures_of(core, self._torch) if core.started else None,
             start,
             start > 0 or any(record["type"] == "resume" for record in records),
             None if folder is None else folder.identity().id,
@@ -148,7 +155,7 @@ class Followers:
         if not any(one.ready and not one.left_out for one in self._all):
             return
         self._deliver()
-        self._seen, figures = self._moved(), figures_of(self.core, self.torch)
+        self._seen, figures = self._moved(), figures_of(self.core, self._torch)
         if figures != self._shown:
             self._shown = figures
             for one in self._all:

@@ -13,8 +13,8 @@ from stagegraph.trackers.tracker import Sheet, Tracker
 
 __all__ = ["MLflow"]
 
-FILE = "stagegraph/happenings.md"
-"""The artifact with all markers."""
+FILE = "stagegraph/happenings.json"
+"""The artifact with all markers, a table."""
 
 RUN_TAG = "stagegraph.run"
 """The tag by which a run that this tracker has begun is found again."""
@@ -61,6 +61,8 @@ class MLflow(Tracker):
         if past.run is not None:
             self._client.set_tag(self._run, RUN_TAG, past.run)
         self._ledger = Ledger(self._present() if past.goes_on else ())
+        if past.goes_on and not past.records:
+            self._sheet.rows = [row for row in self._earlier() if row[0] < past.start]
 
     def _active(self) -> str:
         active = self._mlflow.active_run()
@@ -88,6 +90,14 @@ class MLflow(Tracker):
             for one in self._client.get_metric_history(self._run, name)
         ]
 
+    def _earlier(self) -> list[list[Any]]:
+        """The lines that an earlier life has written."""
+        folder, _, name = FILE.rpartition("/")
+        if not any(one.path == FILE for one in self._client.list_artifacts(self._run, folder)):
+            return []
+        uri = self._client.get_run(self._run).info.artifact_uri
+        return list(self._mlflow.artifacts.load_dict(f"{uri}/{folder}/{name}")["data"])
+
     def mark(self, markers: Sequence[Marker]) -> None:
         """Add to the file."""
         self._sheet.add(markers)
@@ -112,7 +122,7 @@ class MLflow(Tracker):
 
     def _put(self, *, last: bool) -> None:
         if self._sheet.take_due(last=last):
-            self._client.log_text(self._run, self._sheet.as_markdown(), FILE)
+            self._client.log_text(self._run, self._sheet.as_json(), FILE)
 
     def close(self) -> None:
         """Write the rest of the file; end a run of our own."""

@@ -6,6 +6,7 @@ that a rollback shows as what it is: ``stagegraph/step`` falls, and all curves g
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -101,10 +102,6 @@ class Sheet:
             self._written = len(self.rows)
         return due
 
-    def as_markdown(self) -> str:
-        """The table as text."""
-        lines = ["# What happened", "", "x is the boundary: updates ever made.", ""]
-        for boundary, _, kind, region, told in self.rows:
-            lines += [f"## {boundary}: {kind} {region}".rstrip(), ""]
-            lines += [f"    {line}" for line in str(told).splitlines()] + [""]
-        return "\n".join(lines)
+    def as_json(self) -> str:
+        """The table as MLflow reads tables, and others too."""
+        return json.dumps({"columns": list(self.COLUMNS), "data": self.rows}, ensure_ascii=False)

@@ -1,5 +1,8 @@
 """Followers: told when a boundary has held, and of all before it; harmless when they fail."""
 
+import gc
+import weakref
+
 import pytest
 
 import stagegraph as sg
@@ -91,7 +94,7 @@ def test_a_follower_that_fails_is_warned_of_once_counted_and_journalled(tmp_path
         begun.go()
     assert begun.engine.done and len(seen) == 1
     begun.engine.close()
-    told = [r for r in sg_records(tmp_path / "run") if r["type"] == "tracker"]
+    told = [r for r in journalled(tmp_path / "run") if r["type"] == "tracker"]
     assert [(r["name"], r["lost"], r["left_out"]) for r in told] == [
         ("Watching", 1, False),
         ("Watching", 2, False),
@@ -141,7 +144,7 @@ def test_the_past_is_what_counts_of_the_journal(tmp_path):
     for watching in (early, late):
         [past] = watching.pasts
         assert past.goes_on and past.start == again.engine.progress.step + 1
-        assert past.records == tuple(sg_records(tmp_path / "run"))
+        assert past.records == tuple(journalled(tmp_path / "run"))
         assert past.records[-1]["type"] == "resume"
         assert set(past.figures.values) >= {"alpha/main:grow#1", "lr_factor/0"}
         assert past.run is not None
@@ -168,18 +171,20 @@ def test_who_listens_in_mid_run_is_told_the_past_of_a_folder(tmp_path):
     begun.engine.close()
 
 
+TWO = """
+stagegraph: 1
+name: two
+initial: a
+stages:
+  a: {kind: train, duration: 2 steps, next: b}
+  b: {kind: train, duration: 2 steps, next: done}
+  done: {kind: final}
+"""
+
+
 def test_an_engine_on_numbers_has_numbers_without_rates():
     watching = Watching()
-    text = """
-    stagegraph: 1
-    name: two
-    initial: a
-    stages:
-      a: {kind: train, duration: 2 steps, next: b}
-      b: {kind: train, duration: 2 steps, next: done}
-      done: {kind: final}
-    """
-    engine = sg.Engine(sg.load(text), params=7)
+    engine = sg.Engine(sg.load(TWO), params=7)
     engine.listen(watching)
     engine.start()
     while not engine.done:
@@ -191,7 +196,22 @@ def test_an_engine_on_numbers_has_numbers_without_rates():
     ]
 
 
-def sg_records(folder):
+def test_an_engine_that_is_followed_goes_when_nobody_holds_it():
+    """With all it holds, without waiting for the garbage collector."""
+    gc.disable()
+    try:
+        engine = sg.Engine(sg.load(TWO), params=7)
+        engine.listen(Watching())
+        engine.start()
+        engine.step()
+        gone = weakref.ref(engine), weakref.ref(engine._core)
+        del engine
+        assert [one() for one in gone] == [None, None]
+    finally:
+        gc.enable()
+
+
+def journalled(folder):
     from stagegraph.runs.folder import RunFolder
 
     return RunFolder(folder).records()

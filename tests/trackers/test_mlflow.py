@@ -33,7 +33,13 @@ def read(store, run):
 
 
 def happenings(store, run):
-    return mlflow.artifacts.load_text(f"{store.get_run(run).info.artifact_uri}/{FILE}")
+    """Kind, boundary and text of each marker."""
+    table = mlflow.artifacts.load_dict(f"{store.get_run(run).info.artifact_uri}/{FILE}")
+    return [(kind, boundary, told) for boundary, _, kind, _, told in table["data"]]
+
+
+def places(happened, kind):
+    return [boundary for one, boundary, _ in happened if one == kind]
 
 
 def all_runs():
@@ -50,9 +56,9 @@ def test_the_active_run_gets_numbers_markers_and_stages(store):
     assert shown["stagegraph/alpha/main_grow_1"] == [(3, 0.0), (6, 0.75), (7, 1.0)]
     assert dict(shown["stagegraph/lr_factor/0"])[6] == pytest.approx(0.75)
     assert shown["loss"] == [(0, 1.0)]
-    text = happenings(store, mine.info.run_id)
-    assert text.count("move main") == len(MOVES) and text.count("roll_back") == 2
-    assert "first → grow → warmup" in text and "completed()" in text
+    happened = happenings(store, mine.info.run_id)
+    assert places(happened, "move") == MOVES and places(happened, "roll_back") == [12, 17]
+    assert "first → grow → warmup" in happened[1][2] and "completed()" in happened[1][2]
     assert store.get_run(mine.info.run_id).data.tags["stagegraph.stage.main"] == "done"
 
 
@@ -68,8 +74,22 @@ def test_a_run_that_is_cut_is_found_again_and_has_nothing_twice(store, tmp_path)
     assert all(
         len({step for step, _ in points}) == len(points) for points in read(store, only).values()
     )
-    text = happenings(store, only)
-    assert text.count("move main") == len(MOVES) and text.count("resume") > 0
+    happened = happenings(store, only)
+    assert places(happened, "move") == MOVES and len(places(happened, "resume")) == 1
+
+
+def test_without_a_folder_a_loaded_state_goes_on_in_the_given_run(store):
+    made = store.create_run("0")
+    run = training(MLflow(made))
+    run.engine.start()
+    run.go(11)
+    saved, snapshots = run.save(), run.engine.snapshots()
+    run.go(4).engine.close()
+    again = training(MLflow(made)).load(saved)
+    again.engine.load_snapshots(snapshots)
+    again.go().engine.close()
+    assert read(store, made.info.run_id)["stagegraph/stage/main"] == STAGES
+    assert places(happenings(store, made.info.run_id), "move") == MOVES
 
 
 def test_a_run_that_was_given_is_written_into(store):
