@@ -94,6 +94,7 @@ class Followers:
         self._held: list[Record] = []
         self._seen: object = None
         self._shown: Figures | None = None
+        self._loaded = False
 
     @property
     def core(self) -> Core:
@@ -113,6 +114,7 @@ class Followers:
             folder: The run's folder.
             again: Tell all: another state has been loaded.
         """
+        self._loaded |= again
         new = [one for one in self._all if again or not one.ready]
         if not new:
             return
@@ -124,7 +126,7 @@ class Followers:
             records,
             figures_of(core, self._torch) if core.started else None,
             start,
-            start > 0 or any(record["type"] == "resume" for record in records),
+            self._loaded or any(record["type"] == "resume" for record in records),
             None if folder is None else folder.identity().id,
         )
         self._held.clear()
@@ -132,6 +134,10 @@ class Followers:
         for one in new:
             one.follower.take_up(past)
             one.ready = True
+        if past.figures is not None and not past.goes_on:  # they listen late
+            figures = past.figures
+            for one in new:
+                one.tell(lambda follower: follower.show(figures))
 
     def write(self, records: tuple[Record, ...]) -> None:
         """Records that the journal has; those of a boundary wait until it has held."""

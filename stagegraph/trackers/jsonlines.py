@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,16 +42,20 @@ class JsonLines(Follower):
             return
         self.close()
         if not (past.goes_on and self._path.exists()):
-            self._journal = Journal(self._path)
+            self._journal = self._opened(Journal(self._path))
             self._journal.write(tuple(r for r in past.records if r["type"] != "resume"))
             return
         raw = read_raw(self._path)
         kept = [n for n in raw.whole_history() if raw.record(n).get("boundary", 0) < past.start]
-        self._journal = Journal(self._path, resume=True)
+        self._journal = self._opened(Journal(self._path, resume=True))
         self._journal.resume(
             raw.mark(kept[-1] if kept else 0),
             {"step": 0 if past.figures is None else past.figures.step, "boundary": past.start},
         )
+
+    def _opened(self, journal: Journal) -> Journal:
+        weakref.finalize(self, journal.close)
+        return journal
 
     def write(self, records: tuple[Record, ...]) -> None:
         """A line for each."""

@@ -167,7 +167,8 @@ def test_who_listens_in_mid_run_is_told_the_past_of_a_folder(tmp_path):
     begun.engine.listen(watching)
     [past] = watching.pasts
     assert [r["boundary"] for r in past.records if r["type"] == "move"] == [0, 3, 7]
-    assert past.start == 9 and watching.told == []
+    assert past.start == 9 and not past.goes_on and watching.told == []
+    assert [(f.boundary, f.values["stage/main"]) for f in watching.figures] == [(8, 3)]
     begun.engine.close()
 
 
