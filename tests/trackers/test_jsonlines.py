@@ -47,6 +47,7 @@ def places(records):
     return [(r["type"], r["step"], r["boundary"], r.get("name"), r.get("target")) for r in records]
 
 
+@pytest.mark.slow
 def test_beside_a_folder_it_goes_on_too(tmp_path):
     how = sg.Checkpoints(every="4 steps", background=False)
     for path in (tmp_path / "first.jsonl", tmp_path / "later.jsonl"):

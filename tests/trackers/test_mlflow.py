@@ -92,6 +92,7 @@ def test_without_a_folder_a_loaded_state_goes_on_in_the_given_run(store):
     assert places(happenings(store, made.info.run_id), "move") == MOVES
 
 
+@pytest.mark.slow
 def test_a_run_that_was_given_is_written_into(store):
     made = store.create_run("0")
     whole(MLflow(made)).engine.close()

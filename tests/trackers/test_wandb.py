@@ -78,6 +78,7 @@ def curve(rows, name):
     return [(row[AXIS], row[name]) for row in rows if name in row]
 
 
+@pytest.mark.slow
 def test_a_run_of_our_own_has_numbers_texts_and_the_table(tmp_path):
     whole(WandB(project="p", dir=tmp_path)).engine.close()
     assert wandb.run is None
