@@ -15,9 +15,6 @@ from stagegraph.errors import DocumentError
 from stagegraph.graph.check import check_compiled
 from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.findings import Finding
-from stagegraph.session.capabilities import TRAINERS
-from stagegraph.session.check import check
-from stagegraph.session.strategies import STRATEGIES
 
 __all__ = ["add_arguments", "run"]
 
@@ -32,15 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strict", action="store_true", help="exit with 1 on warnings as well, waived ones aside"
     )
     parser.add_argument(
-        "--trainer",
-        metavar="NAME",
-        help=f"also say what this trainer cannot do: {', '.join(TRAINERS)}",
+        "--trainer", metavar="NAME", help="also say what this trainer cannot do: huggingface, …"
     )
     parser.add_argument(
         "--strategy",
         metavar="NAME",
-        help="also say what cannot be done to a model that is spread over ranks so: "
-        + ", ".join(STRATEGIES),
+        help="also say what cannot be done to a model that is spread over ranks so: ddp, fsdp2, …",
     )
 
 
@@ -63,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.trainer is None and arguments.strategy is None:
         findings = check_compiled(compiled, problems)
     else:
+        from stagegraph.session.check import check
+
         findings = check(graph, trainer=arguments.trainer, strategy=arguments.strategy)
     counts = Counter(finding.severity for finding in findings if finding.waived is None)
     summary = {
