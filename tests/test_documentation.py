@@ -35,6 +35,10 @@ def test_testing_page_shows_what_happens(desk):
     assert Reader(DOCS / "testing.md").read() == 10
 
 
+def test_trackers_page_shows_what_happens(desk):
+    assert Reader(DOCS / "trackers.md").read() == 6
+
+
 def test_templates_page_shows_what_happens(desk):
     assert Reader(DOCS / "templates.md").read() == 5
 

@@ -147,14 +147,16 @@ class TorchActor:
 
     def own(self, position: Any) -> bytes:
         """What a checkpoint must hold of this rank beside what all ranks have alike."""
-        return pack_own(self._standing, position)
+        reduced = self._replicas is not None and self._replicas.has_reduced
+        return pack_own(self._standing, position, reduced=reduced)
 
-    def take_own(self, files: Mapping[str, bytes], rank: int, position: Any) -> Any:
+    def take_own(self, files: Mapping[str, bytes], rank: int, size: int, position: Any) -> Any:
         """Take it up again, after :meth:`load_checkpoint`.
 
         Args:
             files: The files of the checkpoint.
             rank: This rank.
+            size: How many there are.
             position: The place in the data that all ranks have if none is known of this one.
 
         Returns:
@@ -164,11 +166,15 @@ class TorchActor:
             SnapshotError: It cannot be read.
         """
         content = files.get(own_file(rank))
-        if content is not None:
-            return take_own(self._standing, unpack_own(content))
-        if rank:
-            fork_own(rank)
-        return position
+        if content is None:
+            if rank:
+                fork_own(rank)
+            return position
+        own, probe = unpack_own(content), self._standing.probe
+        as_many = own_file(size - 1) in files and own_file(size) not in files
+        if self._replicas is not None and as_many and own["reduced"] and probe is not None:
+            self._replicas.settle(probe)
+        return take_own(self._standing, own)
 
     def structure_lines(self) -> list[str]:
         """The structure of model and optimizers, a line each; the same on all ranks."""
@@ -563,6 +569,12 @@ class TorchActor:
 
         Where the parameters of a group are under different factors, that of most of them.
         """
+        factors = self.lr_factors()
+        groups = (g for optimizer in self._standing.optimizers for g in optimizer.param_groups)
+        return [float(g["lr"]) * f for g, f in zip(groups, factors, strict=True)]
+
+    def lr_factors(self) -> list[float]:
+        """Per parameter group, the engine's factor on its learning rate, as most of it has it."""
         rates = self._standing.rates
         rates.heal()
         found: list[float] = []
@@ -570,7 +582,7 @@ class TorchActor:
             for group in optimizer.param_groups:
                 counts = Counter(rates.class_of(parameter) for parameter in group["params"])
                 most = max(counts, key=counts.__getitem__, default=((), Scale()))
-                found.append(float(group["lr"]) * rates.scale(*most).lr)
+                found.append(rates.scale(*most).lr)
         return found
 
     def host_rate(self) -> float | None:

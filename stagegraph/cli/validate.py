@@ -28,14 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="exit with 1 on warnings as well, waived ones aside"
     )
+    parser.add_argument(
+        "--trainer", metavar="NAME", help="also say what this trainer cannot do: huggingface, …"
+    )
+    parser.add_argument(
+        "--strategy",
+        metavar="NAME",
+        help="also say what cannot be done to a model that is spread over ranks so: ddp, fsdp2, …",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check a graph and write what was found.
 
     Returns:
-        1 if there are errors (with ``--strict``: or warnings), 2 if the graph cannot be read,
-        else 0.
+        1 if there are errors (with ``--strict``: or warnings), 2 if the graph cannot be read or
+        there is no such trainer or strategy, else 0.
     """
     try:
         graph = read_graph(arguments.graph)
@@ -46,7 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
         say_json({"file": error.file, "defects": defects})
         return 2
     compiled, problems = compile_graph(graph)
-    findings = check_compiled(compiled, problems)
+    if arguments.trainer is None and arguments.strategy is None:
+        findings = check_compiled(compiled, problems)
+    else:
+        from stagegraph.session.check import check
+
+        findings = check(graph, trainer=arguments.trainer, strategy=arguments.strategy)
     counts = Counter(finding.severity for finding in findings if finding.waived is None)
     summary = {
         "graph": graph.name,

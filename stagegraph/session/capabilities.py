@@ -19,7 +19,7 @@ from stagegraph.schema.actions import RollBack, SaveAction
 from stagegraph.schema.activities import Hyper
 from stagegraph.schema.data_activities import DataActivity
 
-__all__ = ["TRAINERS", "Capabilities", "Lack", "Need", "capabilities_of", "lacks"]
+__all__ = ["TRAINERS", "Capabilities", "Lack", "Need", "actions_of", "capabilities_of", "lacks"]
 
 
 class Need(StrEnum):
@@ -39,11 +39,13 @@ class Capabilities:
         name: As ``check(graph, trainer=...)`` takes it.
         title: What people call it.
         cannot: Each need that it cannot meet, with why, in words that follow "the NAME cannot".
+        strategies: The strategies under which its adapter runs graphs; ``None``: any.
     """
 
     name: str
     title: str
     cannot: Mapping[Need, str] = field(default_factory=lambda: MappingProxyType({}))
+    strategies: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ _HUGGINGFACE = Capabilities(
             Need.SAVE_MODELS: "its own checkpoints are the only ones of such a run",
         }
     ),
+    strategies=frozenset(),  # one process
 )
 
 _ACCELERATE = Capabilities("accelerate", "Accelerate")
@@ -138,13 +141,14 @@ def _asked(graph: CompiledGraph) -> Iterator[_Asked]:
                 asked = _of_activity(held.activity)
                 if asked is not None:
                     yield asked[0], held.place, held.pointer, *asked[1:]
-    for placed in _actions(graph):
+    for placed in actions_of(graph):
         asked = _of_action(placed.action)
         if asked is not None:
             yield asked[0], placed.place, placed.pointer, *asked[1:]
 
 
-def _actions(graph: CompiledGraph) -> Iterator[Any]:
+def actions_of(graph: CompiledGraph) -> Iterator[Any]:
+    """Every action of a graph with its place: of stages, of their options, of ways out."""
     for stage in graph.stages.values():
         yield from stage.actions
         for option in stage.options:

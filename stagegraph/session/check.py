@@ -10,7 +10,8 @@ from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.findings import Finding
 from stagegraph.graph.places import split_pointer
 from stagegraph.schema.stagegraph import StageGraph
-from stagegraph.session.capabilities import Capabilities, capabilities_of, lacks
+from stagegraph.session.capabilities import Capabilities, Lack, capabilities_of, lacks
+from stagegraph.session.strategies import Strategy, StrategyLack, strategy_lacks, strategy_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +34,7 @@ def check(  # noqa: PLR0913 - all that a run must know of, named once
     probe: Any = None,
     parts: Mapping[str, Any] | None = None,
     trainer: str | None = None,
+    strategy: str | None = None,
 ) -> list[Finding]:
     """Everything to know about a graph before the run.
 
@@ -50,15 +52,18 @@ def check(  # noqa: PLR0913 - all that a run must know of, named once
         parts: What the graph names and only code can give.
         trainer: The trainer that would run it (``loop``, ``huggingface``): what the graph asks for
             and this trainer cannot do is said.
+        strategy: How the model would be spread over ranks (``ddp``, ``fsdp2``, ``fsdp``,
+            ``deepspeed``, ``tensor_parallel``, ``pipeline_parallel``): likewise.
 
     Returns:
         The findings, in the order of the document. Those of severity ``error`` keep the graph
         from running; those that the author waived say so.
 
     Raises:
-        StageGraphError: There is no such trainer.
+        StageGraphError: There is no such trainer or strategy.
     """
     host = None if trainer is None else capabilities_of(trainer)
+    spread = None if strategy is None else strategy_of(strategy)
     findings = [*graph_check.check(graph), *_exactness(graph, loader)]
     if scheduler is not None and not any(finding.severity == "error" for finding in findings):
         from stagegraph.session.host_schedule import schedule_findings
@@ -68,6 +73,8 @@ def check(  # noqa: PLR0913 - all that a run must know of, named once
         return findings
     if host is not None:
         findings += _lacks(graph, host)
+    if spread is not None:
+        findings += _strategy_lacks(graph, spread, host)
     if model is None:
         source = loader if data is None else data
         return findings if source is None else [*findings, *_data(graph, source)]
@@ -94,22 +101,30 @@ def _data(graph: StageGraph, source: object) -> list[Finding]:
 def _lacks(graph: StageGraph, host: Capabilities) -> list[Finding]:
     """What of a graph its trainer cannot do."""
     compiled, _ = compile_graph(graph)
-    found = []
-    for lack in lacks(compiled, host):
-        pointer, _ = split_pointer(graph, lack.pointer)
-        position = graph.source.position(pointer)
-        found.append(
-            Finding(
-                code="trainer-cannot",
-                severity="error",
-                message=f"{lack.place}: {lack.message}",
-                remedy=lack.remedy,
-                pointer=pointer,
-                file=graph.source.file,
-                line=None if position is None else position[0],
-            )
-        )
-    return found
+    return [_refused(graph, "trainer-cannot", lack) for lack in lacks(compiled, host)]
+
+
+def _strategy_lacks(
+    graph: StageGraph, strategy: Strategy, host: Capabilities | None
+) -> list[Finding]:
+    """What of a graph cannot be done to a model that is spread so."""
+    compiled, _ = compile_graph(graph)
+    found = strategy_lacks(compiled, strategy, host)
+    return [_refused(graph, "strategy-cannot", lack) for lack in found]
+
+
+def _refused(graph: StageGraph, code: str, lack: Lack | StrategyLack) -> Finding:
+    pointer, _ = split_pointer(graph, lack.pointer)
+    position = graph.source.position(pointer)
+    return Finding(
+        code=code,
+        severity="error",
+        message=f"{lack.place}: {lack.message}",
+        remedy=lack.remedy,
+        pointer=pointer,
+        file=graph.source.file,
+        line=None if position is None else position[0],
+    )
 
 
 def _finding(graph: StageGraph, misfit: Misfit) -> Finding:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from stagegraph.engine.core import Core
 from stagegraph.engine.editing import edit_saved, graph_of
 from stagegraph.engine.explain import Explanation
+from stagegraph.engine.follower import Follower
 from stagegraph.engine.metrics import as_number
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.ports import Actor, Reader, Record, Sink
@@ -39,6 +40,7 @@ from stagegraph.schema.activities import Distill
 from stagegraph.schema.dump import digest
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.checkpoints import Checkpoints
+from stagegraph.session.followers import Followers
 from stagegraph.session.following import Following
 from stagegraph.session.hosted import Hosted, find
 from stagegraph.session.knobs import Knobs
@@ -177,6 +179,7 @@ class Engine:
         clock = time.monotonic if together is None else together.clock
         reader = reader if together is None else together.read
         self._core = Core(compiled, actor, clock=clock, seed=seed, reader=reader)
+        self._followers = Followers(self._core, self._torch)
         self._core.decided = weakly(self._decided)
         self._knobs = Knobs(self._core, data)
         self._data = data
@@ -216,6 +219,8 @@ class Engine:
         """
         self._refuse_if_closed()
         if not self._core.started:
+            if self._record is None or not self._record.holds_earlier:  # else it is refused
+                self._take_up_followers()
             self._tell_vitals = True
             self._core.start()
 
@@ -259,6 +264,7 @@ class Engine:
             raise
         if isinstance(record, Recording):
             self._keep_journal(record)
+        self._take_up_followers()
         self._warn_of_what_is_lost(trained=trained)
         self.start()
         return found.engine is not None
@@ -285,7 +291,9 @@ class Engine:
         if self._torch is not None:
             position = self._torch.load_checkpoint(files)
             group = None if self._together is None else self._together.group
-            return position if group is None else self._torch.take_own(files, group.rank, position)
+            if group is None:
+                return position
+            return self._torch.take_own(files, group.rank, group.size, position)
         try:
             return json.loads(files[POSITION_FILE])
         except (KeyError, ValueError, RecursionError) as error:
@@ -540,10 +548,22 @@ class Engine:
         """In a few words per way out: what it waits for."""
         return self._core.waits()
 
-    def listen(self, sink: Sink) -> None:
-        """Let somebody see every record as it is written."""
-        self._listeners.append(sink)
-        self._core.sink = _FanOut(self._listeners)
+    def listen(self, sink: Sink | Follower) -> None:
+        """Let somebody see every record as it is written.
+
+        A :class:`Follower`, such as those of :mod:`stagegraph.trackers`, is told of a boundary when
+        that has held, and first of all what has happened so far. What any other sink raises undoes
+        the boundary. On several ranks only rank 0 tells followers.
+        """
+        if isinstance(sink, Follower) and self.rank:
+            return
+        self._core.sink = _FanOut(self._listeners, self._followers)
+        if not isinstance(sink, Follower):
+            self._listeners.append(sink)
+            return
+        self._followers.add(sink)
+        if self._core.started:
+            self._take_up_followers()
 
     def summary(self) -> str:
         """What the run has come to, in a few lines.
@@ -602,10 +622,12 @@ class Engine:
         self._refuse_if_closed()
         if edited_from is None or graph_of(state) == digest(self.graph):
             self._core.load_state_dict(state)
+            self._take_up_followers(again=True)
             return
         before, after = compile_graph(edited_from)[0], self._core.graph
         state, edit = edit_saved(state, before, after)
         self._core.load_state_dict(state)
+        self._take_up_followers(again=True)
         self._core.tell("edit", **edit.to_json())
 
     def snapshots(self) -> dict[str, Any]:
@@ -666,6 +688,7 @@ class Engine:
                 record.taken_up(found)
                 if isinstance(record, Recording):
                     self._keep_journal(record)
+            self._take_up_followers(again=True)
         except BaseException:
             self.close()
             raise
@@ -692,6 +715,7 @@ class Engine:
             release(self._model)
         for hook in self._watch:
             hook.remove()
+        self._followers.close()
         if self._torch is not None:
             self._torch.close()
         if self._record is not None:
@@ -721,6 +745,10 @@ class Engine:
     def _refuse_if_closed(self, *_: object, **__: object) -> None:
         if self._closed and not self.done:
             raise StageGraphError("this engine is closed; make a new one to go on")
+
+    def _take_up_followers(self, *, again: bool = False) -> None:
+        folder = self._record.folder if isinstance(self._record, Recording) else None
+        self._followers.take_up(folder, again=again)
 
     def _folder(self) -> RunFolder:
         if self._record is None:
@@ -820,6 +848,7 @@ class Engine:
         """A boundary has been decided and has held."""
         if self._knobs.any:
             self._knobs.held()
+        self._followers.decided()
         self._vitals()
         if self._record is not None:
             self._record.at_boundary(structural=structural)
@@ -838,6 +867,8 @@ class Engine:
     def _vitals(self) -> None:
         """Write how the model is trained from here on, once after each evaluation."""
         telling, self._tell_vitals = self._tell_vitals, False
+        if telling and self._core.started:
+            self._followers.show()
         if not telling or self._torch is None or not self._listeners:
             return
         from torch import Tensor
@@ -852,15 +883,16 @@ class _FanOut:
     """A sink that hands every record to all listeners; the first that fails fails all.
 
     The journal is the first of the list and told last: it shall not tell of a boundary that did
-    not hold because some other listener failed.
+    not hold because some other listener failed. Followers come after it, and fail nobody.
     """
 
-    def __init__(self, listeners: list[Sink]) -> None:
-        self._listeners = listeners
+    def __init__(self, listeners: list[Sink], followers: Followers) -> None:
+        self._listeners, self._followers = listeners, followers
 
     def write(self, records: tuple[Record, ...]) -> None:
         for listener in reversed(self._listeners):
             listener.write(records)
+        self._followers.write(records)
 
 
 def _all_of(*several: Callable[[], None] | None) -> Callable[[], None] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagegraph.graph.check import place
 from stagegraph.graph.compile import compile_graph
@@ -14,6 +14,9 @@ from stagegraph.graph.under_schedule import Schedule, late_growths, plateaus_und
 from stagegraph.schema.expressions import Gain
 from stagegraph.schema.guards import Plateau
 from stagegraph.schema.stagegraph import StageGraph
+
+if TYPE_CHECKING:
+    from stagegraph.actions.optimizing.schedules import Course
 
 __all__ = ["schedule_findings"]
 
@@ -43,9 +46,13 @@ def _of_one(
     from stagegraph.actions.optimizing.schedules import course_of
 
     cares = bool(context.growing) or _waits_for_slopes(context)
-    if not cares:
+    if not cares and updates is None:
         return
     course = course_of(scheduler, updates or 0)
+    if course.refuses is not None and updates is not None:
+        yield "scheduler-too-short", "warning", _too_short(course, updates)
+    if not cares:
+        return
     if course.follows_metric:
         yield "scheduler-follows-metric", "warning", _follows_metric(context, course.name)
         return
@@ -68,6 +75,16 @@ def _of_one(
         yield "plateau-under-decay", "warning", found
     for found in late_growths(context, schedule):
         yield "late-growth", "warning", found
+
+
+def _too_short(course: Course, updates: int) -> Found:
+    return Found(
+        f"{course.name} raises when it is stepped for update {len(course.rates):,}, and the run "
+        f"may take {updates:,}: {course.refuses}",
+        "give it as many steps as 'budget' has, or end the graph sooner (budget: {steps: "
+        f"{len(course.rates) - 1}}})",
+        "/budget",
+    )
 
 
 def _follows_metric(context: Context, name: str) -> Found:

@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 from stagegraph.graph.rules import GROUPS, RULES
+from stagegraph.graph.rules.outside import OUTSIDE, REFUSED
 
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 
@@ -28,6 +29,15 @@ This page is generated from the rules, by `python -m tests.graph.findings_page`.
 
 """
 
+OUTSIDE_HEAD = """\
+## With what a graph is run
+
+Found by `stagegraph.check` alone, when it is told of the scheduler (`scheduler=`), the trainer
+(`trainer=`) or how the model is spread over ranks (`strategy=`); the last two also by `stagegraph
+validate GRAPH --trainer NAME --strategy NAME`.
+
+"""
+
 
 def page() -> str:
     """The page as text."""
@@ -44,6 +54,9 @@ def page() -> str:
             f"\n### {rule.code}\n\n*{rule.severity}*: {rule.title}\n\n{rule.why}\n"
             for rule in _rules(group.__name__)
         ]
+    parts += ["\n", OUTSIDE_HEAD, "| finding | severity | what it finds |\n|---|---|---|\n"]
+    parts += [f"| `{code}` | warning or note | {title} |\n" for code, title in OUTSIDE.items()]
+    parts += [f"| `{code}` | error | {title} |\n" for code, title in REFUSED.items()]
     return "".join(parts)
 
 

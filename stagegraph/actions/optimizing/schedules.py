@@ -29,12 +29,15 @@ class Course:
         rates: The largest rate of all groups, per update; empty if it is not known.
         follows_metric: Whether it waits for a plateau of its own.
         unknown: Why its course cannot be told, or ``None``.
+        refuses: What it raises when it is stepped once more than ``rates`` has updates for, in
+            words; ``None`` if it goes on.
     """
 
     name: str
     rates: tuple[float, ...] = ()
     follows_metric: bool = False
     unknown: str | None = None
+    refuses: str | None = None
 
 
 def course_of(scheduler: Any, updates: int) -> Course:
@@ -56,12 +59,13 @@ def course_of(scheduler: Any, updates: int) -> Course:
         why = f"the run takes {updates:,} updates, and it is followed for {MOST_UPDATES:,}"
         return Course(name, unknown=why)
     try:
-        return Course(name, _follow(scheduler, updates))
+        rates, refuses = _follow(scheduler, updates)
+        return Course(name, rates, refuses=refuses)
     except Exception as error:  # noqa: BLE001 - whatever a scheduler of somebody's own does
         return Course(name, unknown=f"a copy of it cannot be stepped: {error!r}")
 
 
-def _follow(scheduler: LRScheduler, updates: int) -> tuple[float, ...]:
+def _follow(scheduler: LRScheduler, updates: int) -> tuple[tuple[float, ...], str | None]:
     twin_optimizer = _twin_of(scheduler.optimizer)
     twin = copy.deepcopy(scheduler, {id(scheduler.optimizer): twin_optimizer})
     if twin.optimizer is not twin_optimizer:
@@ -70,9 +74,14 @@ def _follow(scheduler: LRScheduler, updates: int) -> tuple[float, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the twin's optimizer was never stepped
         for _ in range(updates):
-            twin.step()
+            try:
+                twin.step()
+            except ValueError as error:
+                if len(rates) == 1:
+                    raise
+                return tuple(rates), str(error)
             rates.append(_largest(twin_optimizer))
-    return tuple(rates)
+    return tuple(rates), None
 
 
 def _twin_of(optimizer: Optimizer) -> Optimizer:

@@ -28,12 +28,13 @@ def own_file(rank: int) -> str:
     return f"rank-{rank:05}.bin"
 
 
-def pack_own(standing: Standing, position: Any) -> bytes:
+def pack_own(standing: Standing, position: Any, *, reduced: bool) -> bytes:
     """What is this rank's own, as the content of a file.
 
     Args:
         standing: The model with all that is held of it.
         position: Its place in the data.
+        reduced: Whether gradients were averaged since the wrapper was initialised last.
     """
     snapshots = {
         name: {"random": one.random.pack(), "data": one.companions.get(_DATA)}
@@ -44,6 +45,7 @@ def pack_own(standing: Standing, position: Any) -> bytes:
         "data": standing.companions.data_state(),
         "snapshots": snapshots,
         "position": position,
+        "reduced": reduced,
     }
     files = {}
     for name, write in take_checkpoint(state, "a rank's own state").files().items():

@@ -13,9 +13,12 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stagegraph.actions.probes import Probe, probe_loss
+from stagegraph.actions.undo import untouched
 from stagegraph.errors import UnsupportedError
 
 __all__ = ["Replicated", "replicated_in", "why_not_followed"]
@@ -37,6 +40,7 @@ class Replicated:
         self._comm_hooks: list[tuple[Any, Any]] = []
         self._unused = False
         self._dropped = False
+        self._reduces = _Noticed(wrapper)
 
     @property
     def size(self) -> int:
@@ -65,11 +69,37 @@ class Replicated:
         self.let_go()
         self._initialise(searches=self._searches or unused, sync=grown)
         self._known, self._unused, self._dropped = known, unused, False
+        self._reduces.forget()
+        self._reduces = _Noticed(self._wrapper)
 
     def mind(self, *, unused: bool) -> None:
         """The same between boundaries, where only that can have changed."""
         if self._unused != unused:
             self.follow(unused=unused)
+
+    @property
+    def has_reduced(self) -> bool:
+        """Whether gradients were averaged since it was initialised last.
+
+        From the second time on the wrapper adds up in an order that the first has shown it, and
+        among three ranks or more the last bits hang on the order.
+        """
+        return self._reduces.happened
+
+    def settle(self, probe: Probe) -> None:
+        """Average gradients once for nothing, so that the order is that of a run that goes on.
+
+        Args:
+            probe: A batch.
+        """
+        if self.size < 3 or self._reduces.happened:
+            return
+        training = self._wrapper.training
+        with untouched(self._wrapper.module), torch.enable_grad():
+            self._wrapper.train()
+            loss = probe_loss(self._wrapper, probe)
+            loss.backward()  # type: ignore[no-untyped-call]
+        self._wrapper.training = training
 
     def _reduced(self) -> tuple[tuple[int, tuple[int, ...], Any, bool], ...]:
         """The parameters: which they are, shapes, types, and whether they are trained."""
@@ -96,6 +126,27 @@ class Replicated:
         wrapper.require_forward_param_sync = averages
         for hook, state in self._comm_hooks:
             wrapper.register_comm_hook(state, hook)
+
+
+class _Noticed:
+    """Whether a wrapper was called to train; the hook goes with the first time.
+
+    Args:
+        wrapper: It.
+    """
+
+    def __init__(self, wrapper: nn.Module) -> None:
+        self.happened = False
+        self._handle = wrapper.register_forward_pre_hook(self._before)
+
+    def forget(self) -> None:
+        """Take the hook off, if it is still there."""
+        self._handle.remove()
+
+    def _before(self, module: nn.Module, _inputs: Any) -> None:
+        if module.training and torch.is_grad_enabled():
+            self.happened = True
+            self._handle.remove()
 
 
 def _arguments(wrapper: DistributedDataParallel) -> dict[str, Any]:
