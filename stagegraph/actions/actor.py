@@ -39,7 +39,7 @@ from stagegraph.actions.pruning import prune
 from stagegraph.actions.randomness import RandomState
 from stagegraph.actions.ranks.agreement import Agreement, structure_lines
 from stagegraph.actions.ranks.own import fork_own, own_file, pack_own, take_own, unpack_own
-from stagegraph.actions.ranks.replicated import Replicated, replicated_in
+from stagegraph.actions.ranks.replicated import Replicated, replicated_in, why_not_followed
 from stagegraph.actions.rehearsal import rehearse
 from stagegraph.actions.returning import return_to
 from stagegraph.actions.snapshots import take
@@ -139,6 +139,22 @@ class TorchActor:
     def join(self, agreement: Agreement) -> None:
         """Carry boundaries out together with other ranks from here on."""
         self._agreement = agreement
+
+    def wrap(self, wrapper: nn.Module) -> None:
+        """The model is called through this wrapper from here on.
+
+        Raises:
+            UnsupportedError: It is around another model, or cannot follow what the graph does.
+        """
+        if unwrapped(wrapper) is not self._standing.model:
+            raise UnsupportedError(
+                f"the {type(wrapper).__name__} is around another model than the engine's"
+            )
+        replicated = replicated_in(wrapper)
+        reasons = [] if replicated is None else why_not_followed(replicated)
+        if reasons:
+            raise UnsupportedError("\n".join(reasons))
+        self._replicas = None if replicated is None else Replicated(replicated)
 
     @property
     def replicas(self) -> int:

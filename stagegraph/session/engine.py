@@ -45,7 +45,13 @@ from stagegraph.session.following import Following
 from stagegraph.session.hosted import Hosted, find
 from stagegraph.session.knobs import Knobs
 from stagegraph.session.passes import Count, Epoch, Position
-from stagegraph.session.ranked import find_together, own_files, rank_front, shake_hands
+from stagegraph.session.ranked import (
+    find_together,
+    own_files,
+    rank_front,
+    shake_hands,
+    wait_before_forward,
+)
 from stagegraph.session.recording import Recording
 from stagegraph.session.saved import require_folder
 from stagegraph.session.saving import Files, Kept
@@ -702,6 +708,24 @@ class Engine:
             SnapshotError: The model cannot be brought there; it is as before.
         """
         self._core.rebuild(Hosted.unpack(state).engine)
+
+    def wrap(self, wrapper: nn.Module) -> None:
+        """The loop calls the model through this wrapper from here on.
+
+        For a host that puts the model in a ``DistributedDataParallel`` after the engine was made;
+        call it before :meth:`start`.
+
+        Args:
+            wrapper: As the loop calls it, around the engine's model.
+
+        Raises:
+            UnsupportedError: It is around another model, or cannot follow a change of parameters.
+        """
+        if self._torch is None or self._model is None:
+            raise StageGraphError("this engine runs on numbers alone; there is nothing to wrap")
+        self._torch.wrap(wrapper)
+        if self._together is not None:
+            wait_before_forward(self._together, wrapper)
 
     def close(self) -> None:
         """Take all hooks off the model and close the journal; the engine moves no more."""

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
     from stagegraph.actions.actor import TorchActor
 
-__all__ = ["find_together", "own_files", "rank_front", "shake_hands"]
+__all__ = [
+    "find_together",
+    "own_files",
+    "rank_front",
+    "shake_hands",
+    "wait_before_forward",
+]
 
 
 def own_files(contents: Sequence[bytes]) -> Files:
@@ -64,13 +70,19 @@ def rank_front(
     together = Together(group, graph, reader)
     if actor is not None and model is not None:
         from stagegraph.actions.ranks.agreement import Agreement
-        from stagegraph.actions.ranks.forward import BeforeForward
 
         actor.join(Agreement(group))
         if actor.monitor is not None:
             actor.monitor.over_ranks = weakly(together.reduce_measured)
-        together.before_forward = BeforeForward(model, weakly(together.settle_before_forward)).arm
+        wait_before_forward(together, model)
     return together
+
+
+def wait_before_forward(together: Together, model: nn.Module) -> None:
+    """Have what waits decided before the model is called to train, as the loop calls it."""
+    from stagegraph.actions.ranks.forward import BeforeForward
+
+    together.before_forward = BeforeForward(model, weakly(together.settle_before_forward)).arm
 
 
 def _group(asked: Any, *, with_torch: bool) -> Group | None:

@@ -96,7 +96,7 @@ class Replicated:
             return
         training = self._wrapper.training
         with untouched(self._wrapper.module), torch.enable_grad():
-            self._wrapper.train()
+            self._wrapper.train()  # type: ignore[no-untyped-call]
             loss = probe_loss(self._wrapper, probe)
             loss.backward()  # type: ignore[no-untyped-call]
         self._wrapper.training = training

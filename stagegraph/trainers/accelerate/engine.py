@@ -108,6 +108,7 @@ class AcceleratedEngine(Engine):
             checkpoints=checkpoints,
             seed=seed,
         )
+        self.wrap(model)
         self._optimizers = [innermost(one) for one in several]
         self._updates = Updates(self._optimizers)
         saved, loaded = weakly(self._saved_with), weakly(self._loaded_with)
@@ -173,9 +174,10 @@ class AcceleratedEngine(Engine):
 
         Args:
             loss: The training loss of the micro-batch, not divided; an update's is the mean.
-            samples: Its training samples, over all processes.
-            tokens: Its training tokens, over all processes.
-            flops: Its floating-point operations.
+            samples: Its training samples; of several processes each gives its own, and they are
+                summed up.
+            tokens: Its training tokens; likewise.
+            flops: Its floating-point operations; likewise.
             epoch: Passes over the data so far; :meth:`epochs` counts them itself.
             metrics: Values of declared metrics; of the micro-batches of an update the last counts.
 

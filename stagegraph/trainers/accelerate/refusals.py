@@ -90,9 +90,6 @@ def _is_parallel(accelerator: Any) -> bool:
     )
 
 
-_SPECIAL = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
-
-
 _SETTINGS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (
         lambda accelerator: (
@@ -129,13 +126,6 @@ _SETTINGS: tuple[tuple[Callable[[Any], bool], str], ...] = (
         lambda accelerator: accelerator.mixed_precision == "fp8",
         "fp8 puts other layers and scales in the place of the model's, which a growth does not "
         "know; use mixed_precision='bf16'",
-    ),
-    (
-        lambda accelerator: (
-            accelerator.num_processes > 1
-            and str(getattr(accelerator.distributed_type, "value", "")) not in _SPECIAL
-        ),
-        "this version decides in one process alone, and ranks would part; start one process",
     ),
 )
 

@@ -1,0 +1,53 @@
+"""Several processes with Accelerate: one decision, and resume bit for bit on each of them."""
+
+import contextlib
+import os
+import warnings
+
+from tests.ranks.processes import on_ranks
+from tests.trainers.accelerate.small import EVERYTHING, Dies, Life, differences
+
+
+def lives(rank, folder, host, text, cuts):
+    """A whole run, and runs that die on all ranks and go on; what is different."""
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    warnings.simplefilter("ignore")
+    given = {"host": host, "gradient_accumulation_steps": 2, "text": text}
+    whole = Life(folder / "whole", **given)
+    found = []
+    for cut in cuts:
+        with contextlib.suppress(Dies):
+            Life(folder / f"cut-{cut}", die=cut, **given)
+        again = Life(folder / f"cut-{cut}", resume=True, **given)
+        found.append(differences(whole.seen, again.seen))
+    last = whole.seen[max(whole.seen)]
+    return {
+        "processes": whole.accelerator.num_processes,
+        "differences": found,
+        "weights": last["weights"],
+        "moments": last["moments"],
+        "batches": [one["batch"] for one in whole.seen.values()],
+        "moves": whole.moves,
+        "samples": whole.engine.progress.samples,
+        "steps": whole.engine.progress.step,
+    }
+
+
+def check(tmp_path, host, text, cuts):
+    first, second = on_ranks(2, lives, tmp_path, host, text, cuts, folder=tmp_path, seconds=200)
+    assert first["processes"] == 2
+    assert first["differences"] == second["differences"] == [None] * len(cuts)
+    assert first["weights"] == second["weights"]
+    assert first["moments"] == second["moments"]
+    assert first["batches"] != second["batches"]
+    assert first["moves"]
+    assert second["moves"] == first["moves"]
+    return first
+
+
+def test_all_processes_grow_together_and_go_on_with_the_folder_of_the_run(tmp_path):
+    check(tmp_path, False, EVERYTHING, (9, 18))
+
+
+def test_all_processes_go_on_with_what_the_accelerator_saved(tmp_path):
+    check(tmp_path, True, EVERYTHING, (10,))
