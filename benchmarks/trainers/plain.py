@@ -28,10 +28,8 @@ def train(variant: str, updates: int, turn: Turn) -> None:
         _staged(model, optimizer, batches, updates)
         return
     callbacks = [Nothing()] if variant == "no-op" else []
-    step = 0
-    for batch in _passes(batches):
+    for step, batch in enumerate(_passes(batches), 1):
         loss = _learn(model, optimizer, batch)
-        step += 1
         for callback in callbacks:
             callback.on_step(step=step, model=model, optimizer=optimizer, loss=loss)
         if step % EVERY == 0:

@@ -21,13 +21,13 @@ from stagegraph.engine.commands import Message
 from stagegraph.engine.decide import begins_before_forward, decide, initial_moves, why_it_ends
 from stagegraph.engine.decision import Decision
 from stagegraph.engine.desk import Desk
-from stagegraph.engine.due import due, evaluations
+from stagegraph.engine.due import due, evaluations, next_evaluations
 from stagegraph.engine.explain import Explanation, explain, waiting_for
 from stagegraph.engine.fitting import check_fits
 from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
 from stagegraph.engine.locks import held_at_start
 from stagegraph.engine.machine import Machines
-from stagegraph.engine.meter import Meter
+from stagegraph.engine.meter import Meter, Passes, exact_passes
 from stagegraph.engine.metrics import MetricNames, check_number
 from stagegraph.engine.moves import Step, work_out
 from stagegraph.engine.pausing import wait_while_paused
@@ -141,7 +141,8 @@ class Core:
         self._pending = 0
         self._arrivals = Arrivals(graph, reader, weakly(self._now))
         self._look: float = 0
-        self._others: dict[Unit, float] = {}
+        self._asked_of: Mapping[str, int] | None = None
+        self._asking: Mapping[Unit, float] = {}
 
     # What can be seen
 
@@ -214,7 +215,7 @@ class Core:
         return dict(alphas(self.graph, replace(self.state, clock=self.progress)))
 
     def evaluation_follows(
-        self, *, samples: int = 0, tokens: int = 0, epoch: Fraction | float | None = None
+        self, *, samples: int = 0, tokens: int = 0, epoch: Passes | None = None
     ) -> bool:
         """Whether the next update, if it takes so much, will want an evaluation from outside.
 
@@ -222,11 +223,16 @@ class Core:
         """
         if not self._asks or self.state.ended is not None:
             return False
-        passes = Fraction(0) if epoch is None else Fraction(epoch) - self.meter.reading
+        wanted, clock = self.state.wanted, self.state.clock
+        if self._asked_of is not wanted:
+            self._asking = next_evaluations(self.graph, self.state, but=self.monitored)
+            self._asked_of = wanted
+        pending = self._pending + 1
+        if not self.meter.reaches(self._asking, clock, pending, samples, tokens, epoch):
+            return False
+        passes = Fraction(0) if epoch is None else exact_passes(epoch) - self.meter.reading
         added = Progress(step=1, samples=samples, tokens=tokens, epoch=passes)
-        state = replace(self.state, clock=self.progress + added)
-        wanted = self.state.wanted
-        counts = evaluations(self.graph, state).items()
+        counts = evaluations(self.graph, replace(self.state, clock=self.progress + added)).items()
         return any(n > wanted.get(name, 0) and name not in self.monitored for name, n in counts)
 
     # What happens
@@ -257,7 +263,7 @@ class Core:
         tokens: int = 0,
         flops: int = 0,
         seconds: float = 0.0,
-        epoch: Fraction | float | None = None,
+        epoch: Passes | None = None,
         loss: Any = None,
         **metrics: Any,
     ) -> None:
@@ -269,7 +275,8 @@ class Core:
             flops: Floating-point operations of it.
             seconds: Wall time of it, if the engine has no clock of its own.
             epoch: The host's reading of passes over the data, with the fraction of the running
-                one. Differences count, so it need not go back at a rollback.
+                one, or a pair ``(batches, of)``: so many batches, of which a pass has so many.
+                Differences count, so it need not go back at a rollback.
             loss: The training loss, to be shown; a metric too if the graph declares it.
             metrics: Values of declared metrics, measured with this update.
 
@@ -298,24 +305,20 @@ class Core:
         if self._reads_flops and not flops:
             flops = self._flops_of(samples)
             amounts = amounts or flops
-        before = self._mark() if self.meter.uncounted else None
-        if epoch is not None or self.meter.coming is not None:
-            self.meter.take(epoch)
+        meter = self.meter
+        before = self._mark() if meter.uncounted else None
+        if amounts or epoch is not None or meter.coming is not None:
+            meter.take(samples, tokens, flops, seconds, epoch)
         self._pending += 1
-        if amounts:
-            self.meter.count(samples, tokens, flops, seconds)
         if loss is not None:
             # Only its value is kept: a tensor's graph would hold the model's parameters.
-            detach = getattr(loss, "detach", None)
+            bound = type(loss) is not float and getattr(loss, "requires_grad", True)
+            detach = getattr(loss, "detach", None) if bound else None
             self.loss = loss if detach is None else detach()
         if given is not None and self._arrivals.add(given, self._pending):
             self._look = 0
         try:
-            if (
-                self._pending >= self._look
-                or self.mail
-                or (self._others and self.meter.due(self._others))
-            ):
+            if self._pending >= self._look or self.mail or (meter.waits and meter.due()):
                 self._boundary()
             elif self._moving:
                 self._tune()
@@ -626,7 +629,7 @@ class Core:
                 event, what was blocked may be so no more.
         """
         state = self.state
-        self._others = {}
+        self.meter.wait({})
         self._moving = False
         if state.ended is not None or not state.regions:
             self._look = 0
@@ -639,7 +642,7 @@ class Core:
         coming = min(self.desk.coming.next, self.meter.next_reading()) - state.spent.step
         self._look = max(1.0, next_looks.pop(Unit.STEPS, math.inf) - state.clock.step)
         self._look = max(1.0, min(self._look, coming))
-        self._others = next_looks
+        self.meter.wait(next_looks)
         if soon or state.events or self._eager:
             self._look = 1
         if self._undecided:

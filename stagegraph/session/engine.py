@@ -10,13 +10,13 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from stagegraph.engine.core import Core
 from stagegraph.engine.editing import edit_saved, graph_of
 from stagegraph.engine.explain import Explanation
+from stagegraph.engine.meter import Passes
 from stagegraph.engine.metrics import as_number
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.ports import Actor, Reader, Record, Sink
@@ -375,7 +375,7 @@ class Engine:
         samples: int = 0,
         tokens: int = 0,
         flops: int = 0,
-        epoch: Fraction | float | None = None,
+        epoch: Passes | None = None,
         **metrics: Any,
     ) -> None:
         """One optimizer update is over.
@@ -388,7 +388,8 @@ class Engine:
             samples: Training samples in this update, over all ranks.
             tokens: Training tokens in this update, over all ranks.
             flops: Floating-point operations of this update.
-            epoch: Passes over the data so far; :meth:`epochs` counts them itself.
+            epoch: Passes over the data so far, or a pair ``(batches, of)``: so many batches, of
+                which a pass has so many; :meth:`epochs` counts them itself.
             metrics: Values of declared metrics, measured with this update.
 
         Raises:
@@ -509,7 +510,7 @@ class Engine:
         return self._core.monitored
 
     def evaluation_follows(
-        self, *, samples: int = 0, tokens: int = 0, epoch: Fraction | float | None = None
+        self, *, samples: int = 0, tokens: int = 0, epoch: Passes | None = None
     ) -> bool:
         """Whether :attr:`wants_evaluation` will hold after the next :meth:`step`.
 
