@@ -27,7 +27,7 @@ from stagegraph.engine.fitting import check_fits
 from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
 from stagegraph.engine.locks import held_at_start
 from stagegraph.engine.machine import Machines
-from stagegraph.engine.meter import Meter, Passes, exact_passes
+from stagegraph.engine.meter import MOST, Meter, Passes, exact_passes
 from stagegraph.engine.metrics import MetricNames, check_number
 from stagegraph.engine.moves import Step, work_out
 from stagegraph.engine.pausing import wait_while_paused
@@ -142,7 +142,8 @@ class Core:
         self._arrivals = Arrivals(graph, reader, weakly(self._now))
         self._look: float = 0
         self._asked_of: Mapping[str, int] | None = None
-        self._asking: Mapping[Unit, float] = {}
+        self._asking: dict[Unit, float] = {}
+        self._asking_at: float = 0
 
     # What can be seen
 
@@ -226,9 +227,11 @@ class Core:
         wanted, clock = self.state.wanted, self.state.clock
         if self._asked_of is not wanted:
             self._asking = next_evaluations(self.graph, self.state, but=self.monitored)
-            self._asked_of = wanted
-        pending = self._pending + 1
-        if not self.meter.reaches(self._asking, clock, pending, samples, tokens, epoch):
+            self._asking_at, self._asked_of = self._asking.pop(Unit.STEPS, math.inf), wanted
+        after = self._pending + 1
+        if clock.step + after < self._asking_at and not (
+            self._asking and self.meter.reaches(self._asking, clock, after, samples, tokens, epoch)
+        ):
             return False
         passes = Fraction(0) if epoch is None else exact_passes(epoch) - self.meter.reading
         added = Progress(step=1, samples=samples, tokens=tokens, epoch=passes)
@@ -298,7 +301,8 @@ class Core:
                 check_number("loss", loss)
         given = self._names.take(metrics) if metrics else None
         amounts = samples or tokens or flops or seconds
-        if amounts:
+        plain = type(samples) is int and type(tokens) is int and not (flops or seconds)
+        if amounts and not (plain and 0 <= samples <= MOST and 0 <= tokens <= MOST):
             samples, tokens, flops = self.meter.checked(samples, tokens, flops, seconds)
         if self._look <= 0 and self._settled():
             return

@@ -270,7 +270,7 @@ class Meter:
         """Whether one more update may reach one of these readings; a little early does no harm.
 
         Args:
-            looks: Readings of the clock.
+            looks: Readings of the clock, other than of updates.
             clock: The clock at the last look.
             updates: Updates since then, this one included.
             samples: Samples of this one.
@@ -279,9 +279,7 @@ class Meter:
         """
         for unit, at in looks.items():
             now: float
-            if unit is Unit.STEPS:
-                now = clock.step + updates
-            elif unit is Unit.EPOCHS:
+            if unit is Unit.EPOCHS:
                 now = self._ahead
                 if epoch is not None:
                     given = epoch[0] / epoch[1] if isinstance(epoch, tuple) else float(epoch)

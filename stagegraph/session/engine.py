@@ -44,6 +44,7 @@ from stagegraph.session.passes import Count, Epoch, Position
 from stagegraph.session.recording import Recording
 from stagegraph.session.saved import require_folder
 from stagegraph.session.saving import Files, Kept
+from stagegraph.session.tally import Tally
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -518,6 +519,10 @@ class Engine:
         nothing is counted.
         """
         return self._core.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
+
+    def tally(self) -> Tally:
+        """What counts the updates of a host that evaluates and saves before it tells of them."""
+        return Tally(self, self._core)
 
     def explain(self) -> list[Explanation]:
         """For each way out: its guard as a tree with the values it sees."""

@@ -86,7 +86,7 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         """As the Trainer's own; the engine hears of the batch and its loss."""
         self._stages.saw(inputs)
         loss = super().training_step(model, inputs, *args, **kwargs)
-        self._stages.learnt(loss)
+        self._stages.tally.learnt(loss)
         return loss
 
     def compute_loss(
@@ -141,8 +141,11 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Called after each update, and again after each pass, which may evaluate too."""
-        last_of_pass = float(self.state.epoch).is_integer() and not self._stages.pass_ended
-        if last_of_pass and self._evaluates_each_pass:
+        if (
+            float(self.state.epoch).is_integer()
+            and not self._stages.pass_ended
+            and self._evaluates_each_pass
+        ):
             # What this pass's evaluation finds belongs to this boundary, and into its checkpoint.
             self._saves_late, self.control.should_save = self.control.should_save, False
             super()._maybe_log_save_evaluate(*args, **kwargs)

@@ -1,0 +1,153 @@
+"""Tally: what a host's updates take, counted between the engine and a host that has its own loop.
+
+Such a host makes an update, then logs, evaluates and saves, and only then is the boundary decided.
+In between lies an update that the optimizer has made and the engine has not been told of: the
+tally holds it, and a checkpoint keeps it. At most updates nothing is due; then a few integers are
+added, and no fraction is made and no loss read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from stagegraph.engine.core import Core
+from stagegraph.engine.meter import Passes, exact_passes
+from stagegraph.engine.metrics import as_number
+from stagegraph.progress import read_fraction
+
+if TYPE_CHECKING:
+    from stagegraph.session.engine import Engine
+
+__all__ = ["Tally"]
+
+_NONE: dict[str, Any] = {}
+
+
+class Tally:
+    """The updates of one host, told of one by one.
+
+    Example::
+
+        tally = engine.tally()
+        tally.samples += 8  # with each micro-batch
+        tally.learnt(loss)
+        follows = tally.updated(passes=(batches, batches_in_a_pass))
+        ...  # the host logs into tally.metrics, evaluates if that follows, saves tally.to_json()
+        tally.tell()  # the engine counts the update, and decides its boundary
+
+    Args:
+        engine: Who is told.
+        core: Its core.
+    """
+
+    def __init__(self, engine: Engine, core: Core) -> None:
+        self._engine, self._core = engine, core
+        self._loss: Any = None
+        self.samples = 0
+        """Samples of the next update so far, over all ranks; the host adds each micro-batch's."""
+        self.tokens = 0
+        """The same in tokens."""
+        self._passes: Passes | None = None
+        self.metrics: dict[str, Any] = {}
+        """What was measured since the engine was told, by the names of declared metrics."""
+        self.owes = False
+        """Whether an update was made that the engine has not been told of."""
+        self.asked = False
+        """Whether an evaluation was said to follow it."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended."""
+        return self._core.state.ended is not None
+
+    def learnt(self, loss: Any) -> None:
+        """A micro-batch has been learnt from.
+
+        Args:
+            loss: Its share of the update's training loss; it stays on its device.
+        """
+        self._loss = loss if self._loss is None else self._loss + loss
+
+    def updated(self, *, passes: tuple[int, int] | None = None, tokens: int | None = None) -> bool:
+        """The optimizer has made an update of what was learnt since the last.
+
+        Args:
+            passes: So many batches over all, of which a pass has so many; ``None``: not known.
+            tokens: Tokens in it, if the host has counted them itself.
+
+        Returns:
+            Whether the graph wants an evaluation after it. An interval in seconds is known only
+            when the engine has been told: ask :attr:`Engine.wants_evaluation` then.
+        """
+        if tokens is not None:
+            self.tokens = tokens
+        self._passes, self.owes = passes, True
+        self.asked = self._core.evaluation_follows(
+            samples=self.samples, tokens=self.tokens, epoch=passes
+        )
+        return self.asked
+
+    def tell(self) -> None:
+        """Tell the engine of the update that is owed and of the metrics; a boundary is decided.
+
+        Raises:
+            ActionError: As :meth:`Engine.step`.
+            MetricError: As :meth:`Engine.step`.
+        """
+        if not self.owes:
+            if self.metrics:
+                self.observe()
+            return
+        asked = self.asked
+        self._engine.step(
+            loss=self._loss,
+            samples=self.samples,
+            tokens=self.tokens,
+            epoch=self._passes,
+            **(_NONE if asked else self.metrics),
+        )
+        self._forget()
+        if asked:
+            self.observe()
+        elif self.metrics:
+            self.metrics = {}
+
+    def observe(self) -> None:
+        """Tell the engine of the metrics, which an evaluation has given.
+
+        Raises:
+            ActionError: As :meth:`Engine.step`.
+            MetricError: As :meth:`Engine.step`.
+        """
+        metrics, self.metrics = self.metrics, {}
+        self._engine.observe(**metrics)
+
+    def _forget(self) -> None:
+        self._loss = self._passes = None
+        self.samples = self.tokens = 0
+        self.owes = self.asked = False
+
+    def to_json(self) -> dict[str, Any]:
+        """What the engine has not been told of, as JSON data; a loss is read from its device."""
+        update = None
+        if self.owes:
+            update = {
+                "loss": None if self._loss is None else as_number("loss", self._loss),
+                "samples": self.samples,
+                "tokens": self.tokens,
+                "epoch": None if self._passes is None else str(exact_passes(self._passes)),
+                "asked": self.asked,
+            }
+        return {"update": update, "metrics": dict(self.metrics)}
+
+    def load(self, data: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`to_json`."""
+        self._forget()
+        self.metrics = dict(data["metrics"])
+        update = data["update"]
+        if update is not None:
+            self._loss, self.samples = update["loss"], update["samples"]
+            self.tokens, epoch = update["tokens"], update["epoch"]
+            self._passes = None if epoch is None else read_fraction(epoch)
+            self.owes, self.asked = True, update["asked"]
