@@ -135,12 +135,13 @@ class Core:
         """What is counted besides updates."""
         self._digest = digest(graph.graph)
         self._clock_until: float = math.inf
-        self._clocked = 0
-        self._undecided = False
-        self._moving = False
-        self._pending = 0
+        self._clocked = self._pending = 0
+        self._undecided = self._moving = False
         self._arrivals = Arrivals(graph, reader, weakly(self._now))
         self._look: float = 0
+        self._counts_only = not (self._reads_loss or self._reads_flops)
+        self._scalar: Any = None
+        self._dtype: Any = None
         self._asked_of: Mapping[str, int] | None = None
         self._asking: dict[Unit, float] = {}
         self._asking_at: float = 0
@@ -289,6 +290,32 @@ class Core:
             MissingFact: The graph reads samples, tokens, epochs or flops, and nobody counts them.
             ProgressError: Progress goes backwards.
         """
+        if (
+            self._pending + 1 < self._look
+            and self._counts_only
+            and self.refuse is None
+            and epoch is None
+            and not (metrics or flops or seconds or self._moving or self.mail)
+            and not self.meter.uncounted
+            and type(samples) is int
+            and type(tokens) is int
+            and 0 <= samples <= MOST
+            and 0 <= tokens <= MOST
+            and (
+                loss is None
+                or type(loss) is float
+                or (type(loss) is self._scalar and loss.dtype is self._dtype and loss.ndim == 0)
+            )
+        ):  # as most updates are; what follows comes to the same, at more cost
+            near = self.meter.tick(samples, tokens)
+            self._pending += 1
+            if type(loss) is float:
+                self.loss = loss
+            elif loss is not None:
+                self.loss = loss.detach() if loss.requires_grad else loss
+            if near and self.meter.due():
+                self._boundary()
+            return
         if self.refuse is not None:
             self.refuse()
         if self._look <= 0 and self.state.ended is not None:
@@ -299,10 +326,11 @@ class Core:
                 metrics["loss"] = loss
             elif type(loss) is not float:
                 check_number("loss", loss)
+                if hasattr(type(loss), "requires_grad"):
+                    self._scalar, self._dtype = type(loss), loss.dtype
         given = self._names.take(metrics) if metrics else None
         amounts = samples or tokens or flops or seconds
-        plain = type(samples) is int and type(tokens) is int and not (flops or seconds)
-        if amounts and not (plain and 0 <= samples <= MOST and 0 <= tokens <= MOST):
+        if amounts:
             samples, tokens, flops = self.meter.checked(samples, tokens, flops, seconds)
         if self._look <= 0 and self._settled():
             return
@@ -311,14 +339,10 @@ class Core:
             amounts = amounts or flops
         meter = self.meter
         before = self._mark() if meter.uncounted else None
-        if amounts or epoch is not None or meter.coming is not None:
-            meter.take(samples, tokens, flops, seconds, epoch)
+        meter.take(samples, tokens, flops, seconds, epoch)
         self._pending += 1
         if loss is not None:
-            # Only its value is kept: a tensor's graph would hold the model's parameters.
-            bound = type(loss) is not float and getattr(loss, "requires_grad", True)
-            detach = getattr(loss, "detach", None) if bound else None
-            self.loss = loss if detach is None else detach()
+            self.loss = _without_graph(loss)
         if given is not None and self._arrivals.add(given, self._pending):
             self._look = 0
         try:
@@ -800,3 +824,11 @@ class Core:
         """Begin, if nobody has; whether the run has ended."""
         self.start()
         return self.state.ended is not None
+
+
+def _without_graph(loss: Any) -> Any:
+    """A loss whose value alone is kept: a tensor's graph would hold the model's parameters."""
+    if getattr(loss, "requires_grad", True) is False:
+        return loss
+    detach = getattr(loss, "detach", None)
+    return loss if detach is None else detach()

@@ -81,6 +81,8 @@ class Meter:
         self._began = Progress()
         self._told = self._ahead = self._shift = 0.0
         self._epoch_at = self._samples_at = self._tokens_at = self._seconds_at = math.inf
+        self._samples_left = self._tokens_left = math.inf
+        self._timed = False
         self._read_at = self._now()
         self._paces: deque[float] = deque(maxlen=_PACES)
 
@@ -146,12 +148,42 @@ class Meter:
         reading = self.coming if epoch is None else epoch
         if reading is not None:
             self.passed(reading)
+        self.coming = None
+        self._samples += samples
+        self._tokens += tokens
+        self._flops += flops
+        self._seconds += seconds
+
+    def tick(self, samples: int, tokens: int) -> bool:
+        """The same at an update at which nothing is likely to be due; it costs little.
+
+        Args:
+            samples: Samples, at least 0.
+            tokens: Tokens, at least 0.
+
+        Returns:
+            Whether one of the readings that are waited for may be reached; :meth:`due` knows.
+
+        Raises:
+            ProgressError: As for :meth:`take`.
+        """
+        coming = self.coming
+        if coming is not None:
+            if type(coming) is tuple and coming[0] / coming[1] > self._told:
+                self._reading = coming  # a fraction only when somebody looks
+                self._told = now = coming[0] / coming[1]
+                self._ahead = now + self._shift
+            else:
+                self.passed(coming)
             self.coming = None
         self._samples += samples
         self._tokens += tokens
-        if flops or seconds:
-            self._flops += flops
-            self._seconds += seconds
+        return self.waits and (
+            self._timed
+            or self._ahead >= self._epoch_at
+            or self._samples >= self._samples_left
+            or self._tokens >= self._tokens_left
+        )
 
     def passed(self, epoch: Passes) -> None:
         """So many passes over the data are over, with the fraction of the running one.
@@ -238,7 +270,8 @@ class Meter:
         self._samples_at = looks.get(Unit.SAMPLES, math.inf)
         self._tokens_at = looks.get(Unit.TOKENS, math.inf)
         self._seconds_at = looks.get(Unit.SECONDS, math.inf)
-        self.waits = bool(looks)
+        self.waits, self._timed = bool(looks), Unit.SECONDS in looks
+        self.stand(self._began)
 
     def due(self) -> bool:
         """Whether one of the readings that are waited for is reached.
@@ -250,10 +283,10 @@ class Meter:
             self.require(1)
         return (
             self._ahead >= self._epoch_at
-            or self._began.samples + self._samples >= self._samples_at
-            or self._began.tokens + self._tokens >= self._tokens_at
+            or self._samples >= self._samples_left
+            or self._tokens >= self._tokens_left
             or (
-                self._seconds_at < math.inf
+                self._timed
                 and self._began.seconds + self._elapsed(self._now(), 0) >= self._seconds_at
             )
         )
@@ -329,10 +362,12 @@ class Meter:
     def stand(self, clock: Progress) -> None:
         """The clock stands here at this look."""
         self._began = clock
+        self._samples_left = self._samples_at - clock.samples
+        self._tokens_left = self._tokens_at - clock.tokens
 
     def align(self, clock: Progress) -> None:
         """The clock stands here; it may have gone back, and the host's reading not."""
-        self._began = clock
+        self.stand(clock)
         self._ahead = float(clock.epoch)
         self._told = float(self.reading)
         self._shift = self._ahead - self._told

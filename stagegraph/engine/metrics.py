@@ -17,8 +17,6 @@ __all__ = ["MetricNames", "Unread", "as_number", "check_number", "read_one_by_on
 
 
 _PLAIN = frozenset((float, int, bool))
-_SCALARS: set[tuple[type, object]] = set()
-"""Types of tensors, with their dtypes, that are numbers where they have no dimension."""
 
 
 @dataclass(slots=True)
@@ -92,13 +90,10 @@ def check_number(name: str, value: Any) -> None:
     Raises:
         MetricError: It is no number; the message names the metric, type and shape.
     """
-    kind = type(value)
-    if kind in _PLAIN:
-        return
-    dtype = getattr(value, "dtype", None)
-    if (kind, dtype) in _SCALARS and value.ndim == 0 and not value.is_meta:
+    if type(value) in _PLAIN:
         return
     shape = _shape(value)
+    dtype = getattr(value, "dtype", None)
     if (
         (shape and any(size != 1 for size in shape))
         or isinstance(value, str | bytes | complex)
@@ -108,8 +103,6 @@ def check_number(name: str, value: Any) -> None:
         or type(value).__name__ == "MaskedConstant"  # numpy's "missing" would be read as zero
     ):
         raise MetricError(_no_number(name, value, shape))
-    if shape == () and hasattr(kind, "ndim") and hasattr(kind, "is_meta"):
-        _SCALARS.add((kind, dtype))
 
 
 def as_number(name: str, value: Any) -> float:

@@ -9,10 +9,11 @@ added, and no fraction is made and no loss read.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from stagegraph.engine.core import Core
-from stagegraph.engine.meter import Passes, exact_passes
+from stagegraph.engine.meter import exact_passes
 from stagegraph.engine.metrics import as_number
 from stagegraph.progress import read_fraction
 
@@ -31,7 +32,7 @@ class Tally:
 
         tally = engine.tally()
         tally.samples += 8  # with each micro-batch
-        tally.learnt(loss)
+        tally.loss = loss if tally.loss is None else tally.loss + loss
         follows = tally.updated(passes=(batches, batches_in_a_pass))
         ...  # the host logs into tally.metrics, evaluates if that follows, saves tally.to_json()
         tally.tell()  # the engine counts the update, and decides its boundary
@@ -43,12 +44,13 @@ class Tally:
 
     def __init__(self, engine: Engine, core: Core) -> None:
         self._engine, self._core = engine, core
-        self._loss: Any = None
+        self.loss: Any = None
+        """Its loss so far; the host adds each micro-batch's share, which stays on its device."""
         self.samples = 0
         """Samples of the next update so far, over all ranks; the host adds each micro-batch's."""
         self.tokens = 0
         """The same in tokens."""
-        self._passes: Passes | None = None
+        self._passes: Fraction | tuple[int, int] | None = None
         self.metrics: dict[str, Any] = {}
         """What was measured since the engine was told, by the names of declared metrics."""
         self.owes = False
@@ -61,13 +63,10 @@ class Tally:
         """Whether the run has ended."""
         return self._core.state.ended is not None
 
-    def learnt(self, loss: Any) -> None:
-        """A micro-batch has been learnt from.
-
-        Args:
-            loss: Its share of the update's training loss; it stays on its device.
-        """
-        self._loss = loss if self._loss is None else self._loss + loss
+    @property
+    def wants_evaluation(self) -> bool:
+        """Whether the boundary waits for an evaluation that nobody had foretold."""
+        return self._core.wants_evaluation
 
     def updated(self, *, passes: tuple[int, int] | None = None, tokens: int | None = None) -> bool:
         """The optimizer has made an update of what was learnt since the last.
@@ -78,7 +77,7 @@ class Tally:
 
         Returns:
             Whether the graph wants an evaluation after it. An interval in seconds is known only
-            when the engine has been told: ask :attr:`Engine.wants_evaluation` then.
+            when the engine has been told: see :attr:`wants_evaluation` then.
         """
         if tokens is not None:
             self.tokens = tokens
@@ -99,18 +98,14 @@ class Tally:
             if self.metrics:
                 self.observe()
             return
-        asked = self.asked
-        self._engine.step(
-            loss=self._loss,
-            samples=self.samples,
-            tokens=self.tokens,
-            epoch=self._passes,
-            **(_NONE if asked else self.metrics),
-        )
-        self._forget()
+        told = _NONE if self.asked else self.metrics
+        self._core.meter.coming = self._passes
+        self._engine.step(loss=self.loss, samples=self.samples, tokens=self.tokens, **told)
+        asked, self.owes, self.asked = self.asked, False, False
+        self.loss, self.samples, self.tokens = None, 0, 0
         if asked:
             self.observe()
-        elif self.metrics:
+        elif told:
             self.metrics = {}
 
     def observe(self) -> None:
@@ -123,17 +118,12 @@ class Tally:
         metrics, self.metrics = self.metrics, {}
         self._engine.observe(**metrics)
 
-    def _forget(self) -> None:
-        self._loss = self._passes = None
-        self.samples = self.tokens = 0
-        self.owes = self.asked = False
-
     def to_json(self) -> dict[str, Any]:
         """What the engine has not been told of, as JSON data; a loss is read from its device."""
         update = None
         if self.owes:
             update = {
-                "loss": None if self._loss is None else as_number("loss", self._loss),
+                "loss": None if self.loss is None else as_number("loss", self.loss),
                 "samples": self.samples,
                 "tokens": self.tokens,
                 "epoch": None if self._passes is None else str(exact_passes(self._passes)),
@@ -143,11 +133,11 @@ class Tally:
 
     def load(self, data: Mapping[str, Any]) -> None:
         """The inverse of :meth:`to_json`."""
-        self._forget()
         self.metrics = dict(data["metrics"])
         update = data["update"]
-        if update is not None:
-            self._loss, self.samples = update["loss"], update["samples"]
+        self.owes = update is not None
+        if self.owes:
+            self.loss, self.samples = update["loss"], update["samples"]
             self.tokens, epoch = update["tokens"], update["epoch"]
             self._passes = None if epoch is None else read_fraction(epoch)
-            self.owes, self.asked = True, update["asked"]
+            self.asked = update["asked"]

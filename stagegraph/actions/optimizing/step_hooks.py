@@ -124,7 +124,9 @@ class StepHooks:
         if self._frame is not None:
             self.heal()
         # Before the beginning, and in a closure, factors may come in force while a step runs.
-        elif self._begun and not (self._depth or self.rates.active or _closure(args, kwargs)):
+        elif self._begun and not (
+            self._depth or kwargs or self.rates.active or args[1:].count(None) < len(args) - 1
+        ):
             return None
         if self._depth:
             self._depth += 1
@@ -224,11 +226,6 @@ class StepHooks:
             take_over(one, name)
         hosts, self._hosts = self._hosts, []
         self.rates.settings.give_back(hosts)
-
-
-def _closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a step may have got a closure."""
-    return (len(args) > 1 and args[1] is not None) or bool(kwargs)
 
 
 def _refuse_second(optimizer: Optimizer) -> None:

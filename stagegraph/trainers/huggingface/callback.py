@@ -180,14 +180,11 @@ class StagegraphCallback(TrainerCallback):
             MetricError: The Trainer's evaluation does not give what the graph wants evaluated.
         """
         tally = self.tally
-        if tally.done:
-            control.should_training_stop = True
-            return
         if tally.asked:
             self._require_evaluated(tally.metrics)
         owed = tally.owes
         tally.tell()
-        if owed and self.engine.wants_evaluation:  # by the clock on the wall: nobody can foretell
+        if owed and tally.wants_evaluation:  # by the clock on the wall, which nobody can foretell
             self._evaluate()
             self._require_evaluated(tally.metrics)
             tally.observe()
