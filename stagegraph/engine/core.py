@@ -136,7 +136,7 @@ class Core:
         self._digest = digest(graph.graph)
         self._clock_until: float = math.inf
         self._clocked = self._pending = 0
-        self._undecided = self._moving = False
+        self._undecided = self._moving = self._may_tick = False
         self._arrivals = Arrivals(graph, reader, weakly(self._now))
         self._look: float = 0
         self._counts_only = not (self._reads_loss or self._reads_flops)
@@ -291,16 +291,13 @@ class Core:
             ProgressError: Progress goes backwards.
         """
         if (
-            self._pending + 1 < self._look
-            and self._counts_only
-            and self.refuse is None
+            self._may_tick
+            and self._pending + 1 < self._look
             and epoch is None
-            and not (metrics or flops or seconds or self._moving or self.mail)
-            and not self.meter.uncounted
+            and not (metrics or flops or seconds or self.mail)
             and type(samples) is int
-            and type(tokens) is int
             and 0 <= samples <= MOST
-            and 0 <= tokens <= MOST
+            and (not tokens or (type(tokens) is int and 0 <= tokens <= MOST))
             and (
                 loss is None
                 or type(loss) is float
@@ -350,6 +347,8 @@ class Core:
                 self._boundary()
             elif self._moving:
                 self._tune()
+            else:
+                self._may_tick = self._counts_only and self.refuse is None and not meter.uncounted
         except MissingFact:
             if before is not None:
                 self._undo(before)
@@ -658,7 +657,7 @@ class Core:
         """
         state = self.state
         self.meter.wait({})
-        self._moving = False
+        self._moving = self._may_tick = False
         if state.ended is not None or not state.regions:
             self._look = 0
             return

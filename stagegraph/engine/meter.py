@@ -34,7 +34,7 @@ LEAP_SECONDS, LEAP_FACTOR = 60.0, 10.0
 _PACES, _LEAST_PACES = 9, 3
 _COUNTED = (
     *("_reading", "coming", "uncounted", "_samples", "_tokens", "_flops", "_seconds"),
-    *("_counted_to", "_told", "_ahead", "_shift"),
+    *("_counted_to", "_told", "_shift"),
 )
 
 
@@ -79,9 +79,9 @@ class Meter:
         self._seconds = 0.0
         self._counted_to = Fraction(0)
         self._began = Progress()
-        self._told = self._ahead = self._shift = 0.0
+        self._told = self._shift = 0.0
         self._epoch_at = self._samples_at = self._tokens_at = self._seconds_at = math.inf
-        self._samples_left = self._tokens_left = math.inf
+        self._told_at = self._samples_left = self._tokens_left = math.inf
         self._timed = False
         self._read_at = self._now()
         self._paces: deque[float] = deque(maxlen=_PACES)
@@ -169,18 +169,17 @@ class Meter:
         """
         coming = self.coming
         if coming is not None:
-            if type(coming) is tuple and coming[0] / coming[1] > self._told:
+            if type(coming) is tuple and (now := coming[0] / coming[1]) > self._told:
                 self._reading = coming  # a fraction only when somebody looks
-                self._told = now = coming[0] / coming[1]
-                self._ahead = now + self._shift
+                self._told = now
             else:
                 self.passed(coming)
             self.coming = None
         self._samples += samples
-        self._tokens += tokens
-        return self.waits and (
-            self._timed
-            or self._ahead >= self._epoch_at
+        if tokens:
+            self._tokens += tokens
+        return (
+            self._told >= self._told_at
             or self._samples >= self._samples_left
             or self._tokens >= self._tokens_left
         )
@@ -205,10 +204,10 @@ class Meter:
                 raise ProgressError(f"epoch goes backwards: {now:g} after {float(self.reading):g}")
             self._counted_to = self._began.epoch
             self._shift = 0.0
+            self.stand(self._began)
         if self.uncounted:
             self.counts("epochs")
         self._reading, self._told = reading, now
-        self._ahead = now + self._shift
 
     def counts(self, fact: str) -> None:
         """Somebody counts a fact, though it may stay at zero for a while."""
@@ -282,7 +281,7 @@ class Meter:
         if self.uncounted:
             self.require(1)
         return (
-            self._ahead >= self._epoch_at
+            self._told + self._shift >= self._epoch_at
             or self._samples >= self._samples_left
             or self._tokens >= self._tokens_left
             or (
@@ -313,7 +312,7 @@ class Meter:
         for unit, at in looks.items():
             now: float
             if unit is Unit.EPOCHS:
-                now = self._ahead
+                now = self._told + self._shift
                 if epoch is not None:
                     given = epoch[0] / epoch[1] if isinstance(epoch, tuple) else float(epoch)
                     now = given + self._shift
@@ -364,13 +363,14 @@ class Meter:
         self._began = clock
         self._samples_left = self._samples_at - clock.samples
         self._tokens_left = self._tokens_at - clock.tokens
+        # Where the wall clock is waited for, it is looked at with every update.
+        self._told_at = -math.inf if self._timed else self._epoch_at - self._shift
 
     def align(self, clock: Progress) -> None:
         """The clock stands here; it may have gone back, and the host's reading not."""
-        self.stand(clock)
-        self._ahead = float(clock.epoch)
         self._told = float(self.reading)
-        self._shift = self._ahead - self._told
+        self._shift = float(clock.epoch) - self._told
+        self.stand(clock)
 
     def load(self, reading: Fraction) -> None:
         """Go on from a saved reading."""

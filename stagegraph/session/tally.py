@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Tally"]
 
-_NONE: dict[str, Any] = {}
-
 
 class Tally:
     """The updates of one host, told of one by one.
@@ -87,25 +85,37 @@ class Tally:
         )
         return self.asked
 
-    def tell(self) -> None:
+    def tell(self) -> bool:
         """Tell the engine of the update that is owed and of the metrics; a boundary is decided.
+
+        Returns:
+            Whether the run has ended, or the boundary waits for an evaluation after all.
 
         Raises:
             ActionError: As :meth:`Engine.step`.
             MetricError: As :meth:`Engine.step`.
         """
-        if not self.owes:
-            if self.metrics:
-                self.observe()
-            return
-        told = _NONE if self.asked else self.metrics
-        self._core.meter.coming = self._passes
-        self._engine.step(loss=self.loss, samples=self.samples, tokens=self.tokens, **told)
-        asked, self.owes, self.asked = self.asked, False, False
-        self.loss, self.samples, self.tokens = None, 0, 0
-        if asked:
+        core = self._core
+        if self.owes:
+            core.meter.coming = self._passes
+            if self.asked or self.metrics:
+                self._tell_with_metrics()
+            else:
+                self._engine.step(loss=self.loss, samples=self.samples, tokens=self.tokens)
+                self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
+        elif self.metrics:
             self.observe()
-        elif told:
+        return core.wants_evaluation or core.state.ended is not None
+
+    def _tell_with_metrics(self) -> None:
+        asked, metrics = self.asked, self.metrics
+        given = {} if asked else metrics
+        self._engine.step(loss=self.loss, samples=self.samples, tokens=self.tokens, **given)
+        self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
+        if asked:
+            self.asked = False
+            self.observe()
+        else:
             self.metrics = {}
 
     def observe(self) -> None:

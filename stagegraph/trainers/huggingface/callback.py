@@ -51,6 +51,9 @@ class StagegraphCallback(TrainerCallback):
         GraphError: The graph has errors.
     """
 
+    tally: Tally
+    """What the Trainer's updates take; there is one as soon as there is an engine."""
+
     def __init__(
         self,
         graph: StageGraph,
@@ -86,7 +89,6 @@ class StagegraphCallback(TrainerCallback):
         """Whether the last event was the end of a pass over the data."""
         self.asked_alone = False
         """Whether the evaluation after the last update is one that the graph alone wanted."""
-        self._tally: Tally | None = None
         self._seen: int | None = None
 
     @property
@@ -101,12 +103,6 @@ class StagegraphCallback(TrainerCallback):
         return self._engine
 
     @property
-    def tally(self) -> Tally:
-        """What the Trainer's updates take; there is one as soon as there is an engine."""
-        assert self._tally is not None
-        return self._tally
-
-    @property
     def has_engine(self) -> bool:
         """Whether training has begun."""
         return self._engine is not None
@@ -114,7 +110,7 @@ class StagegraphCallback(TrainerCallback):
     @property
     def owes_update(self) -> bool:
         """Whether an update was made that the engine has not been told of."""
-        return self._tally is not None and self._tally.owes
+        return self._engine is not None and self.tally.owes
 
     # Called by the Trainer's mixin
 
@@ -154,7 +150,7 @@ class StagegraphCallback(TrainerCallback):
             checkpoints=None,
             seed=self._seed,
         )
-        self._tally = self._engine.tally()
+        self.tally = self._engine.tally()
         self._evaluate = trainer.evaluate
 
     def saw(self, inputs: Mapping[str, Any]) -> None:
@@ -183,7 +179,8 @@ class StagegraphCallback(TrainerCallback):
         if tally.asked:
             self._require_evaluated(tally.metrics)
         owed = tally.owes
-        tally.tell()
+        if not tally.tell():
+            return
         if owed and tally.wants_evaluation:  # by the clock on the wall, which nobody can foretell
             self._evaluate()
             self._require_evaluated(tally.metrics)
@@ -245,8 +242,6 @@ class StagegraphCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An update is over: count it, and ask for an evaluation if the graph wants one."""
         tally = self.tally
-        if tally.done:
-            return
         tokens, size = None, self.steps_in_epoch
         batches = round(state.epoch * size) if size else 0
         if args.include_num_input_tokens_seen != "no":  # as the host counts them
@@ -281,7 +276,7 @@ class StagegraphCallback(TrainerCallback):
     # Within
 
     def _take(self, told: Mapping[str, Any] | None) -> None:
-        if self._tally is not None and not (self.deaf or self.engine.done) and told:
+        if self._engine is not None and not (self.deaf or self.engine.done) and told:
             for name in self._declared & told.keys():
                 self.tally.metrics[name] = as_number(name, told[name])
 
