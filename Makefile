@@ -16,10 +16,10 @@ ready := $(VENV)/.ready
 tests := OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format slow gpu bench clean
+.PHONY: help demo test check format slow gpu bench bench-trainers clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  ARGS="..." is passed on: make demo ARGS="--steps 200", make test ARGS="-k plateau".'
 	@echo '  PYTHON=python3.12 chooses the Python, TORCH="torch==2.13.0" the torch of a new $(VENV).'
@@ -56,6 +56,9 @@ gpu: $(ready) ## the tests on CUDA; where there is none they are skipped
 
 bench: $(ready) ## the benchmarks
 	@OMP_NUM_THREADS=1 $(python) -m pytest -p pytest_benchmark.plugin -m "" benchmarks $(ARGS)
+
+bench-trainers: $(ready) ## what stagegraph adds to an update, in each trainer
+	@OMP_NUM_THREADS=1 $(python) -m benchmarks.trainers $(ARGS)
 
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

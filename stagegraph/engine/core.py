@@ -21,13 +21,13 @@ from stagegraph.engine.commands import Message
 from stagegraph.engine.decide import begins_before_forward, decide, initial_moves, why_it_ends
 from stagegraph.engine.decision import Decision
 from stagegraph.engine.desk import Desk
-from stagegraph.engine.due import due, evaluations
+from stagegraph.engine.due import due, evaluations, next_evaluations
 from stagegraph.engine.explain import Explanation, explain, waiting_for
 from stagegraph.engine.fitting import check_fits
 from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
 from stagegraph.engine.locks import held_at_start
 from stagegraph.engine.machine import Machines
-from stagegraph.engine.meter import Meter
+from stagegraph.engine.meter import MOST, Meter, Passes, exact_passes
 from stagegraph.engine.metrics import MetricNames, check_number
 from stagegraph.engine.moves import Step, work_out
 from stagegraph.engine.pausing import wait_while_paused
@@ -83,6 +83,9 @@ class Core:
         eager: Look at every update, due or not (for tests).
     """
 
+    in_lockstep = False
+    """Whether values are read on several ranks at once, and so not by who only looks."""
+
     def __init__(
         self,
         graph: CompiledGraph,
@@ -100,8 +103,6 @@ class Core:
         """Whether an evaluation is due; the boundary waits for :meth:`observe`."""
         self.sink = sink
         """Who keeps the records; records that nobody keeps are not made."""
-        self.in_lockstep = False
-        """Whether values are read on several ranks at once, and so not by who only looks."""
         self.refuse: Callable[[], None] | None = None
         """Called with each update before it counts; raises if it must not."""
         self.beginning: Callable[[], None] | None = None
@@ -137,13 +138,16 @@ class Core:
         """What is counted besides updates."""
         self._digest = digest(graph.graph)
         self._clock_until: float = math.inf
-        self._clocked = 0
-        self._undecided = False
-        self._moving = False
-        self._pending = 0
+        self._clocked = self._pending = 0
+        self._undecided = self._moving = self._may_tick = False
         self._arrivals = Arrivals(graph, reader, weakly(self._now))
         self._look: float = 0
-        self._others: dict[Unit, float] = {}
+        self._counts_only = not (self._reads_loss or self._reads_flops)
+        self._scalar: Any = None
+        self._dtype: Any = None
+        self._asked_of: Mapping[str, int] | None = None
+        self._asking: dict[Unit, float] = {}
+        self._asking_at: float = 0
 
     # What can be seen
 
@@ -226,7 +230,7 @@ class Core:
         return dict(alphas(self.graph, replace(self.state, clock=self.progress)))
 
     def evaluation_follows(
-        self, *, samples: int = 0, tokens: int = 0, epoch: Fraction | float | None = None
+        self, *, samples: int = 0, tokens: int = 0, epoch: Passes | None = None
     ) -> bool:
         """Whether the next update, if it takes so much, will want an evaluation from outside.
 
@@ -234,11 +238,18 @@ class Core:
         """
         if not self._asks or self.state.ended is not None:
             return False
-        passes = Fraction(0) if epoch is None else Fraction(epoch) - self.meter.reading
+        wanted, clock = self.state.wanted, self.state.clock
+        if self._asked_of is not wanted:
+            self._asking = next_evaluations(self.graph, self.state, but=self.monitored)
+            self._asking_at, self._asked_of = self._asking.pop(Unit.STEPS, math.inf), wanted
+        after = self._pending + 1
+        if clock.step + after < self._asking_at and not (
+            self._asking and self.meter.reaches(self._asking, clock, after, samples, tokens, epoch)
+        ):
+            return False
+        passes = Fraction(0) if epoch is None else exact_passes(epoch) - self.meter.reading
         added = Progress(step=1, samples=samples, tokens=tokens, epoch=passes)
-        state = replace(self.state, clock=self.progress + added)
-        wanted = self.state.wanted
-        counts = evaluations(self.graph, state).items()
+        counts = evaluations(self.graph, replace(self.state, clock=self.progress + added)).items()
         return any(n > wanted.get(name, 0) and name not in self.monitored for name, n in counts)
 
     # What happens
@@ -269,7 +280,7 @@ class Core:
         tokens: int = 0,
         flops: int = 0,
         seconds: float = 0.0,
-        epoch: Fraction | float | None = None,
+        epoch: Passes | None = None,
         loss: Any = None,
         **metrics: Any,
     ) -> None:
@@ -281,7 +292,8 @@ class Core:
             flops: Floating-point operations of it.
             seconds: Wall time of it, if the engine has no clock of its own.
             epoch: The host's reading of passes over the data, with the fraction of the running
-                one. Differences count, so it need not go back at a rollback.
+                one, or a pair ``(batches, of)``: so many batches, of which a pass has so many.
+                Differences count, so it need not go back at a rollback.
             loss: The training loss, to be shown; a metric too if the graph declares it.
             metrics: Values of declared metrics, measured with this update.
 
@@ -291,6 +303,29 @@ class Core:
             MissingFact: The graph reads samples, tokens, epochs or flops, and nobody counts them.
             ProgressError: Progress goes backwards.
         """
+        if (
+            self._may_tick
+            and self._pending + 1 < self._look
+            and epoch is None
+            and not (metrics or flops or seconds or self.mail)
+            and type(samples) is int
+            and 0 <= samples <= MOST
+            and (not tokens or (type(tokens) is int and 0 <= tokens <= MOST))
+            and (
+                loss is None
+                or type(loss) is float
+                or (type(loss) is self._scalar and loss.dtype is self._dtype and loss.ndim == 0)
+            )
+        ):  # as most updates are; what follows comes to the same, at more cost
+            near = self.meter.tick(samples, tokens)
+            self._pending += 1
+            if type(loss) is float:
+                self.loss = loss
+            elif loss is not None:
+                self.loss = loss.detach() if loss.requires_grad else loss
+            if near and self.meter.due():
+                self._boundary()
+            return
         if self.refuse is not None:
             self.refuse()
         if self._look <= 0 and self.state.ended is not None:
@@ -301,6 +336,8 @@ class Core:
                 metrics["loss"] = loss
             elif type(loss) is not float:
                 check_number("loss", loss)
+                if hasattr(type(loss), "requires_grad"):
+                    self._scalar, self._dtype = type(loss), loss.dtype
         given = self._names.take(metrics) if metrics else None
         amounts = samples or tokens or flops or seconds
         if amounts:
@@ -310,27 +347,21 @@ class Core:
         if self._reads_flops and not flops:
             flops = self._flops_of(samples)
             amounts = amounts or flops
-        before = self._mark() if self.meter.uncounted else None
-        if epoch is not None or self.meter.coming is not None:
-            self.meter.take(epoch)
+        meter = self.meter
+        before = self._mark() if meter.uncounted else None
+        meter.take(samples, tokens, flops, seconds, epoch)
         self._pending += 1
-        if amounts:
-            self.meter.count(samples, tokens, flops, seconds)
         if loss is not None:
-            # Only its value is kept: a tensor's graph would hold the model's parameters.
-            detach = getattr(loss, "detach", None)
-            self.loss = loss if detach is None else detach()
+            self.loss = _without_graph(loss)
         if given is not None and self._arrivals.add(given, self._pending):
             self._look = 0
         try:
-            if (
-                self._pending >= self._look
-                or self.mail
-                or (self._others and self.meter.due(self._others))
-            ):
+            if self._pending >= self._look or self.mail or (meter.waits and meter.due()):
                 self._boundary()
             elif self._moving:
                 self._tune()
+            else:
+                self._may_tick = self._counts_only and self.refuse is None and not meter.uncounted
         except MissingFact:
             if before is not None:
                 self._undo(before)
@@ -638,8 +669,8 @@ class Core:
                 event, what was blocked may be so no more.
         """
         state = self.state
-        self._others = {}
-        self._moving = False
+        self.meter.wait({})
+        self._moving = self._may_tick = False
         if state.ended is not None or not state.regions:
             self._look = 0
             return
@@ -651,7 +682,7 @@ class Core:
         coming = min(self.desk.coming.next, self.meter.next_reading()) - state.spent.step
         self._look = max(1.0, next_looks.pop(Unit.STEPS, math.inf) - state.clock.step)
         self._look = max(1.0, min(self._look, coming))
-        self._others = next_looks
+        self.meter.wait(next_looks)
         if soon or state.events or self._eager:
             self._look = 1
         if self._undecided:
@@ -810,3 +841,11 @@ class Core:
         """Begin, if nobody has; whether the run has ended."""
         self.start()
         return self.state.ended is not None
+
+
+def _without_graph(loss: Any) -> Any:
+    """A loss whose value alone is kept: a tensor's graph would hold the model's parameters."""
+    if getattr(loss, "requires_grad", True) is False:
+        return loss
+    detach = getattr(loss, "detach", None)
+    return loss if detach is None else detach()

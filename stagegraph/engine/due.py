@@ -7,6 +7,7 @@ tells the next progress at which its answer changes.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from fractions import Fraction
 
 from stagegraph.engine.plans import Plans, StagePlan
@@ -17,7 +18,7 @@ from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.progress import Duration, Progress, Unit
 from stagegraph.schema.activities import overs
 
-__all__ = ["Due", "due", "evaluations"]
+__all__ = ["Due", "due", "evaluations", "next_evaluations"]
 
 Due = dict[Unit, float]
 """Per unit, the clock's reading at which to look again; a little early does no harm."""
@@ -41,8 +42,18 @@ def due(plans: Plans, state: State) -> Due:
         _stage(found, plan, region, state)
         _conditions(found, plans.graph, plan, region.entered, state)
     _budget(found, plans.graph, state)
-    for name, metric in plans.graph.graph.metrics.items():
-        if metric.every is not None:
+    for unit, at in next_evaluations(plans.graph, state).items():
+        found[unit] = min(found.get(unit, math.inf), at)
+    return found
+
+
+def next_evaluations(
+    graph: CompiledGraph, state: State, *, but: Collection[str] = frozenset()
+) -> Due:
+    """When metrics with an ``every`` are to be evaluated next, those named by ``but`` left out."""
+    found: Due = {}
+    for name, metric in graph.graph.metrics.items():
+        if metric.every is not None and name not in but:
             ahead = (state.wanted.get(name, 0) + 1) * metric.every.exact
             _put(found, metric.every.unit, ahead)
     return found

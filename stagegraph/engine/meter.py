@@ -17,7 +17,10 @@ from typing import Any
 from stagegraph.errors import MissingFact, ProgressError
 from stagegraph.progress import Progress, Unit
 
-__all__ = ["LEAP_FACTOR", "LEAP_SECONDS", "MOST", "Jump", "Meter"]
+__all__ = ["LEAP_FACTOR", "LEAP_SECONDS", "MOST", "Jump", "Meter", "Passes", "exact_passes"]
+
+Passes = Fraction | float | tuple[int, int]
+"""Passes over the data; a pair is so many batches, of which a pass has so many."""
 
 MOST = 10**18
 """More than one update, or all passes, can be; sums of it stay far from what a float can hold."""
@@ -30,8 +33,8 @@ LEAP_SECONDS, LEAP_FACTOR = 60.0, 10.0
 
 _PACES, _LEAST_PACES = 9, 3
 _COUNTED = (
-    *("reading", "coming", "_uncounted", "_samples", "_tokens", "_flops", "_seconds"),
-    *("_counted_to", "_told", "_ahead", "_shift"),
+    *("_reading", "coming", "uncounted", "_samples", "_tokens", "_flops", "_seconds"),
+    *("_counted_to", "_told", "_shift"),
 )
 
 
@@ -58,31 +61,37 @@ class Meter:
         clock: Monotonic seconds; ``None``: seconds are told with each step.
 
     Attributes:
-        reading: The host's last reading of the passes; a rollback does not take it back.
         coming: The reading that holds once the update of the batch in hand is over.
+        uncounted: What the graph reads and nobody has counted yet.
+        waits: Whether a reading other than of updates is waited for, by :meth:`wait`.
         late: Whether what is counted now comes after its boundary was decided.
     """
 
     def __init__(self, facts: frozenset[str], clock: Callable[[], float] | None) -> None:
-        self.reading = Fraction(0)
-        self.coming: Fraction | None = None
-        self.late = False
+        self._reading: Fraction | tuple[int, int] = Fraction(0)
+        self.coming: Fraction | tuple[int, int] | None = None
+        self.uncounted = facts
+        self.late = self.waits = False
         self._clock = clock
         self._replay: deque[tuple[int, int, float]] = deque()
         self._boundary = 0
-        self._uncounted = facts
         self._samples = self._tokens = self._flops = 0
         self._seconds = 0.0
         self._counted_to = Fraction(0)
         self._began = Progress()
-        self._told = self._ahead = self._shift = 0.0
+        self._told = self._shift = 0.0
+        self._epoch_at = self._samples_at = self._tokens_at = self._seconds_at = math.inf
+        self._told_at = self._samples_left = self._tokens_left = math.inf
+        self._timed = False
         self._read_at = self._now()
         self._paces: deque[float] = deque(maxlen=_PACES)
 
     @property
-    def uncounted(self) -> frozenset[str]:
-        """What the graph reads and nobody has counted yet."""
-        return self._uncounted
+    def reading(self) -> Fraction:
+        """The host's last reading of the passes; a rollback does not take it back."""
+        if isinstance(self._reading, tuple):
+            self._reading = Fraction(*self._reading)
+        return self._reading
 
     def mark(self) -> tuple[Any, ...]:
         """All that an update counts, to go back to with :meth:`undo` if it is refused."""
@@ -121,21 +130,61 @@ class Meter:
             )
         return samples, tokens, flops
 
-    def count(self, samples: int, tokens: int, flops: int, seconds: float) -> None:
-        """Add what an update took, as :meth:`checked` gave it."""
+    def take(
+        self, samples: int, tokens: int, flops: int, seconds: float, epoch: Passes | None
+    ) -> None:
+        """Count what an update took, as :meth:`checked` gave it.
+
+        Args:
+            samples: Samples.
+            tokens: Tokens.
+            flops: Operations.
+            seconds: Seconds.
+            epoch: The passes as told; ``None``: as the batch in hand had announced, if it had.
+
+        Raises:
+            ProgressError: As for :meth:`passed`; nothing is counted then.
+        """
+        reading = self.coming if epoch is None else epoch
+        if reading is not None:
+            self.passed(reading)
+        self.coming = None
         self._samples += samples
         self._tokens += tokens
         self._flops += flops
         self._seconds += seconds
 
-    def take(self, epoch: Fraction | float | None) -> None:
-        """Read the passes: as told, else as the batch in hand had announced."""
-        reading = self.coming if epoch is None else epoch
-        if reading is not None:
-            self.passed(reading)
-        self.coming = None
+    def tick(self, samples: int, tokens: int) -> bool:
+        """The same at an update at which nothing is likely to be due; it costs little.
 
-    def passed(self, epoch: Fraction | float) -> None:
+        Args:
+            samples: Samples, at least 0.
+            tokens: Tokens, at least 0.
+
+        Returns:
+            Whether one of the readings that are waited for may be reached; :meth:`due` knows.
+
+        Raises:
+            ProgressError: As for :meth:`take`.
+        """
+        coming = self.coming
+        if coming is not None:
+            if type(coming) is tuple and (now := coming[0] / coming[1]) > self._told:
+                self._reading = coming  # a fraction only when somebody looks
+                self._told = now
+            else:
+                self.passed(coming)
+            self.coming = None
+        self._samples += samples
+        if tokens:
+            self._tokens += tokens
+        return (
+            self._told >= self._told_at
+            or self._samples >= self._samples_left
+            or self._tokens >= self._tokens_left
+        )
+
+    def passed(self, epoch: Passes) -> None:
         """So many passes over the data are over, with the fraction of the running one.
 
         After a rollback the host may go on from its last reading, or from the clock that was
@@ -144,28 +193,30 @@ class Meter:
         Raises:
             ProgressError: They go backwards, or are no number of passes.
         """
-        exact = epoch if isinstance(epoch, Fraction) else _exact(epoch)
-        now = exact.numerator / exact.denominator
-        if now <= self._told and exact < self.reading:
-            if exact < self._began.epoch:
-                raise ProgressError(
-                    f"epoch goes backwards: {float(exact):g} after {float(self.reading):g}"
-                )
+        reading: Fraction | tuple[int, int]
+        if isinstance(epoch, tuple) and _is_pair(epoch):
+            reading, now = epoch, epoch[0] / epoch[1]  # a fraction only when somebody looks
+        else:
+            reading = exact_passes(epoch)
+            now = reading.numerator / reading.denominator
+        if now <= self._told and exact_passes(reading) < self.reading:
+            if exact_passes(reading) < self._began.epoch:
+                raise ProgressError(f"epoch goes backwards: {now:g} after {float(self.reading):g}")
             self._counted_to = self._began.epoch
             self._shift = 0.0
-        if self._uncounted:
+            self.stand(self._began)
+        if self.uncounted:
             self.counts("epochs")
-        self.reading, self._told = exact, now
-        self._ahead = now + self._shift
+        self._reading, self._told = reading, now
 
     def counts(self, fact: str) -> None:
         """Somebody counts a fact, though it may stay at zero for a while."""
-        self._uncounted -= {fact}
+        self.uncounted -= {fact}
 
     def read_by(self, unit: Unit) -> None:
         """Somebody beside the graph reads this unit; it must be counted too."""
         if unit in (Unit.EPOCHS, Unit.SAMPLES, Unit.TOKENS):
-            self._uncounted |= {unit.value}
+            self.uncounted |= {unit.value}
 
     def since_look(self, updates: int) -> Progress:
         """What was added since the last look.
@@ -212,24 +263,65 @@ class Meter:
         passed, seconds = self.reading - self._counted_to, self._elapsed(now, updates)
         return Progress(updates, passed, self._samples, self._tokens, seconds, self._flops)
 
-    def due(self, looks: Mapping[Unit, float]) -> bool:
-        """Whether one of these readings of the clock is reached.
+    def wait(self, looks: Mapping[Unit, float]) -> None:
+        """Wait for one of these readings of the clock; those of updates are the core's."""
+        self._epoch_at = looks.get(Unit.EPOCHS, math.inf)
+        self._samples_at = looks.get(Unit.SAMPLES, math.inf)
+        self._tokens_at = looks.get(Unit.TOKENS, math.inf)
+        self._seconds_at = looks.get(Unit.SECONDS, math.inf)
+        self.waits, self._timed = bool(looks), Unit.SECONDS in looks
+        self.stand(self._began)
+
+    def due(self) -> bool:
+        """Whether one of the readings that are waited for is reached.
 
         Raises:
             MissingFact: As for :meth:`require`.
         """
-        if self._uncounted:
+        if self.uncounted:
             self.require(1)
+        return (
+            self._told + self._shift >= self._epoch_at
+            or self._samples >= self._samples_left
+            or self._tokens >= self._tokens_left
+            or (
+                self._timed
+                and self._began.seconds + self._elapsed(self._now(), 0) >= self._seconds_at
+            )
+        )
+
+    def reaches(
+        self,
+        looks: Mapping[Unit, float],
+        clock: Progress,
+        updates: int,
+        samples: int,
+        tokens: int,
+        epoch: Passes | None,
+    ) -> bool:
+        """Whether one more update may reach one of these readings; a little early does no harm.
+
+        Args:
+            looks: Readings of the clock, other than of updates.
+            clock: The clock at the last look.
+            updates: Updates since then, this one included.
+            samples: Samples of this one.
+            tokens: Tokens of this one.
+            epoch: Passes after it.
+        """
         for unit, at in looks.items():
-            match unit:
-                case Unit.EPOCHS:
-                    now = self._ahead
-                case Unit.SAMPLES:
-                    now = self._began.samples + self._samples
-                case Unit.TOKENS:
-                    now = self._began.tokens + self._tokens
-                case _:
-                    now = self._began.seconds + self._elapsed(self._now(), 0)
+            now: float
+            if unit is Unit.EPOCHS:
+                now = self._told + self._shift
+                if epoch is not None:
+                    given = epoch[0] / epoch[1] if isinstance(epoch, tuple) else float(epoch)
+                    now = given + self._shift
+            elif unit is Unit.SAMPLES:
+                now = clock.samples + self._samples + samples
+            elif unit is Unit.TOKENS:
+                now = clock.tokens + self._tokens + tokens
+            else:
+                now = clock.seconds + self._elapsed(self._now(), updates)
             if now >= at:
                 return True
         return False
@@ -243,19 +335,19 @@ class Meter:
         Raises:
             MissingFact: Something the graph reads is still at zero; it says how to give it.
         """
-        if not self._uncounted or not updates:
+        if not self.uncounted or not updates:
             return
         progress = self._began + self.since_look(updates)
         missing = sorted(
             fact
-            for fact in self._uncounted
+            for fact in self.uncounted
             if not (progress.flops if fact == "flops" else progress.of(Unit(fact)))
         )
         if missing:
             how = {"epochs": "epoch= (or loop over engine.epochs(loader))"}
             arguments = ", ".join(how.get(fact, f"{fact}=") for fact in missing)
             raise MissingFact(f"the graph reads {', '.join(missing)}; give step({arguments})")
-        self._uncounted = frozenset()
+        self.uncounted = frozenset()
 
     def restart(self) -> None:
         """Count from here on; what was counted since the last look is dropped."""
@@ -269,17 +361,20 @@ class Meter:
     def stand(self, clock: Progress) -> None:
         """The clock stands here at this look."""
         self._began = clock
+        self._samples_left = self._samples_at - clock.samples
+        self._tokens_left = self._tokens_at - clock.tokens
+        # Where the wall clock is waited for, it is looked at with every update.
+        self._told_at = -math.inf if self._timed else self._epoch_at - self._shift
 
     def align(self, clock: Progress) -> None:
         """The clock stands here; it may have gone back, and the host's reading not."""
-        self._began = clock
-        self._ahead = float(clock.epoch)
         self._told = float(self.reading)
-        self._shift = self._ahead - self._told
+        self._shift = float(clock.epoch) - self._told
+        self.stand(clock)
 
     def load(self, reading: Fraction) -> None:
         """Go on from a saved reading."""
-        self.reading, self.coming = reading, None
+        self._reading, self.coming = reading, None
         self.restart()
 
     def _now(self) -> float:
@@ -342,13 +437,30 @@ def _whole(name: str, count: object) -> int:
         ) from error
 
 
-def _exact(epoch: float) -> Fraction:
+def exact_passes(epoch: Passes) -> Fraction:
+    """Passes over the data as an exact number.
+
+    Raises:
+        ProgressError: They are no number of passes.
+    """
+    if isinstance(epoch, Fraction):
+        return epoch
     try:
+        if isinstance(epoch, tuple) and _is_pair(epoch):
+            return Fraction(*epoch)
         if isinstance(epoch, str):
             raise TypeError("text is not read as a number")
-        exact = Fraction(epoch).limit_denominator(10**9)
+        exact = Fraction(epoch).limit_denominator(10**9)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
         raise ProgressError(f"{epoch!r} is no number of passes over the data") from error
     if not 0 <= exact <= MOST:
         raise ProgressError(f"{float(exact):g} is no number of passes: it lies from 0 to {MOST:g}")
     return exact
+
+
+def _is_pair(pair: tuple[Any, ...]) -> bool:
+    """Whether it is batches, and of how many, in whole numbers."""
+    if len(pair) != 2:
+        return False
+    batches, size = pair
+    return type(batches) is int and type(size) is int and 0 <= batches <= MOST and size > 0

@@ -10,7 +10,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -18,6 +17,7 @@ from stagegraph.engine.core import Core
 from stagegraph.engine.editing import edit_saved, graph_of
 from stagegraph.engine.explain import Explanation
 from stagegraph.engine.follower import Follower
+from stagegraph.engine.meter import Passes
 from stagegraph.engine.metrics import as_number
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.ports import Actor, Reader, Record, Sink
@@ -55,6 +55,7 @@ from stagegraph.session.ranked import (
 from stagegraph.session.recording import Recording
 from stagegraph.session.saved import require_folder
 from stagegraph.session.saving import Files, Kept
+from stagegraph.session.tally import Tally
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -394,7 +395,7 @@ class Engine:
         samples: int = 0,
         tokens: int = 0,
         flops: int = 0,
-        epoch: Fraction | float | None = None,
+        epoch: Passes | None = None,
         **metrics: Any,
     ) -> None:
         """One optimizer update is over.
@@ -408,7 +409,8 @@ class Engine:
                 they are summed up.
             tokens: Training tokens in this update; likewise.
             flops: Floating-point operations of this update; likewise.
-            epoch: Passes over the data so far; :meth:`epochs` counts them itself.
+            epoch: Passes over the data so far, or a pair ``(batches, of)``: so many batches, of
+                which a pass has so many; :meth:`epochs` counts them itself.
             metrics: Values of declared metrics, measured with this update.
 
         Raises:
@@ -537,7 +539,7 @@ class Engine:
         return self._core.monitored
 
     def evaluation_follows(
-        self, *, samples: int = 0, tokens: int = 0, epoch: Fraction | float | None = None
+        self, *, samples: int = 0, tokens: int = 0, epoch: Passes | None = None
     ) -> bool:
         """Whether :attr:`wants_evaluation` will hold after the next :meth:`step`.
 
@@ -545,6 +547,10 @@ class Engine:
         nothing is counted.
         """
         return self._core.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
+
+    def tally(self) -> Tally:
+        """What counts the updates of a host that evaluates and saves before it tells of them."""
+        return Tally(self, self._core)
 
     def explain(self) -> list[Explanation]:
         """For each way out: its guard as a tree with the values it sees."""

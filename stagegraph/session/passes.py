@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any, Generic, Protocol, TypeVar
 
 from stagegraph.engine.core import Core
+from stagegraph.engine.meter import exact_passes
 from stagegraph.errors import ProgressError, SnapshotError
 
 __all__ = ["Count", "Epoch", "Position"]
@@ -150,6 +151,9 @@ class Epoch(Generic[T]):
         core.meter.counts("epochs")
         size = _length(self._loader)
         batches, number, start = position.enter(self.index, self._loader, core.meter.reading)
+        # Batches as a share of all passes: (first + number * each) / of.
+        first, of = start.numerator * size, start.denominator * size
+        each, meter = start.denominator, core.meter
         for batch in self._settled(batches):
             if core.done:
                 return
@@ -157,11 +161,10 @@ class Epoch(Generic[T]):
             drawn = position.drawn
             if drawn is not None:  # the loader counts its own passes, and may have gone back
                 self.index = drawn.epoch
-                meter = core.meter
-                before = meter.reading if meter.coming is None else meter.coming
+                before = meter.reading if meter.coming is None else exact_passes(meter.coming)
                 meter.coming = before + drawn.share
             elif size:
-                core.meter.coming = start + Fraction(min(number, size), size)
+                meter.coming = (first + min(number, size) * each, of)
             yield batch
         position.ended = True
         if not number:
@@ -170,7 +173,7 @@ class Epoch(Generic[T]):
                 "be read once only, give something that can be read again"
             )
         if not size:
-            core.meter.passed(start + 1)
+            meter.passed(start + 1)
 
     def _settled(self, batches: Iterator[T]) -> Iterator[T]:
         """The batches; before each, what still waits on this rank is decided on all."""

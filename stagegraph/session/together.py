@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from fractions import Fraction
 from itertools import zip_longest
 from typing import Any, Self
 
 from stagegraph.engine.commands import Message
 from stagegraph.engine.core import Core
+from stagegraph.engine.meter import Passes, exact_passes
 from stagegraph.engine.metrics import Unread, as_number, check_number
 from stagegraph.engine.ports import Reader
 from stagegraph.engine.ranks import Group, Reduce, Status, reduced
@@ -215,7 +215,7 @@ class Together:
         samples: int = 0,
         tokens: int = 0,
         flops: int = 0,
-        epoch: Fraction | float | None = None,
+        epoch: Passes | None = None,
         **metrics: Any,
     ) -> None:
         """As :meth:`Engine.step`: amounts are this rank's, and summed up over all."""
@@ -236,7 +236,7 @@ class Together:
             given = self._take(metrics)
             counts = core.meter.checked(samples, tokens, flops, 0.0)
             passed = core.meter.coming if epoch is None else epoch
-            passes = -1.0 if passed is None else float(passed)
+            passes = -1.0 if passed is None else float(exact_passes(passed))
         except Exception as error:  # noqa: BLE001 - all ranks must know before it is raised
             fault = error
         row = self._exchange(_Call.STEP, given, counts, passes, fault)

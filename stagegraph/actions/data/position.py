@@ -275,10 +275,12 @@ def _start_workers(loader: Any) -> None:
 
 def _generators(loader: Any) -> list[torch.Generator]:
     """The generators of its own that a loader draws its order from."""
-    sampler = getattr(loader, "sampler", None)
-    inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    of_batches = getattr(loader, "batch_sampler", None)
+    # Accelerate puts one around it that shares batches among processes.
+    within = getattr(of_batches, "batch_sampler", None)
+    samplers = (getattr(one, "sampler", None) for one in (loader, of_batches, within))
     found: dict[int, torch.Generator] = {}
-    for holder in (loader, sampler, inner):
+    for holder in (loader, *samplers):
         generator = getattr(holder, "generator", None)
         if isinstance(generator, torch.Generator):
             found[id(generator)] = generator

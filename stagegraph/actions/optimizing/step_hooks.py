@@ -84,6 +84,7 @@ class StepHooks:
         self._frame: FrameType | None = None
         self._depth = 0
         self._in_closure = False
+        self._begun = False
         self._applied: list[tuple[Group, str, Any, Any]] = []
         self._splits: list[Split] = []
         self._hosts: list[Applied] = []
@@ -106,6 +107,7 @@ class StepHooks:
 
     def changed(self) -> None:
         """Other factors from now on; a step under way goes on with them."""
+        self._begun = True
         self._classes.clear()
         if self._depth and self._running and not self._in_closure:
             self._restore()
@@ -121,6 +123,11 @@ class StepHooks:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if self._frame is not None:
             self.heal()
+        # Before the beginning, and in a closure, factors may come in force while a step runs.
+        elif self._begun and not (
+            self._depth or kwargs or self.rates.active or args[1:].count(None) < len(args) - 1
+        ):
+            return None
         if self._depth:
             self._depth += 1
             return None
@@ -129,6 +136,8 @@ class StepHooks:
         return self._with_closure(args, kwargs) if self.rates.active else None
 
     def _after(self, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        if not self._depth:
+            return
         self._depth -= 1
         if self._depth <= 0 or (self._frame is not None and _caller() is self._frame):
             self._leave()

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.optimizing.optimizers import innermost
 from stagegraph.actions.optimizing.updates import Updates
+from stagegraph.engine.meter import Passes
 from stagegraph.engine.simulate import runnable
 from stagegraph.engine.state import DAMAGE
 from stagegraph.engine.weakly import weakly
@@ -164,7 +164,7 @@ class AcceleratedEngine(Engine):
         samples: int = 0,
         tokens: int = 0,
         flops: int = 0,
-        epoch: Fraction | float | None = None,
+        epoch: Passes | None = None,
         **metrics: Any,
     ) -> None:
         """A micro-batch is over, and with it an update, if the optimizer has made one.

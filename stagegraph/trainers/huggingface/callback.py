@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from accelerate.utils import send_to_device
@@ -24,54 +22,14 @@ from stagegraph.engine.state import DAMAGE
 from stagegraph.errors import MetricError, RunFolderError, SnapshotError, StageGraphError
 from stagegraph.errors import UnsupportedError as Unsupported
 from stagegraph.graph.needs import needs
-from stagegraph.progress import read_fraction
 from stagegraph.runs.folder import RunFolder
 from stagegraph.schema.activities import Distill
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.engine import Engine
+from stagegraph.session.tally import Tally
 from stagegraph.trainers.huggingface.refusals import refuse
 
 __all__ = ["StagegraphCallback"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Update:
-    """An update that the optimizer has made and the engine has not been told of.
-
-    Attributes:
-        loss: Its training loss, the mean over its micro-batches.
-        samples: How many samples it took.
-        tokens: How many tokens.
-        epoch: Passes over the data after it.
-        asked: Whether the Trainer was asked for an evaluation after it.
-    """
-
-    loss: Any
-    samples: int
-    tokens: int
-    epoch: Fraction | None
-    asked: bool
-
-    def amounts(self) -> dict[str, Any]:
-        """As :meth:`Engine.step` takes it."""
-        return {
-            "loss": self.loss,
-            "samples": self.samples,
-            "tokens": self.tokens,
-            "epoch": self.epoch,
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON data; the loss is read from its device."""
-        loss = None if self.loss is None else as_number("loss", self.loss)
-        epoch = None if self.epoch is None else str(self.epoch)
-        return {**self.amounts(), "loss": loss, "epoch": epoch, "asked": self.asked}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> _Update:
-        """The inverse of :meth:`to_json`."""
-        epoch = None if data["epoch"] is None else read_fraction(data["epoch"])
-        return cls(data["loss"], data["samples"], data["tokens"], epoch, data["asked"])
 
 
 class StagegraphCallback(TrainerCallback):
@@ -92,6 +50,9 @@ class StagegraphCallback(TrainerCallback):
     Raises:
         GraphError: The graph has errors.
     """
+
+    tally: Tally
+    """What the Trainer's updates take; there is one as soon as there is an engine."""
 
     def __init__(
         self,
@@ -128,11 +89,7 @@ class StagegraphCallback(TrainerCallback):
         """Whether the last event was the end of a pass over the data."""
         self.asked_alone = False
         """Whether the evaluation after the last update is one that the graph alone wanted."""
-        self._loss: Any = None
-        self._samples = self._tokens = 0
         self._seen: int | None = None
-        self._update: _Update | None = None
-        self._metrics: dict[str, float] = {}
 
     @property
     def engine(self) -> Engine:
@@ -153,7 +110,7 @@ class StagegraphCallback(TrainerCallback):
     @property
     def owes_update(self) -> bool:
         """Whether an update was made that the engine has not been told of."""
-        return self._update is not None
+        return self._engine is not None and self.tally.owes
 
     # Called by the Trainer's mixin
 
@@ -193,21 +150,23 @@ class StagegraphCallback(TrainerCallback):
             checkpoints=None,
             seed=self._seed,
         )
+        self.tally = self._engine.tally()
         self._evaluate = trainer.evaluate
 
     def saw(self, inputs: Mapping[str, Any]) -> None:
         """A micro-batch is about to be learnt from."""
         first: Any = inputs.get("input_ids")
         if first is None:
-            first = next((one for one in inputs.values() if isinstance(one, Tensor)), None)
-        if first is not None:
-            self._samples += len(first)
-            if self._counts_tokens:
-                self._tokens += first.numel()
-
-    def learnt(self, loss: Tensor) -> None:
-        """A micro-batch has been learnt from; its loss is its share of the update's."""
-        self._loss = loss if self._loss is None else self._loss + loss
+            for one in inputs.values():
+                if isinstance(one, Tensor):
+                    first = one
+                    break
+            else:
+                return
+        tally = self.tally
+        tally.samples += first.shape[0] if type(first) is Tensor else len(first)
+        if self._counts_tokens:
+            tally.tokens += first.numel()
 
     def decide(self, control: Any) -> None:
         """The Trainer has logged, evaluated and saved after an update: decide its boundary.
@@ -216,35 +175,22 @@ class StagegraphCallback(TrainerCallback):
             ActionError: As :meth:`Engine.step`.
             MetricError: The Trainer's evaluation does not give what the graph wants evaluated.
         """
-        engine, update = self.engine, self._update
-        metrics: dict[str, Any] = dict(self._metrics)
-        if engine.done:
-            control.should_training_stop = True
+        tally = self.tally
+        if tally.asked:
+            self._require_evaluated(tally.metrics)
+        owed = tally.owes
+        if not tally.tell():
             return
-        if update is None:
-            if metrics:
-                self._metrics = {}
-                engine.observe(**metrics)
-        elif update.asked:
-            self._require_evaluated(metrics)
-            engine.step(**update.amounts())
-            self._update, self._metrics = None, {}
-            engine.observe(**metrics)
-        else:
-            engine.step(**update.amounts(), **metrics)
-            self._update, self._metrics = None, {}
-            if engine.wants_evaluation:  # by the clock on the wall, which nobody can foretell
-                self._evaluate()
-                self._require_evaluated(self._metrics)
-                metrics, self._metrics = dict(self._metrics), {}
-                engine.observe(**metrics)
-        if engine.done:
+        if owed and tally.wants_evaluation:  # by the clock on the wall, which nobody can foretell
+            self._evaluate()
+            self._require_evaluated(tally.metrics)
+            tally.observe()
+        if tally.done:
             control.should_training_stop = True
 
     def kept(self) -> dict[str, Any]:
         """What a checkpoint of the Trainer's must hold, in plain containers and tensors."""
-        update = None if self._update is None else self._update.to_json()
-        host = {"update": update, "metrics": dict(self._metrics), "tokens": self._seen}
+        host = {**self.tally.to_json(), "tokens": self._seen}
         return {"engine": self.engine.host_state(), "host": host}
 
     def take_up(self, kept: Any) -> None:
@@ -254,10 +200,10 @@ class StagegraphCallback(TrainerCallback):
             SnapshotError: It cannot be read, or is of another graph, model or seed.
         """
         try:
-            host, update = kept["host"], kept["host"]["update"]
+            host = kept["host"]
             self.engine.resume_from(kept["engine"])
-            self._update = None if update is None else _Update.from_json(update)
-            self._metrics, self._seen = dict(host["metrics"]), host["tokens"]
+            self.tally.load(host)
+            self._seen = host["tokens"]
             self.deaf = True
         except DAMAGE as error:
             raise SnapshotError(f"this checkpoint cannot be read: {error!r}") from error
@@ -295,24 +241,15 @@ class StagegraphCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An update is over: count it, and ask for an evaluation if the graph wants one."""
-        engine = self.engine
-        if engine.done:
-            return
-        epoch = None
-        if self.steps_in_epoch:
-            batches = round(state.epoch * self.steps_in_epoch)
-            epoch = Fraction(batches, self.steps_in_epoch)
-        samples, tokens = self._samples, self._tokens
+        tally = self.tally
+        tokens, size = None, self.steps_in_epoch
+        batches = round(state.epoch * size) if size else 0
         if args.include_num_input_tokens_seen != "no":  # as the host counts them
             tokens = state.num_input_tokens_seen - (self._seen or 0)
             self._seen = state.num_input_tokens_seen
-        asked = engine.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
-        self._update = _Update(self._loss, samples, tokens, epoch, asked)
-        self._loss, self._samples, self._tokens = None, 0, 0
         self.pass_ended, self.asked_alone = False, False
-        if asked and not (
-            epoch is not None and epoch.denominator == 1 and _at_its_end(args, state)
-        ):
+        follows = tally.updated(passes=(batches, size) if size else None, tokens=tokens)
+        if follows and not (size and batches % size == 0 and _at_its_end(args, state)):
             self.asked_alone = not control.should_evaluate
             control.should_evaluate = True
 
@@ -332,16 +269,16 @@ class StagegraphCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Training is over, if only for now; the engine stays, for gates and reports."""
-        if self._update is not None:  # resumed where the Trainer had come to its own end
+        if self.owes_update:  # resumed where the Trainer had come to its own end
             self.decide(control)
         self.engine.finish()
 
     # Within
 
     def _take(self, told: Mapping[str, Any] | None) -> None:
-        if self._engine is not None and not (self.deaf or self._engine.done) and told:
+        if self._engine is not None and not (self.deaf or self.engine.done) and told:
             for name in self._declared & told.keys():
-                self._metrics[name] = as_number(name, told[name])
+                self.tally.metrics[name] = as_number(name, told[name])
 
     def _require_evaluated(self, metrics: Mapping[str, float]) -> None:
         for name, metric in self.graph.metrics.items():

@@ -51,6 +51,9 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         # Second, right after the Trainer's own: whoever else saves at an event sees the update.
         callbacks.remove(self._stages)
         callbacks.insert(min(1, len(callbacks)), self._stages)
+        # One call less at every micro-batch.
+        if not self._stages.distils and type(self).compute_loss is StagedTrainerMixin.compute_loss:
+            self.compute_loss = super().compute_loss  # type: ignore[method-assign]
         self._saves_late = False
         self._random: RandomState | None = None
 
@@ -86,7 +89,8 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         """As the Trainer's own; the engine hears of the batch and its loss."""
         self._stages.saw(inputs)
         loss = super().training_step(model, inputs, *args, **kwargs)
-        self._stages.learnt(loss)
+        tally = self._stages.tally
+        tally.loss = loss if tally.loss is None else tally.loss + loss
         return loss
 
     def compute_loss(
@@ -141,8 +145,11 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Called after each update, and again after each pass, which may evaluate too."""
-        last_of_pass = float(self.state.epoch).is_integer() and not self._stages.pass_ended
-        if last_of_pass and self._evaluates_each_pass:
+        if (
+            float(self.state.epoch).is_integer()
+            and not self._stages.pass_ended
+            and self._evaluates_each_pass
+        ):
             # What this pass's evaluation finds belongs to this boundary, and into its checkpoint.
             self._saves_late, self.control.should_save = self.control.should_save, False
             super()._maybe_log_save_evaluate(*args, **kwargs)

@@ -1,0 +1,73 @@
+"""The plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+import stagegraph as sg
+from benchmarks.trainers.task import BATCH, EVERY, LR, Net, graph, held_out, loader
+from benchmarks.trainers.turns import Turn
+
+
+class Nothing:
+    """A callback that does nothing, called with all that a callback may want."""
+
+    def on_step(self, *, step: int, model: Any, optimizer: Any, loss: Any) -> None:
+        pass
+
+
+def train(variant: str, updates: int, turn: Turn) -> None:
+    """Train without stagegraph, with a callback that does nothing, or with an engine."""
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
+    batches = loader(turn)
+    if variant == "stagegraph":
+        _staged(model, optimizer, batches, updates)
+        return
+    callbacks = [Nothing()] if variant == "no-op" else []
+    for step, batch in enumerate(_passes(batches), 1):
+        loss = _learn(model, optimizer, batch)
+        for callback in callbacks:
+            callback.on_step(step=step, model=model, optimizer=optimizer, loss=loss)
+        if step % EVERY == 0:
+            _evaluate(model)
+        if step == updates:
+            return
+
+
+def _staged(model: Net, optimizer: Any, batches: Any, updates: int) -> None:
+    step = 0
+    with sg.Engine(graph(), model=model, optimizer=optimizer) as engine:
+        for epoch in engine.epochs(batches):
+            for batch in epoch:
+                loss = _learn(model, optimizer, batch)
+                step += 1
+                engine.step(loss=loss, samples=BATCH)
+                if engine.wants_evaluation:
+                    engine.observe(val_loss=_evaluate(model))
+                if step == updates:
+                    return
+
+
+def _learn(model: Net, optimizer: Any, batch: dict[str, Any]) -> torch.Tensor:
+    loss = model(**batch)["loss"]
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss
+
+
+def _passes(batches: Iterable[Any]) -> Iterator[Any]:
+    while True:
+        yield from batches
+
+
+@torch.no_grad()
+def _evaluate(model: Net) -> float:
+    model.eval()
+    losses = [float(model(**batch)["loss"]) for batch in held_out()]
+    model.train()
+    return sum(losses) / len(losses)
