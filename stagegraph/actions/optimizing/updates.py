@@ -21,12 +21,13 @@ class Updates:
     """
 
     def __init__(self, optimizers: Iterable[Optimizer]) -> None:
-        self._made = False
+        self.made = False
+        """Whether one of them has stepped since :meth:`take`."""
         self._handles = [one.register_step_post_hook(self._after) for one in optimizers]
 
     def take(self) -> bool:
         """Whether one of them has stepped since this was last asked."""
-        made, self._made = self._made, False
+        made, self.made = self.made, False
         return made
 
     def close(self) -> None:
@@ -37,4 +38,4 @@ class Updates:
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
         found = vars(optimizer).get("found_inf")
         # Reading it waits for the device, as the scaler itself does for every other optimizer.
-        self._made = self._made or found is None or not bool(found)
+        self.made = self.made or found is None or not bool(found)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -24,54 +23,15 @@ from stagegraph.engine.state import DAMAGE
 from stagegraph.errors import MetricError, RunFolderError, SnapshotError, StageGraphError
 from stagegraph.errors import UnsupportedError as Unsupported
 from stagegraph.graph.needs import needs
-from stagegraph.progress import read_fraction
 from stagegraph.runs.folder import RunFolder
 from stagegraph.schema.activities import Distill
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.engine import Engine
+from stagegraph.trainers.figures import figures
 from stagegraph.trainers.huggingface.refusals import refuse
+from stagegraph.trainers.update import Update
 
 __all__ = ["StagegraphCallback"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Update:
-    """An update that the optimizer has made and the engine has not been told of.
-
-    Attributes:
-        loss: Its training loss, the mean over its micro-batches.
-        samples: How many samples it took.
-        tokens: How many tokens.
-        epoch: Passes over the data after it.
-        asked: Whether the Trainer was asked for an evaluation after it.
-    """
-
-    loss: Any
-    samples: int
-    tokens: int
-    epoch: Fraction | None
-    asked: bool
-
-    def amounts(self) -> dict[str, Any]:
-        """As :meth:`Engine.step` takes it."""
-        return {
-            "loss": self.loss,
-            "samples": self.samples,
-            "tokens": self.tokens,
-            "epoch": self.epoch,
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON data; the loss is read from its device."""
-        loss = None if self.loss is None else as_number("loss", self.loss)
-        epoch = None if self.epoch is None else str(self.epoch)
-        return {**self.amounts(), "loss": loss, "epoch": epoch, "asked": self.asked}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> _Update:
-        """The inverse of :meth:`to_json`."""
-        epoch = None if data["epoch"] is None else read_fraction(data["epoch"])
-        return cls(data["loss"], data["samples"], data["tokens"], epoch, data["asked"])
 
 
 class StagegraphCallback(TrainerCallback):
@@ -131,7 +91,7 @@ class StagegraphCallback(TrainerCallback):
         self._loss: Any = None
         self._samples = self._tokens = 0
         self._seen: int | None = None
-        self._update: _Update | None = None
+        self._update: Update | None = None
         self._metrics: dict[str, float] = {}
 
     @property
@@ -256,7 +216,7 @@ class StagegraphCallback(TrainerCallback):
         try:
             host, update = kept["host"], kept["host"]["update"]
             self.engine.resume_from(kept["engine"])
-            self._update = None if update is None else _Update.from_json(update)
+            self._update = None if update is None else Update.from_json(update)
             self._metrics, self._seen = dict(host["metrics"]), host["tokens"]
             self.deaf = True
         except DAMAGE as error:
@@ -264,20 +224,7 @@ class StagegraphCallback(TrainerCallback):
 
     def figures(self) -> dict[str, float]:
         """What to log besides: stages by number, alphas, LR factors, parameters."""
-        engine = self.engine
-        shown: dict[str, float] = {}
-        for region, name in engine.stages.items():
-            stages = self._compiled.by_name[region].stages.values()
-            number = next((n for n, stage in enumerate(stages) if stage.name == name), -1)
-            shown[f"stagegraph/stage/{region}"] = number
-        if engine.params is not None:
-            shown["stagegraph/params"] = engine.params
-        shown |= {f"stagegraph/alpha/{cohort}": alpha for cohort, alpha in engine.alphas.items()}
-        rates = zip(engine.learning_rates, self._optimizer.param_groups, strict=True)
-        for index, (rate, group) in enumerate(rates):
-            own = float(group["lr"])
-            shown[f"stagegraph/lr_factor/{index}"] = rate / own if own else 1.0
-        return shown
+        return figures(self.engine, self._compiled, self._optimizer.param_groups)
 
     # Events
 
@@ -307,7 +254,7 @@ class StagegraphCallback(TrainerCallback):
             tokens = state.num_input_tokens_seen - (self._seen or 0)
             self._seen = state.num_input_tokens_seen
         asked = engine.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
-        self._update = _Update(self._loss, samples, tokens, epoch, asked)
+        self._update = Update(self._loss, samples, tokens, epoch, asked)
         self._loss, self._samples, self._tokens = None, 0, 0
         self.pass_ended, self.asked_alone = False, False
         if asked and not (
