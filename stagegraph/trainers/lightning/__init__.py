@@ -1,8 +1,8 @@
 """Lightning: run a stage graph in ``lightning.pytorch.Trainer``.
 
-One callback is all: it makes the Trainer's strategy load a checkpoint after model and optimizers are
-there, and rebuilds the model's structure before its weights are loaded. The LightningModule stays
-as it is, with automatic or manual optimization.
+One callback is all: it makes the Trainer's strategy load a checkpoint after model and optimizers
+are there, and rebuilds the model's structure before its weights are loaded. The LightningModule
+stays as it is, with automatic or manual optimization.
 
 Example::
 

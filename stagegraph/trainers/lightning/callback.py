@@ -64,7 +64,7 @@ class StagegraphCallback(Callback):
         GraphError: The graph has errors.
     """
 
-    def __init__(  # noqa: PLR0913 - all that a run must know of, named once
+    def __init__(
         self,
         graph: StageGraph,
         *,
@@ -234,12 +234,8 @@ class StagegraphCallback(Callback):
             engine.start()
             loops.stand_at_end(trainer, self._place)
             RandomState.unpack(resumed["random"]).restore()
-            loops.go_on(
-                trainer,
-                self._place,
-                metrics=resumed["monitored"],
-                validates=resumed["validates"],
-            )
+            self._heard |= loops.remember(trainer, resumed["monitored"])  # told of before
+            loops.go_on(trainer, self._place, validates=resumed["validates"])
         self._steps = trainer.global_step
         self._place = Place.START
         if engine.done and self._update is None:
@@ -329,8 +325,8 @@ class StagegraphCallback(Callback):
             return
         if loss is None and self._reads_loss:
             raise MetricError(
-                "the graph reads 'loss', and training_step returns none; let it return the loss, or "
-                "{'loss': loss}"
+                "the graph reads 'loss', and training_step returns none; let it return the loss, "
+                "or {'loss': loss}"
             )
         epoch = passes(trainer)
         engine = self.engine

@@ -63,7 +63,7 @@ class Counter:
             self._losses += 1
 
     def take(self) -> tuple[Tensor | None, int, int, bool]:
-        """Mean loss, samples, tokens, and whether there was any loss; the next begins at nothing."""
+        """Mean loss, samples, tokens, and whether there was any loss; then begin at nothing."""
         loss = self._loss if self._loss is None or self._losses == 1 else self._loss / self._losses
         taken = (loss, self._samples, self._tokens, self._losses > 0)
         self._loss = None
@@ -100,7 +100,7 @@ def _first_of(several: Sequence[Any]) -> Tensor | None:
 
 
 def passes(trainer: Trainer) -> Fraction:
-    """Passes over the data so far, the batch in hand included; whole ones where it has no length."""
+    """Passes over the data, the batch in hand included; whole ones where it has no length."""
     loop = trainer.fit_loop.epoch_loop
     length, progress = trainer.num_training_batches, loop.batch_progress
     if isinstance(length, int):

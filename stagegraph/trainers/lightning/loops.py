@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -25,9 +26,10 @@ __all__ = [
     "inexact",
     "known_metrics",
     "logged_steps",
-    "metrics_to_keep",
     "mend_saved",
+    "metrics_to_keep",
     "missing",
+    "remember",
     "rest_after_pass",
     "stand_at_end",
     "validate",
@@ -175,8 +177,8 @@ def _of_loaders(trainer: Trainer) -> Iterator[str]:
             )
     if fetcher.length is None:
         yield (
-            "it was saved inside of a pass over data without a length, of which Lightning fetches a "
-            "batch ahead and forgets it"
+            "it was saved inside of a pass over data without a length, of which Lightning fetches "
+            "a batch ahead and forgets it"
         )
 
 
@@ -187,8 +189,8 @@ def _pass_is_over(trainer: Trainer) -> bool:
 def mend_saved(checkpoint: dict[str, Any], place: Place) -> None:
     """Let a checkpoint that is saved in ``on_train_batch_end`` say that the batch is over.
 
-    Lightning counts it after that event; a run that is resumed from the last batch of a pass goes on
-    in the next pass without the end of this one, and counts one pass too many.
+    Lightning counts it after that event; a run that is resumed from the last batch of a pass goes
+    on in the next pass without the end of this one, and counts one pass too many.
     """
     if place is not Place.BATCH:
         return
@@ -201,7 +203,7 @@ def mend_saved(checkpoint: dict[str, Any], place: Place) -> None:
 
 
 def rest_after_pass(trainer: Trainer) -> None:
-    """The checkpoint was saved when a pass over the data was over: its end is not gone through twice.
+    """The checkpoint was saved when a pass was over: its end is not gone through twice.
 
     Lightning does so where the Trainer counts steps; it is told that it stands between two passes.
     """
@@ -216,20 +218,22 @@ def _loops(loop: Any) -> Iterator[Any]:
             yield from _loops(one)
 
 
-def go_on(
-    trainer: Trainer, place: Place, *, metrics: Mapping[str, float], validates: bool
-) -> None:
+def remember(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str, Tensor]:
+    """Let the Trainer know again what :func:`metrics_to_keep` gave."""
+    known = {name: torch.tensor(value) for name, value in metrics.items()}
+    trainer._logger_connector._callback_metrics.update(known)  # noqa: SLF001
+    return known
+
+
+def go_on(trainer: Trainer, place: Place, *, validates: bool) -> None:
     """Do what was still to come between the checkpoint and the next batch.
 
     Args:
         trainer: The Trainer, all of whose callbacks know that training begins.
         place: Where the checkpoint was saved.
-        metrics: What :func:`metrics_to_keep` gave.
         validates: Whether a validation was to come.
     """
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    known = trainer._logger_connector._callback_metrics  # noqa: SLF001
-    known |= {name: Tensor([value]).squeeze() for name, value in metrics.items()}
     if place in (Place.BATCH, Place.VALIDATED):
         if validates:
             validate(trainer)

@@ -16,12 +16,13 @@ from stagegraph.trainers.lightning.loops import missing
 
 __all__ = ["averaging", "refuse", "refuse_made"]
 
+_SHARDS = "shards parameters once, and ranks would differ after a change without an error"
+
 _STRATEGIES = {
-    "deepspeed": "partitions parameters and moments once, and does not see a change of structure or "
-    "of what is trained",
-    "fsdp": "shards parameters once, and ranks would differ after a change without an error",
-    "modelparallel": "shards parameters once, and ranks would differ after a change without an "
-    "error",
+    "deepspeed": "partitions parameters and moments once, and does not see a change of structure "
+    "or of what is trained",
+    "fsdp": _SHARDS,
+    "modelparallel": _SHARDS,
     "xla": "compiles the whole step for one structure",
 }
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import random
-import warnings
 
 import lightning.pytorch as pl
 import numpy as np
@@ -254,14 +253,10 @@ def differences(whole, resumed):
 
 def fit(module, ours, callbacks=(), *, train=None, val=True, resume=None, **given):
     """A Trainer that has fitted."""
-    with warnings.catch_warnings():
-        for text in (".*does not have many workers", ".*smaller than the logging interval",
-                     "You're resuming from a checkpoint that ended", ".*have an on-exception",
-                     "Checkpoint directory .* exists", ".*Using ModelCheckpoint with manual"):  # fmt: skip
-            warnings.filterwarnings("ignore", text)
-        made = trainer([ours, *callbacks], **given)
-        made.fit(module, train or loader(), held_out() if val is True else val or None,
-                 ckpt_path=resume)  # fmt: skip
+    made = trainer([ours, *callbacks], **given)
+    made.fit(
+        module, train or loader(), held_out() if val is True else val or None, ckpt_path=resume
+    )
     return made
 
 
