@@ -35,6 +35,7 @@ def train(*, steps: int = 360, seed: int = 0) -> float:
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
+        enable_model_summary=False,
     )
     trainer.fit(module, loader, held_out_loader)
 

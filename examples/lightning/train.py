@@ -47,6 +47,7 @@ def train(
         logger=False,
         callbacks=[stages, saves],
         enable_progress_bar=False,
+        enable_model_summary=False,
     )
     trainer.fit(module, loader, held_out_loader, ckpt_path="last" if resume else None)
 

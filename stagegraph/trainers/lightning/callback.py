@@ -93,7 +93,7 @@ class StagegraphCallback(Callback):
         self._place = Place.START
         self._steps = 0
         self._update: Update | None = None
-        self._metrics: dict[str, float] = {}
+        self._metrics: dict[str, Any] = {}
         self._heard: dict[str, Tensor] = {}
         self._resumed: Mapping[str, Any] | None = None
         self._used = self._warned = False
@@ -213,8 +213,8 @@ class StagegraphCallback(Callback):
 
     def loops_loaded(self) -> None:
         """The Trainer's loops stand where the checkpoint was saved."""
-        if self._resumed is not None and self._place is Place.PASS:
-            loops.rest_after_pass(self._trainer_now)
+        if self._resumed is not None:
+            loops.rest_after_pass(self._trainer_now, self._place)
 
     def begin(self) -> None:
         """Training begins or goes on; the initial stages are entered, unless it was in others.
@@ -247,14 +247,14 @@ class StagegraphCallback(Callback):
             return
         trainer = self._trainer_now
         self._hear(trainer.callback_metrics)
-        reasons = loops.inexact(trainer, self._place, accumulating=self._counter.batches > 0)
+        reasons = [] if self._engine.done else self._reasons(trainer)
         self._warn(reasons)
         update = None if self._update is None else self._update.to_json()
         checkpoint[KEY] = {
             "engine": self._engine.host_state(),
             "host": {
                 "update": update,
-                "metrics": dict(self._metrics),
+                "metrics": {k: as_number(k, value) for k, value in self._metrics.items()},
                 "monitored": loops.metrics_to_keep(trainer),
                 "place": str(self._place),
                 "validates": self._place is Place.BATCH and loops.validation_follows(trainer),
@@ -263,6 +263,9 @@ class StagegraphCallback(Callback):
             },
         }
         loops.mend_saved(checkpoint, self._place)
+
+    def _reasons(self, trainer: Trainer) -> list[str]:
+        return loops.inexact(trainer, self._place, accumulating=self._counter.batches > 0)
 
     def _warn(self, reasons: list[str]) -> None:
         if reasons and self.exact and not self._warned:
@@ -382,7 +385,7 @@ class StagegraphCallback(Callback):
         engine, update = self.engine, self._update
         assert update is not None
         self._hear(loops.known_metrics(trainer))
-        metrics: dict[str, Any] = self._metrics
+        metrics = self._metrics
         if update.asked:
             self._require_evaluated(metrics)
         self._update, self._metrics = None, {}
@@ -400,13 +403,13 @@ class StagegraphCallback(Callback):
 
     def _hear(self, known: Mapping[str, Any]) -> None:
         """Take the declared metrics that were logged anew: Lightning keeps old ones for ever."""
-        for name in self._declared & known.keys():
-            value, before = known[name], self._heard.get(name)
-            if before is None or before.data_ptr() != value.data_ptr():
+        for name in self._declared:
+            value, before = known.get(name), self._heard.get(name)
+            if value is not None and (before is None or before.data_ptr() != value.data_ptr()):
                 self._heard[name] = value  # kept, so that its memory is not given to another
-                self._metrics[name] = as_number(name, value)
+                self._metrics[name] = value  # stays on its device until a guard reads it
 
-    def _require_evaluated(self, metrics: Mapping[str, float]) -> None:
+    def _require_evaluated(self, metrics: Mapping[str, Any]) -> None:
         for name, metric in self.graph.metrics.items():
             if metric.every is None or name in self.engine.monitored:
                 continue

@@ -48,6 +48,7 @@ LEANED_ON = (
     "fit_loop.epoch_loop._should_accumulate",
     "fit_loop.epoch_loop._should_check_val_fx",
     "fit_loop.epoch_loop.batch_progress.current.ready",
+    "fit_loop.epoch_loop.batch_progress.is_last_batch",
     "fit_loop.epoch_loop.update_lr_schedulers",
     "fit_loop.epoch_loop.val_loop._has_run",
     "fit_loop.epoch_loop.val_loop.restarting",
@@ -159,8 +160,7 @@ def inexact(trainer: Trainer, place: Place, *, accumulating: bool) -> list[str]:
         found.append(f"it was saved {place}, whose other half is lost")
     if accumulating:
         found.append("it was saved between two micro-batches, and their gradients are not in it")
-    inside = place in (Place.BATCH, Place.VALIDATED) and not _pass_is_over(trainer)
-    if inside:
+    if place in (Place.BATCH, Place.VALIDATED, Place.PASS, Place.END) and not _pass_is_over(trainer):
         found += _of_loaders(trainer)
     return found
 
@@ -202,13 +202,21 @@ def mend_saved(checkpoint: dict[str, Any], place: Place) -> None:
 # Going on
 
 
-def rest_after_pass(trainer: Trainer) -> None:
-    """The checkpoint was saved when a pass was over: its end is not gone through twice.
+def rest_after_pass(trainer: Trainer, place: Place) -> None:
+    """A checkpoint behind a pass over the data is gone on from with the next one.
 
-    Lightning does so where the Trainer counts steps; it is told that it stands between two passes.
+    Where the Trainer counts steps, Lightning would go through the end of the pass again, or through
+    one without a batch. A pass that the end of training has broken off is gone on with, as itself.
     """
-    for loop in _loops(trainer.fit_loop):
-        loop._restarting = False  # noqa: SLF001
+    fit = trainer.fit_loop
+    if place not in (Place.PASS, Place.END):
+        return
+    if fit.epoch_loop.batch_progress.is_last_batch:
+        for loop in _loops(fit):
+            loop._restarting = False  # noqa: SLF001
+    elif fit.restarting:
+        for counts in (fit.epoch_progress.total, fit.epoch_progress.current):
+            counts.processed = counts.completed = counts.ready - 1  # type: ignore[attr-defined]
 
 
 def _loops(loop: Any) -> Iterator[Any]:

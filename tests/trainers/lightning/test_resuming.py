@@ -265,6 +265,26 @@ def test_a_plain_loader_is_refused_inside_of_a_pass_and_goes_on_behind_it(tmp_pa
         assert min(resumed.seen) == 7 and not small.differences(whole.seen, resumed.seen)
 
 
+LONGER = {"max_steps": 8}, {"max_epochs": 2}, {"max_epochs": 1, "accumulate_grad_batches": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("short", LONGER, ids=["inside of a pass", "passes", "a rest"])
+@pytest.mark.parametrize("place", ["pass", "end"])
+def test_a_run_that_ended_by_the_trainer_is_made_longer(tmp_path, short, place):
+    long = {**short, **({"max_steps": 30} if "max_steps" in short else {"max_epochs": 9})}
+    whole, ours, _ = life(None, **long)
+    ours.engine.close()
+    _, ours, _ = life(tmp_path, places=(place,), **short)
+    ours.engine.close()
+    resumed, ours, _ = life(None, resume=str(max(tmp_path.glob("*.ckpt"))), **long)
+    ours.engine.close()
+    if place == "end":  # the boundary behind the end was decided, and journalled as an end, before
+        assert ours.engine.done
+    wrong = small.differences(whole.seen, resumed.seen)
+    assert not wrong and min(resumed.seen) > 5
+
+
 def test_a_checkpoint_without_the_engine_is_refused(tmp_path):
     plain = small.trainer([], max_steps=2, enable_checkpointing=False)
     with pytest.warns(UserWarning, match="no `val_dataloader`"):
