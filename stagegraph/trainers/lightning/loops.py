@@ -141,7 +141,7 @@ class Validation:
         self._own = (trainer.val_check_batch, trainer.check_val_every_n_epoch)
         trainer.val_check_batch, trainer.check_val_every_n_epoch = 1, None
         if getattr(trainer, "_val_check_time_interval", None) is not None:
-            trainer._last_val_time = -math.inf  # noqa: SLF001
+            vars(trainer)["_last_val_time"] = -math.inf  # of Lightning 2.6
 
     def begun(self, trainer: Trainer) -> None:
         """It has begun: the Trainer is set as it was."""
@@ -160,7 +160,9 @@ def inexact(trainer: Trainer, place: Place, *, accumulating: bool) -> list[str]:
         found.append(f"it was saved {place}, whose other half is lost")
     if accumulating:
         found.append("it was saved between two micro-batches, and their gradients are not in it")
-    if place in (Place.BATCH, Place.VALIDATED, Place.PASS, Place.END) and not _pass_is_over(trainer):
+    if place in (Place.BATCH, Place.VALIDATED, Place.PASS, Place.END) and not _pass_is_over(
+        trainer
+    ):
         found += _of_loaders(trainer)
     return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from stagegraph.actions.randomness import seed_all
 from stagegraph.errors import SnapshotError
 from tests.trainers.lightning import small
 
@@ -18,16 +19,15 @@ def life(folder, *, resume=None, make=small.Module, text=small.GROWS, about=None
         given.pop("places", ("batch", "validated", "pass", "end")),
         given.pop("only", None),
     )
-    torch.manual_seed(0)
+    seed_all(0)
     module = make()
     data = given.pop("train", small.loader)()
     given |= {key: given[key]() for key in ("val", "plugins") if callable(given.get(key))}
     prints = small.Prints()
     ours = small.stages(text, **(about or {}))
     extra = [one() for one in given.pop("extra", ())]
-    torch.rand(3)  # a new process does not begin with the random numbers of another
     if resume is not None:
-        torch.rand(5)
+        seed_all(7)  # a new process does not begin with the random numbers of another
     saves = [small.Places(folder, places, only)] if folder is not None else []
     trainer = small.fit(module, ours, [*extra, prints, *saves], train=data, resume=resume, **given)
     return prints, ours, trainer

@@ -8,6 +8,7 @@ OF_THE_HOST = (
     "You're resuming from a checkpoint that ended",
     "You defined a `validation_step` but have no",
     "Be aware that when using `ckpt_path`, callbacks",
+    ".*sampler has shuffling enabled",
     "Checkpoint directory .* exists",
     "Using ModelCheckpoint with manual",
     ".*Consider setting `persistent_workers=True`",

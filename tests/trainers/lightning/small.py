@@ -195,6 +195,7 @@ def print_of(trainer, module):
         "stages": dict(engine.stages),
         "blocks": len(module.blocks),
         "pass": trainer.current_epoch,
+        "average": getattr(module, "average", None),
     }
 
 

@@ -78,7 +78,10 @@ def moves_of(folder):
 AT_8 = [(0, "main:small"), (8, "main:settle"), (11, "main:large"), (15, "main:done")]
 
 
-@pytest.mark.parametrize("given", [{}, {"max_epochs": 9}], ids=["steps", "passes"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "given", [{}, pytest.param({"max_epochs": 9}, marks=SLOW)], ids=["steps", "passes"]
+)
 def test_grows_on_a_plateau_of_a_validation_that_the_graph_asks_for(tmp_path, given):
     watch, ours = Watch(), small.stages(PLATEAU, run=tmp_path / "run")
     trainer = small.fit(Curved(), ours, [watch], **given)
@@ -119,6 +122,7 @@ def test_the_plain_loop_takes_the_same_stages_at_the_same_steps(tmp_path):
         assert plain.seen == AT_8
 
 
+@pytest.mark.slow
 def test_a_validation_of_the_hosts_own_is_seen_at_its_boundary(tmp_path):
     text = PLATEAU.replace(", every: 2 steps", "").replace("plateau(val, patience=4 steps)",
                                                            "val < 3.05")  # fmt: skip
@@ -137,8 +141,9 @@ class Passes(small.Module):
 
 @pytest.mark.parametrize(
     ("metric", "guard", "at"),
-    [("told", "told > 0", 12), ("train_loss_epoch", "train_loss_epoch < 100", 6),
-     ("train_loss_step", "train_loss_step < 100", 1)],
+    [("told", "told > 0", 12),
+     pytest.param("train_loss_epoch", "train_loss_epoch < 100", 6, marks=SLOW),
+     pytest.param("train_loss_step", "train_loss_step < 100", 1, marks=SLOW)],
 )  # fmt: skip
 def test_what_is_logged_over_a_pass_is_seen_at_its_end_and_once(tmp_path, metric, guard, at):
     text = LOSS.replace("{loss: {", f"{{{metric}: {{").replace("elapsed(4 steps)", guard)
@@ -177,7 +182,7 @@ class Observed(Callback):
         engine_of(trainer).step = listening
 
 
-@pytest.mark.parametrize("accumulate", [2, pytest.param(4, marks=SLOW)])
+@pytest.mark.parametrize("accumulate", [2, 4])
 def test_updates_count_and_not_batches(accumulate):
     ours, prints = small.stages(PLATEAU), small.Prints()
     trainer = small.fit(Curved(), ours, [prints], accumulate_grad_batches=accumulate)
@@ -188,6 +193,7 @@ def test_updates_count_and_not_batches(accumulate):
     ours.engine.close()
 
 
+@pytest.mark.slow
 def test_the_loss_of_an_update_is_the_mean_over_its_batches():
     told = []
 
@@ -252,6 +258,7 @@ def test_the_best_model_of_before_a_growth_is_loaded(tmp_path):
     ours.engine.close()
 
 
+@pytest.mark.slow
 def test_a_grown_checkpoint_is_tested_in_a_fresh_process(tmp_path):
     saves = small.Places(tmp_path, ("end",))
     ours, module = small.stages(), small.Module()
@@ -264,6 +271,7 @@ def test_a_grown_checkpoint_is_tested_in_a_fresh_process(tmp_path):
     assert found == [told] and len(fresh.blocks) == 3
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_the_run_and_what_waits_is_decided(tmp_path):
     ours = small.stages(PLATEAU, run=tmp_path / "run")
     stop = EarlyStopping("val_loss", patience=2, check_on_train_epoch_end=False)
@@ -274,6 +282,7 @@ def test_early_stopping_ends_the_run_and_what_waits_is_decided(tmp_path):
     assert not ours.engine.done
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_by_the_graph_ends_in_spite_of_least_steps():
     ours = small.stages()
     trainer = small.fit(small.Module(), ours, min_steps=25)
@@ -281,6 +290,7 @@ def test_a_run_that_ends_by_the_graph_ends_in_spite_of_least_steps():
     ours.engine.close()
 
 
+@pytest.mark.slow
 def test_an_update_in_which_nothing_is_learnt_is_none():
     class Skips(small.Module):
         def training_step(self, batch, batch_idx):
@@ -294,6 +304,7 @@ def test_an_update_in_which_nothing_is_learnt_is_none():
     ours.engine.close()
 
 
+@pytest.mark.slow
 def test_an_unknown_loss_fires_nothing():
     class Nan(small.Module):
         def validation_step(self, batch, batch_idx):
@@ -323,6 +334,7 @@ def test_a_growth_that_fails_leaves_all_as_it_was_and_names_itself(tmp_path, mon
     assert moves_of(tmp_path / "run") == [(0, "main:small")]
 
 
+@pytest.mark.slow
 def test_tokens_are_counted_of_integers_or_as_one_says():
     text = LOSS.replace("elapsed(4 steps)", "elapsed(80 tokens)")
     with pytest.raises(MissingFact, match=r"count=lambda batch: \(samples, tokens\)"):
@@ -347,6 +359,7 @@ def test_a_loss_that_manual_optimization_does_not_return_is_named():
         small.fit(Silent(), small.stages(LOSS), val=False)
 
 
+@pytest.mark.slow
 def test_distillation_is_told_by_the_module_and_asked_for():
     ours = small.stages(EVERYTHING)
     with pytest.raises(sg.StageGraphError, match="loss"):

@@ -205,6 +205,7 @@ def test_what_the_graph_asks_for_in_vain_is_refused_all_at_once_and_checked_with
     assert all(one.pointer for one in found)
 
 
+@pytest.mark.slow
 def test_knobs_can_be_read_in_a_module():
     text = small.GROWS.replace("next: warmup},\n", "next: warmup},\n", 1).replace(
         "over: 5 steps}]", "over: 5 steps}, {type: hyper, knob: noise, value: 0.5}]"
