@@ -36,7 +36,7 @@ def train(
     module = Digits(depth=1)
 
     stages = StagegraphCallback(graph, probe=(images[:8][0],), run=folder / "run", seed=seed)
-    saves = ModelCheckpoint(folder / "checkpoints", every_n_train_steps=30, save_top_k=1)
+    saves = ModelCheckpoint(folder / "checkpoints", every_n_train_steps=30, save_last=True)
     trainer = pl.Trainer(
         max_steps=steps,
         accelerator="auto",

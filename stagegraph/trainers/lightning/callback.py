@@ -234,6 +234,7 @@ class StagegraphCallback(Callback):
             engine.start()
             loops.stand_at_end(trainer, self._place)
             RandomState.unpack(resumed["random"]).restore()
+            loops.set_generators(trainer, resumed["generators"])
             self._heard |= loops.remember(trainer, resumed["monitored"])  # told of before
             loops.go_on(trainer, self._place, validates=resumed["validates"])
         self._steps = trainer.global_step
@@ -260,6 +261,7 @@ class StagegraphCallback(Callback):
                 "validates": self._place is Place.BATCH and loops.validation_follows(trainer),
                 "inexact": reasons,
                 "random": RandomState.capture().pack(),
+                "generators": loops.generators(trainer),
             },
         }
         loops.mend_saved(checkpoint, self._place)

@@ -10,7 +10,7 @@ private to Lightning is touched in this file alone; :data:`LEANED_ON` is checked
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "LEANED_ON",
     "Place",
     "Validation",
+    "generators",
     "go_on",
     "inexact",
     "known_metrics",
@@ -31,6 +32,7 @@ __all__ = [
     "missing",
     "remember",
     "rest_after_pass",
+    "set_generators",
     "stand_at_end",
     "validate",
     "validation_follows",
@@ -182,6 +184,25 @@ def _of_loaders(trainer: Trainer) -> Iterator[str]:
             "it was saved inside of a pass over data without a length, of which Lightning fetches "
             "a batch ahead and forgets it"
         )
+
+
+def generators(trainer: Trainer) -> list[Tensor | None]:
+    """The states of the generators that the user has given to the loaders."""
+    return [None if one is None else one.get_state() for one in _generators(trainer)]
+
+
+def set_generators(trainer: Trainer, states: Sequence[Tensor | None]) -> None:
+    """Take up what :func:`generators` gave: a loader's own state is of the middle of its drawing."""
+    for one, state in zip(_generators(trainer), states, strict=False):
+        if one is not None and state is not None:
+            one.set_state(state)
+
+
+def _generators(trainer: Trainer) -> Iterator[torch.Generator | None]:
+    fetcher = trainer.fit_loop._data_fetcher  # noqa: SLF001
+    for loader in () if fetcher is None else fetcher.combined_loader.flattened:
+        found = getattr(loader, "generator", None)
+        yield found if isinstance(found, torch.Generator) else None
 
 
 def _pass_is_over(trainer: Trainer) -> bool:

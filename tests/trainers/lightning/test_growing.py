@@ -78,7 +78,6 @@ def moves_of(folder):
 AT_8 = [(0, "main:small"), (8, "main:settle"), (11, "main:large"), (15, "main:done")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "given", [{}, pytest.param({"max_epochs": 9}, marks=SLOW)], ids=["steps", "passes"]
 )
@@ -182,6 +181,7 @@ class Observed(Callback):
         engine_of(trainer).step = listening
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_updates_count_and_not_batches(accumulate):
     ours, prints = small.stages(PLATEAU), small.Prints()
