@@ -192,7 +192,7 @@ def generators(trainer: Trainer) -> list[Tensor | None]:
 
 
 def set_generators(trainer: Trainer, states: Sequence[Tensor | None]) -> None:
-    """Take up what :func:`generators` gave: a loader's own state is of the middle of its drawing."""
+    """Take up what :func:`generators` gave, which a loader's own state does not have."""
     for one, state in zip(_generators(trainer), states, strict=False):
         if one is not None and state is not None:
             one.set_state(state)
