@@ -15,7 +15,8 @@ pytestmark = [
 
 def test_the_document_goes_with_this_host():
     found = sg.check(sg.load(train.GRAPH), trainer="lightning")
-    assert not [one for one in found if one.severity in ("error", "warning")], found
+    told = [one for one in found if one.severity in ("error", "warning") and not one.waived]
+    assert not told, told
 
 
 def moves_of(folder):
@@ -55,4 +56,4 @@ def interrupted():
 
 @pytest.mark.slow
 def test_the_plain_script_learns_too():
-    assert plain.train(steps=60) > 0.3
+    assert plain.train(steps=200) > 0.5
