@@ -561,6 +561,16 @@ class TorchActor:
         """Whether an optimizer's step may be none, because a gradient scaler skips it."""
         return self._updates is not None
 
+    @property
+    def made(self) -> bool:
+        """Whether an optimizer has really stepped, if a gradient scaler may skip; not asked of."""
+        return self._updates is None or self._updates.made
+
+    @made.setter
+    def made(self, made: bool) -> None:
+        if self._updates is not None:
+            self._updates.made = made
+
     def has_updated(self) -> bool:
         """Whether an optimizer has really stepped since this was last asked."""
         return self._updates is None or self._updates.take()

@@ -40,12 +40,14 @@ class Capabilities:
         title: What people call it.
         cannot: Each need that it cannot meet, with why, in words that follow "the NAME cannot".
         strategies: The strategies under which its adapter runs graphs; ``None``: any.
+        instead: What to do about a need, where it is not what it is for other trainers.
     """
 
     name: str
     title: str
     cannot: Mapping[Need, str] = field(default_factory=lambda: MappingProxyType({}))
     strategies: frozenset[str] | None = None
+    instead: Mapping[Need, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,22 @@ _HUGGINGFACE = Capabilities(
 
 _ACCELERATE = Capabilities("accelerate", "Accelerate")
 
+_LIGHTNING = Capabilities(
+    "lightning",
+    "Lightning Trainer",
+    MappingProxyType(
+        {
+            Need.STEER_DATA: "its loop fetches from loaders that it keeps to itself",
+            Need.REWIND_DATA: "its loop counts batches forward only",
+            Need.SAVE_MODELS: "its own checkpoints are the only ones of such a run",
+        }
+    ),
+    strategies=frozenset(),  # one process
+    instead=MappingProxyType({Need.SAVE_MODELS: "let ModelCheckpoint save, and leave it out"}),
+)
+
 TRAINERS: Mapping[str, Capabilities] = MappingProxyType(
-    {one.name: one for one in (_LOOP, _HUGGINGFACE, _ACCELERATE)}
+    {one.name: one for one in (_LOOP, _HUGGINGFACE, _LIGHTNING, _ACCELERATE)}
 )
 """Every trainer that there is an adapter for; one more is one more row."""
 
@@ -117,7 +133,7 @@ def lacks(graph: CompiledGraph, trainer: Capabilities) -> list[Lack]:
             place,
             pointer,
             f"{what} asks the {trainer.title} to {need}, which it cannot: {trainer.cannot[need]}",
-            remedy,
+            trainer.instead.get(need, remedy),
         )
         for need, place, pointer, what, remedy in _asked(graph)
         if need in trainer.cannot

@@ -669,7 +669,8 @@ class Engine:
         journal = self._record.journal if isinstance(self._record, Recording) else None
         mark = None if journal is None else journal.sync()
         taught = self._torch is not None and self._torch.taught
-        return Hosted(self.state_dict(), self.snapshots(), mark, taught).pack()
+        made = self._torch is not None and self._torch.made
+        return Hosted(self.state_dict(), self.snapshots(), mark, taught, made).pack()
 
     def resume_from(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`host_state` gave: a host's checkpoint is what counts.
@@ -694,7 +695,7 @@ class Engine:
             self._core.load_state_dict(kept.engine if found is None else found.engine or {})
             self.load_snapshots(kept.copies)
             if self._torch is not None:
-                self._torch.taught = kept.taught
+                self._torch.taught, self._torch.made = kept.taught, kept.made
             if record is not None and found is not None:
                 self._core.replay(found.outside)
                 record.taken_up(found)

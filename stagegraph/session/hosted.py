@@ -31,12 +31,15 @@ class Hosted:
         mark: Where the journal was; ``None`` for an engine without a folder.
         taught: Whether :meth:`Engine.loss` was called for an update that the engine has not been
             told of yet.
+        made: Whether an optimizer has really stepped for such an update, where a gradient scaler
+            may skip.
     """
 
     engine: Mapping[str, Any]
     copies: Mapping[str, Any]
     mark: Mark | None
     taught: bool = False
+    made: bool = False
 
     def pack(self) -> dict[str, Any]:
         """The same in plain containers and tensors."""
@@ -46,6 +49,7 @@ class Hosted:
             "copies": self.copies,
             "journal": None if self.mark is None else asdict(self.mark),
             "taught": self.taught,
+            "made": self.made,
         }
 
     @classmethod
@@ -65,6 +69,7 @@ class Hosted:
                 packed["copies"],
                 None if mark is None else Mark(**mark),
                 bool(packed["taught"]),
+                bool(packed.get("made", False)),
             )
         except DAMAGE as error:
             raise SnapshotError(f"this state of an engine cannot be read: {error!r}") from error

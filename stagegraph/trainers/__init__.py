@@ -1,4 +1,5 @@
 """Adapters for trainers: each translates between its host and an engine, none decides.
 
-Nothing is imported here: ``stagegraph.trainers.huggingface`` needs transformers, and says so.
+Nothing is imported here: ``stagegraph.trainers.huggingface`` needs transformers,
+``stagegraph.trainers.lightning`` lightning, and both say so.
 """

@@ -24,17 +24,12 @@ class Updates:
     """
 
     def __init__(self, optimizers: Iterable[Optimizer]) -> None:
-        self._made = self.idle = False
+        self.made = self.idle = False
         self._handles = [one.register_step_post_hook(self._after) for one in optimizers]
-
-    @property
-    def made(self) -> bool:
-        """Whether one of them has stepped since :meth:`take`."""
-        return self._made
 
     def take(self) -> bool:
         """Whether one of them has stepped since this was last asked."""
-        made, self._made, self.idle = self._made, False, False
+        made, self.made, self.idle = self.made, False, False
         return made
 
     def close(self) -> None:
@@ -46,4 +41,4 @@ class Updates:
         found = vars(optimizer).get("found_inf")
         # Reading it waits for the device, as the scaler itself does for every other optimizer.
         made = found is None or not bool(found)
-        self._made, self.idle = self._made or made, self.idle or not made
+        self.made, self.idle = self.made or made, self.idle or not made

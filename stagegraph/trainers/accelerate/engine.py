@@ -32,6 +32,7 @@ from stagegraph.trainers.accelerate.micro import Micro
 from stagegraph.trainers.accelerate.position import PreparedPosition
 from stagegraph.trainers.accelerate.precision import measured_on
 from stagegraph.trainers.accelerate.refusals import refuse
+from stagegraph.trainers.figures import figures
 
 __all__ = ["AcceleratedEngine"]
 
@@ -241,19 +242,8 @@ class AcceleratedEngine(Engine):
 
             accelerator.log({"loss": loss.item(), **engine.figures()}, step=engine.progress.step)
         """
-        shown: dict[str, float] = {}
-        for region, name in self.stages.items():
-            stages = self._core.graph.by_name[region].stages.values()
-            number = next((n for n, stage in enumerate(stages) if stage.name == name), -1)
-            shown[f"stagegraph/stage/{region}"] = number
-        if self.params is not None:
-            shown["stagegraph/params"] = self.params
-        shown |= {f"stagegraph/alpha/{cohort}": alpha for cohort, alpha in self.alphas.items()}
         groups = [group for one in self._optimizers for group in one.param_groups]
-        for index, (rate, group) in enumerate(zip(self.learning_rates, groups, strict=True)):
-            own = float(group["lr"])
-            shown[f"stagegraph/lr_factor/{index}"] = rate / own if own else 1.0
-        return shown
+        return figures(self, self._core.graph, groups)
 
     def close(self) -> None:
         """Take all hooks off model and accelerator; the engine moves no more."""

@@ -27,6 +27,7 @@ from stagegraph.schema.activities import Distill
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.engine import Engine
 from stagegraph.session.tally import Tally
+from stagegraph.trainers.figures import figures
 from stagegraph.trainers.huggingface.refusals import refuse
 
 __all__ = ["StagegraphCallback"]
@@ -210,20 +211,7 @@ class StagegraphCallback(TrainerCallback):
 
     def figures(self) -> dict[str, float]:
         """What to log besides: stages by number, alphas, LR factors, parameters."""
-        engine = self.engine
-        shown: dict[str, float] = {}
-        for region, name in engine.stages.items():
-            stages = self._compiled.by_name[region].stages.values()
-            number = next((n for n, stage in enumerate(stages) if stage.name == name), -1)
-            shown[f"stagegraph/stage/{region}"] = number
-        if engine.params is not None:
-            shown["stagegraph/params"] = engine.params
-        shown |= {f"stagegraph/alpha/{cohort}": alpha for cohort, alpha in engine.alphas.items()}
-        rates = zip(engine.learning_rates, self._optimizer.param_groups, strict=True)
-        for index, (rate, group) in enumerate(rates):
-            own = float(group["lr"])
-            shown[f"stagegraph/lr_factor/{index}"] = rate / own if own else 1.0
-        return shown
+        return figures(self.engine, self._compiled, self._optimizer.param_groups)
 
     # Events
 
