@@ -1,0 +1,107 @@
+"""Ranks for tests: processes of one gloo group that run function after function.
+
+To start them takes seconds, so they are started once. A function that raises on any rank, or hangs,
+ends them all; the next test gets new ones.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import time
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+TIMEOUT = 60.0
+"""Seconds for one function."""
+
+
+class RankFailed(AssertionError):
+    """What ranks said when they failed."""
+
+
+class Ranks:
+    """A group of processes.
+
+    Args:
+        size: How many.
+    """
+
+    def __init__(self, size):
+        self.size = size
+        self._processes, self._pipes, self._folder = [], [], None
+
+    def _start(self):
+        context = multiprocessing.get_context("spawn")
+        self._folder = tempfile.TemporaryDirectory()
+        address = (Path(self._folder.name) / "rendezvous").as_uri()
+        for rank in range(self.size):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there, address, rank, self.size))
+            process.daemon = True
+            process.start()
+            there.close()
+            self._processes.append(process)
+            self._pipes.append(here)
+
+    def run(self, function, *args):
+        """Call a function of a test module on every rank; what each returns, in order."""
+        if not self._processes:
+            self._start()
+        for pipe in self._pipes:
+            pipe.send((function, args))
+        answers = self._answers()
+        failed = [f"rank {rank}: {said}" for rank, (well, said) in enumerate(answers) if not well]
+        if failed:
+            self.close()
+            raise RankFailed("\n".join(failed))
+        return [said for _, said in answers]
+
+    def _answers(self):
+        until, answers = time.monotonic() + TIMEOUT, [None] * self.size
+        while None in answers:
+            for rank, pipe in enumerate(self._pipes):
+                if answers[rank] is None and pipe.poll(0.01):
+                    try:
+                        answers[rank] = pipe.recv()
+                    except EOFError:
+                        answers[rank] = (False, "died")
+            failed = any(one is not None and not one[0] for one in answers)
+            until = min(until, time.monotonic() + 2.0) if failed else until
+            if time.monotonic() > until:
+                return [one or (False, "hung") for one in answers]
+        return answers
+
+    def close(self):
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+        for pipe in self._pipes:
+            pipe.close()
+        self._processes, self._pipes = [], []
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+def _serve(pipe, address, rank, size):
+    import torch
+    from torch import distributed
+
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+    distributed.init_process_group(
+        "gloo", init_method=address, rank=rank, world_size=size, timeout=timedelta(seconds=TIMEOUT)
+    )
+    while True:
+        try:
+            function, args = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((True, function(*args)))
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))
