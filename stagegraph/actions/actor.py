@@ -39,7 +39,7 @@ from stagegraph.actions.pruning import prune
 from stagegraph.actions.randomness import RandomState
 from stagegraph.actions.rehearsal import rehearse
 from stagegraph.actions.returning import return_to
-from stagegraph.actions.sharding.units import reshard
+from stagegraph.actions.sharding.units import reshard, settle
 from stagegraph.actions.snapshots import take
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.structure import Structure
@@ -220,7 +220,7 @@ class TorchActor:
         return outcome
 
     def _structure_now(self) -> Structure:
-        reshard(self._standing.models)
+        settle(self._standing.models)
         return Structure.of(self._standing.model, self._standing.optimizers)
 
     def _refuse_foreign_change(self, boundary: Boundary) -> None:

@@ -28,6 +28,9 @@ class Block(nn.Module):
         self.gain = nn.Parameter(torch.ones(1))
         self.drop = nn.Dropout(dropout)
 
+    def reset_parameters(self):
+        nn.init.ones_(self.gain)
+
     def forward(self, x):
         h = self.ln1(x)
         x = x + self.drop(self.o(torch.softmax(self.q(h) @ h.transpose(-1, -2), -1) @ h))
@@ -137,6 +140,45 @@ def moments(model, optimizer):
 
 
 def furthest(one, other):
-    """The largest difference of two mappings of tensors, which must have the same keys."""
+    """The largest difference of two mappings of tensors, which must have the same keys.
+
+    Where a tensor has numbers above 1, such as sums of squares, it is a share of the largest.
+    """
     assert one.keys() == other.keys(), one.keys() ^ other.keys()
-    return max(float((one[k].double() - other[k].double()).abs().max()) for k in one)
+    return max(
+        float((one[k].double() - other[k].double()).abs().max())
+        / max(1.0, float(other[k].double().abs().max()))
+        for k in one
+    )
+
+
+def digest(model, optimizer):
+    """What a failed transaction must leave as it was on this rank, identities included."""
+    held = [
+        (
+            name,
+            id(module),
+            type(module),
+            module.training,
+            {key: id(value) for key, value in module._modules.items()},
+            {key: id(value) for key, value in module._parameters.items()},
+            {key: list(value) for key, value in vars(module).items() if key.endswith("hooks")},
+        )
+        for name, module in model.named_modules()
+    ]
+    parameters = [
+        (name, id(p), p.requires_grad, id(p.grad), p.to_local().tolist())
+        for name, p in model.named_parameters()
+    ]
+    groups = [
+        [(key, [id(p) for p in value] if key == "params" else value) for key, value in g.items()]
+        for g in optimizer.param_groups
+    ]
+    state = [
+        (
+            id(p),
+            {k: (id(v), getattr(v, "to_local", lambda v=v: v)().tolist()) for k, v in e.items()},
+        )
+        for p, e in optimizer.state.items()
+    ]
+    return held, parameters, groups, state, torch.get_rng_state().tolist()

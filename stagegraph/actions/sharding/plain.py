@@ -6,6 +6,7 @@ has nothing of FSDP's about it: no state, no hooks. All ranks must ask for it.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from torch import nn
 
 from stagegraph.actions.sharding.tensors import is_shard, whole
 
-__all__ = ["copied_as_plain"]
+__all__ = ["copied_as_plain", "shallow_copy"]
 
 _HOOKS = (
     "_state_dict_hooks",
@@ -60,6 +61,18 @@ def copied_as_plain(modules: Iterable[nn.Module], memo: dict[int, Any]) -> Itera
     finally:
         for module, kind in sharded:
             module.__class__ = kind
+
+
+def shallow_copy(owner: Any) -> Any:
+    """As ``copy.copy``, of a sharded module too: that would make the whole module anew."""
+    if "torch.distributed.fsdp._fully_shard" in sys.modules:
+        from torch.distributed.fsdp import FSDPModule
+
+        if isinstance(owner, FSDPModule):
+            new = object.__new__(type(owner))
+            vars(new).update(vars(owner))
+            return new
+    return copy.copy(owner)
 
 
 def _place(kind: Any) -> int:
