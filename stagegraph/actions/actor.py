@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -561,6 +562,35 @@ class TorchActor:
             return state["beside"]
         except (*DAMAGE, RuntimeError) as error:
             raise SnapshotError(f"this checkpoint cannot be taken up: {error!r}") from error
+
+    def save_sharded(self, folder: str | os.PathLike[str], beside: Any = None) -> None:
+        """Save all that training changes of a sharded model; all ranks must call this.
+
+        Args:
+            folder: A folder that all ranks see, and that holds no checkpoint yet.
+            beside: Containers and tensors of others, such as the data's position.
+
+        Raises:
+            SnapshotError: A rank could not write, or has something that cannot be kept; on every
+                rank, and there is no checkpoint then.
+        """
+        from stagegraph.actions.keeping.sharded import save_standing
+
+        self._standing.rates.heal()
+        save_standing(folder, self._standing, beside)
+
+    def load_sharded(self, folder: str | os.PathLike[str]) -> Any:
+        """The inverse, after :meth:`load_state_dict`; all ranks must call this.
+
+        Returns:
+            What was kept beside it.
+
+        Raises:
+            SnapshotError: It cannot be read, or is of another model.
+        """
+        from stagegraph.actions.keeping.sharded import load_standing
+
+        return load_standing(folder, self._standing)
 
     def close(self) -> None:
         """Remove all hooks and release what is frozen; the model is the user's alone again."""

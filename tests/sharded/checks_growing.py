@@ -144,12 +144,9 @@ def frozen_from_the_first_update():
     still = [name for name in before if torch.equal(before[name], now[name])]
     assert still == [name for name in before if name.startswith("blocks.0.")]
     actor.transact(boundary(2), accept)
-    seen = []
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            for group in module._get_fsdp_state()._fsdp_param_groups:
-                seen.append((group._orig_dtype, group._reduce_dtype))
-    assert set(seen) == {(torch.float32, torch.float32)}, seen
+    states = [m._get_fsdp_state() for m in model.modules() if isinstance(m, FSDPModule)]
+    groups = [group for state in states for group in state._fsdp_param_groups]
+    assert {(group._orig_dtype, group._reduce_dtype) for group in groups} == {(torch.float32,) * 2}
     train(model, optimizer, range(2, 4))
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
     after = weights(model)
@@ -255,41 +252,55 @@ def what_fails_is_undone(kind):
     with torch.no_grad():
         model(batch(0)[:, :-1])  # leaves the root whole
     model.reshard()
+    action, confirm, remove = FAILURES[kind](model)
     before = digest(model, optimizer)
-    action, confirm = deepen(add=1), accept
-    if kind == "vote":
-
-        def confirm(_outcome):
-            raise RuntimeError("another rank said no")
-
-    elif kind == "tolerance":
-        action = deepen(how="stack", add=1, tolerance=1e-9)
-    elif kind == "zero":
-        action = deepen(add=1, zero=["nothing"])
-    elif kind == "build":
-
-        def fail(_self, _memo):
-            raise TypeError("this cannot be copied")
-
-        model.blocks[1].drop.__class__ = type("Dropout", (nn.Dropout,), {"__deepcopy__": fail})
-        before = digest(model, optimizer)
-    elif kind == "forward":  # in the middle of a pass, with blocks gathered
-        handle = model.norm.register_forward_pre_hook(_fails_when_deep(model))
-        before = digest(model, optimizer)
     with pytest.raises((ActionError, RuntimeError)):
         actor.transact(boundary(3, deeds=[growth(action)]), confirm)
     assert digest(model, optimizer) == before
-    if kind == "forward":
-        handle.remove()
+    remove()
     knows_its_units(model)
     train(model, optimizer, range(3, 6))
     other, its, _ = made(sharded())
     train(other, its, range(6))
     assert furthest(weights(model), weights(other)) == 0.0
-    if kind in ("vote", "forward", "tolerance"):
+    if kind != "build":
         grow(actor, deepen(add=1))
         train(model, optimizer, range(6, 8))
         is_joined(model, optimizer)
+
+
+def nothing():
+    return None
+
+
+def _vote(_model):
+    def confirm(_outcome):
+        raise RuntimeError("another rank said no")
+
+    return deepen(add=1), confirm, nothing
+
+
+def _build(model):
+    def fail(_self, _memo):
+        raise TypeError("this cannot be copied")
+
+    model.blocks[1].drop.__class__ = type("Dropout", (nn.Dropout,), {"__deepcopy__": fail})
+    return deepen(add=1), accept, nothing
+
+
+def _forward(model):
+    """In the middle of a pass, with blocks gathered."""
+    handle = model.norm.register_forward_pre_hook(_fails_when_deep(model))
+    return deepen(add=1), accept, handle.remove
+
+
+FAILURES = {
+    "vote": _vote,
+    "tolerance": lambda _: (deepen(how="stack", add=1, tolerance=1e-9), accept, nothing),
+    "zero": lambda _: (deepen(add=1, zero=["nothing"]), accept, nothing),
+    "build": _build,
+    "forward": _forward,
+}
 
 
 def _fails_when_deep(model):

@@ -1,7 +1,7 @@
 """Ranks for tests: processes of one gloo group that run function after function.
 
-To start them takes seconds, so they are started once. A function that hangs, or raises on some ranks
-alone, ends them all; the next test gets new ones.
+To start them takes seconds, so they are started once. A function that hangs, or raises on some
+ranks alone, ends them all; the next test gets new ones.
 """
 
 from __future__ import annotations
@@ -104,5 +104,5 @@ def _serve(pipe, address, rank, size):
             return
         try:
             pipe.send((True, function(*args)))
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the test is told
             pipe.send((False, traceback.format_exc()))

@@ -17,8 +17,8 @@ def grad_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     r"""The Euclidean norm of all gradients together, :math:`\sqrt{\sum_p \lVert g_p \rVert^2}`.
 
     On the device of the first gradient; nothing is waited for. Parameters without a gradient, such
-    as frozen ones, add nothing. Of gradients that are sharded over ranks it is the norm of the whole;
-    all ranks must ask.
+    as frozen ones, add nothing. Of gradients that are sharded over ranks it is the norm of all
+    parts; all ranks must ask.
 
     Args:
         parameters: The parameters, of any shapes and devices.
