@@ -162,7 +162,7 @@ def _of_wrapping(model: nn.Module) -> list[str]:
     reasons: list[str] = []
     for name, module in model.named_modules():
         kind = type(module).__name__
-        if kind in ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel"):
+        if kind in ("DistributedDataParallel", "DataParallel"):
             reasons.append(
                 f"{name or 'the model'} is wrapped in {kind}, which would not see the change, and "
                 "ranks would differ without an error; give the model inside, and wrap it again "

@@ -17,6 +17,12 @@ from pathlib import Path
 TIMEOUT = 60.0
 """Seconds for one function."""
 
+START = 180.0
+"""Seconds to start them, on a machine that is busy."""
+
+GRACE = 10.0
+"""Seconds for the others, once one has failed."""
+
 
 class RankFailed(AssertionError):
     """What ranks said when they failed."""
@@ -45,6 +51,7 @@ class Ranks:
             there.close()
             self._processes.append(process)
             self._pipes.append(here)
+        self._answers(START)
 
     def run(self, function, *args):
         """Call a function of a test module on every rank; what each returns, in order."""
@@ -52,7 +59,7 @@ class Ranks:
             self._start()
         for pipe in self._pipes:
             pipe.send((function, args))
-        answers = self._answers()
+        answers = self._answers(TIMEOUT)
         failed = [f"rank {rank}: {said}" for rank, (well, said) in enumerate(answers) if not well]
         if failed:
             if len(failed) < self.size or any("hung" in said or "died" in said for said in failed):
@@ -60,8 +67,8 @@ class Ranks:
             raise RankFailed("\n".join(failed))
         return [said for _, said in answers]
 
-    def _answers(self):
-        until, answers = time.monotonic() + TIMEOUT, [None] * self.size
+    def _answers(self, seconds):
+        until, answers = time.monotonic() + seconds, [None] * self.size
         while None in answers:
             for rank, pipe in enumerate(self._pipes):
                 if answers[rank] is None and pipe.poll(0.01):
@@ -70,7 +77,7 @@ class Ranks:
                     except EOFError:
                         answers[rank] = (False, "died")
             failed = any(one is not None and not one[0] for one in answers)
-            until = min(until, time.monotonic() + 2.0) if failed else until
+            until = min(until, time.monotonic() + GRACE) if failed else until
             if time.monotonic() > until:
                 return [one or (False, "hung") for one in answers]
         return answers
@@ -95,8 +102,9 @@ def _serve(pipe, address, rank, size):
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     distributed.init_process_group(
-        "gloo", init_method=address, rank=rank, world_size=size, timeout=timedelta(seconds=TIMEOUT)
+        "gloo", init_method=address, rank=rank, world_size=size, timeout=timedelta(seconds=START)
     )
+    pipe.send((True, "ready"))
     while True:
         try:
             function, args = pipe.recv()

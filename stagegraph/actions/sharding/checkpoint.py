@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -288,7 +289,10 @@ class Opened:
         reader = PartReader(self.path, self._table, self._files)
         alone = rank_and_size()[1] == 1 and not distributed.is_initialized()
         try:
-            load(dict(shards), storage_reader=reader, no_dist=alone)
+            with warnings.catch_warnings():
+                if alone:  # which DCP warns of
+                    warnings.simplefilter("ignore", UserWarning)
+                load(dict(shards), storage_reader=reader, no_dist=alone)
         except (CheckpointException, SnapshotError) as error:
             raise SnapshotError(f"{self.path} cannot be read: {error}") from error
 

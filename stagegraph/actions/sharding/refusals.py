@@ -101,14 +101,19 @@ def _not_fsdp2(model: nn.Module, sharded: Sequence[str]) -> list[str]:
             "fully_shard (tensor parallelism), of which stagegraph knows nothing; use fully_shard "
             "(FSDP2) alone"
         ]
-    for state in states:
-        for group in state._fsdp_param_groups:
-            if any(one.is_dtensor for one in group.fsdp_params) or group.mesh_info.is_spmd_mesh:
-                fqn = next(n for n in sharded if owner_of(named[n], [state]) is not None)
-                return [
-                    f"{fqn} is under tensor parallelism and fully_shard at once, of which "
-                    "stagegraph knows nothing; use fully_shard (FSDP2) alone"
-                ]
+    groups = [group for state in states for group in state._fsdp_param_groups]
+    within = {
+        id(one.sharded_param)
+        for group in groups
+        for one in group.fsdp_params
+        if one.is_dtensor or group.mesh_info.is_spmd_mesh
+    }
+    also = [name for name in sharded if id(named[name]) in within]
+    if also:
+        return [
+            f"{also[0]} is under tensor parallelism and fully_shard at once, of which stagegraph "
+            "knows nothing; use fully_shard (FSDP2) alone"
+        ]
     missing = why_unknown()
     if missing is not None:
         return [
