@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 
 TIMEOUT = 60.0
-"""Seconds for one function."""
+"""Seconds for one function, if nothing else is said."""
 
 START = 180.0
 """Seconds to start them, on a machine that is busy."""
@@ -33,10 +33,11 @@ class Ranks:
 
     Args:
         size: How many.
+        timeout: Seconds for one function.
     """
 
-    def __init__(self, size):
-        self.size = size
+    def __init__(self, size, timeout=TIMEOUT):
+        self.size, self.timeout = size, timeout
         self._processes, self._pipes, self._folder = [], [], None
 
     def _start(self):
@@ -59,7 +60,7 @@ class Ranks:
             self._start()
         for pipe in self._pipes:
             pipe.send((function, args))
-        answers = self._answers(TIMEOUT)
+        answers = self._answers(self.timeout)
         failed = [f"rank {rank}: {said}" for rank, (well, said) in enumerate(answers) if not well]
         if failed:
             if len(failed) < self.size or any("hung" in said or "died" in said for said in failed):

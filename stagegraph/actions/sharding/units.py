@@ -13,12 +13,13 @@ this package, and :func:`why_unknown` says where a torch is another one than tho
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["is_sharded", "owner_of", "reshard", "settle", "units", "why_unknown"]
+__all__ = ["is_sharded", "owner_of", "reducing", "reshard", "settle", "units", "why_unknown"]
 
 _MODULE = "torch.distributed.fsdp._fully_shard"
 
@@ -76,6 +77,23 @@ def reshard(models: Iterable[nn.Module]) -> None:
         for state in units(model):
             for group in state._fsdp_param_groups:
                 group.reshard()
+
+
+@contextmanager
+def reducing(model: nn.Module) -> Iterator[None]:
+    """Gradients are summed over ranks within, though a script that accumulates may be against it.
+
+    What it has set (``set_requires_gradient_sync`` and its like) is in force again afterwards.
+    """
+    groups = [group for state in units(model) for group in state._fsdp_param_groups]
+    before = [(group, group.reduce_grads, group.all_reduce_grads) for group in groups]
+    try:
+        for group in groups:
+            group.reduce_grads = group.all_reduce_grads = True
+        yield
+    finally:
+        for group, scatters, sums in before:
+            group.reduce_grads, group.all_reduce_grads = scatters, sums
 
 
 def settle(models: Sequence[nn.Module], *, interrupted: bool = False) -> None:
