@@ -8,23 +8,13 @@ from torch.distributed.tensor import DTensor
 from stagegraph.errors import SnapshotError
 from tests.actions.models import (
     accept,
-    alpha_ramp,
     back_to,
     boundary,
     deepen,
-    freeze,
     growth,
     snapshot,
 )
-from tests.sharded.small import made, moments, sharded, train, weights
-
-HELD = (alpha_ramp(value=0.5), freeze("blocks.0"))
-
-
-def listed(model, optimizer):
-    """Weights and moments, whole, as they can be compared anywhere."""
-    both = {**weights(model), **moments(model, optimizer)}
-    return {name: tensor.tolist() for name, tensor in both.items()}
+from tests.sharded.small import HELD, listed, made, sharded, train
 
 
 def saved_in_mid_run(folder, dropout):

@@ -6,11 +6,13 @@ ranks alone, ends them all; the next test gets new ones.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import tempfile
 import time
 import traceback
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +24,25 @@ START = 180.0
 
 GRACE = 10.0
 """Seconds for the others, once one has failed."""
+
+
+class Checks:
+    """The functions of a module, to be called on ranks; it is imported there alone."""
+
+    def __init__(self, module):
+        self._module = module
+
+    def __getattr__(self, name):
+        return _Call(self._module, name)
+
+
+@dataclass(frozen=True)
+class _Call:
+    module: str
+    name: str
+
+    def __call__(self, *args):
+        return getattr(importlib.import_module(self.module), self.name)(*args)
 
 
 class RankFailed(AssertionError):

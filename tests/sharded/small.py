@@ -2,12 +2,10 @@
 
 import torch
 from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.optim import AdamW
 
 from stagegraph.actions import TorchActor
-from tests.actions.models import accept, boundary, growth
+from tests.actions.models import accept, alpha_ramp, boundary, freeze, growth
 
 D, WORDS = 6, 11
 SIZE = 4
@@ -56,6 +54,8 @@ class Model(nn.Module):
 
 
 def mesh():
+    from torch.distributed.device_mesh import init_device_mesh
+
     return init_device_mesh("cpu", (distributed.get_world_size(),))
 
 
@@ -65,6 +65,8 @@ def plain(num=2, seed=0, **more):
 
 
 def sharded(num=2, seed=0, model=None, root=True, each=True, dropout=0.0, **policy):
+    from torch.distributed.fsdp import fully_shard
+
     model = model or plain(num, seed, dropout=dropout)
     over = mesh()
     if each:
@@ -137,6 +139,15 @@ def moments(model, optimizer):
         for p, entry in optimizer.state.items()
         for key, value in entry.items()
     }
+
+
+def listed(model, optimizer):
+    """Weights and moments, whole, as they can be compared anywhere."""
+    both = {**weights(model), **moments(model, optimizer)}
+    return {name: tensor.tolist() for name, tensor in both.items()}
+
+
+HELD = (alpha_ramp(value=0.5), freeze("blocks.0"))
 
 
 def furthest(one, other):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.sharded import checks_growing as checks
+from tests.sharded.ranks import Checks
 
+checks = Checks("tests.sharded.checks_growing")
 CLOSE = 1e-6
 
 
@@ -15,7 +16,7 @@ def slow(*arguments):
     ("fields", "optimizer"),
     [
         ({"how": "identity"}, "adamw"),
-        ({"how": "stack", "state": "copy"}, "adamw"),
+        slow({"how": "stack", "state": "copy"}, "adamw"),
         slow({"how": "interleave", "state": "fill_v"}, "adamw"),
         slow({"how": "stack", "state": "copy"}, "sgd"),
         slow({"how": "stack", "state": "fresh"}, "adagrad"),
@@ -33,10 +34,12 @@ def test_blocks_that_stay_gathered_after_the_forward_pass_grow_too(two):
     assert max(found) <= CLOSE
 
 
+@pytest.mark.slow
 def test_it_grows_twice(two):
     assert max(two.run(checks.grown_twice_and_in_the_middle)) <= CLOSE
 
 
+@pytest.mark.slow
 def test_gates_factors_and_freezes_hold_as_in_one_process(two):
     assert max(two.run(checks.held_as_in_one_process)) <= CLOSE
 
@@ -66,16 +69,18 @@ def test_it_grows_without_a_root_and_without_units(two):
 
 
 @pytest.mark.parametrize(
-    "kind", ["vote", slow("tolerance"), slow("zero"), slow("build"), "forward"]
+    "kind", ["vote", slow("tolerance"), slow("zero"), slow("build"), slow("forward")]
 )
 def test_what_fails_is_undone(two, kind):
     two.run(checks.what_fails_is_undone, kind)
 
 
+@pytest.mark.slow
 def test_it_returns_to_before_a_growth(two):
     two.run(checks.returned_to_before_the_growth)
 
 
+@pytest.mark.slow
 def test_parameters_are_counted_whole_and_an_evaluation_changes_nothing(two):
     block = 6 * 4 + 36 + 42 + 35 + 36 + 1
     params = 2 * block + 11 * 6 + 12
@@ -88,6 +93,7 @@ def test_an_update_is_rehearsed_and_taken_back(two):
     two.run(checks.an_update_is_rehearsed)
 
 
+@pytest.mark.slow
 def test_who_steps_in_the_backward_pass_does_not_step_in_a_look(two):
     two.run(checks.who_steps_in_the_backward_pass_does_not_step_in_a_look)
 

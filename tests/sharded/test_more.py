@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.sharded import checks_more as checks
-from tests.sharded.ranks import Ranks
+from tests.sharded.ranks import Checks, Ranks
 
+checks = Checks("tests.sharded.checks_more")
 CLOSE = 1e-6
 
 pytestmark = pytest.mark.slow

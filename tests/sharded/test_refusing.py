@@ -8,9 +8,10 @@ from torch.optim import AdamW
 
 from stagegraph.actions.sharding.refusals import why_not_frozen, why_not_here
 from stagegraph.schema.actions import Deepen
-from tests.sharded import checks_refusing as checks
+from tests.sharded.ranks import Checks
 from tests.sharded.small import plain
 
+checks = Checks("tests.sharded.checks_refusing")
 DEEPEN = Deepen(type="deepen", stack="blocks", add=1)
 
 

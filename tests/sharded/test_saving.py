@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from tests.actions.models import accept, back_to, boundary
-from tests.sharded import checks_saving as checks
-from tests.sharded.small import everything, made, plain, train
+from tests.sharded.ranks import Checks
+from tests.sharded.small import HELD, everything, listed, made, plain, train
+
+checks = Checks("tests.sharded.checks_saving")
 
 
 def furthest(one, other):
@@ -32,12 +34,12 @@ def test_it_goes_on_in_one_process_that_shards_nothing(two, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "stagegraph"):
         actor.load_sharded(tmp_path / "kept")
     assert "was saved at 2 ranks, and here are 1" in caplog.text
-    actor.hold(checks.HELD, {"main:grow#1": 0.5})
+    actor.hold(HELD, {"main:grow#1": 0.5})
     train(model, optimizer, range(5, 9), part=everything)
-    assert furthest(checks.listed(model, optimizer), end) <= 1e-6
+    assert furthest(listed(model, optimizer), end) <= 1e-6
     actor.transact(boundary(9, restore=back_to()), accept)
     train(model, optimizer, range(3, 5), part=everything)
-    assert furthest(checks.listed(model, optimizer), returned) <= 1e-6
+    assert furthest(listed(model, optimizer), returned) <= 1e-6
 
 
 @pytest.mark.slow
@@ -51,6 +53,7 @@ def test_what_is_not_whole_or_not_alike_is_refused_on_all_ranks(two, tmp_path):
     two.run(checks.ranks_that_differ, tmp_path / "kept")
 
 
+@pytest.mark.slow
 def test_another_optimizer_is_refused(two, tmp_path):
     two.run(checks.another_optimizer_is_refused, tmp_path / "kept")
 
