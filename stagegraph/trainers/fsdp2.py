@@ -21,7 +21,6 @@ from stagegraph.actions.companions import Companions
 from stagegraph.actions.keeping.sharded import fork_by_rank
 from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.optimizing.optimizers import innermost
-from stagegraph.actions.parameters import uncompiled
 from stagegraph.actions.sharding.checkpoint import open_sharded, save_sharded
 from stagegraph.actions.sharding.units import reshard
 from stagegraph.actions.snapshots import Snapshot, restore, take
@@ -68,7 +67,7 @@ def save(
         SnapshotError: A rank could not write, or has something that cannot be kept; on every rank,
             and there is no checkpoint then.
     """
-    model, optimizers = uncompiled(model), _innermost(optimizer)
+    model, optimizers = _uncompiled(model), _innermost(optimizer)
     reshard([model])
     host = engine.host_state()
     now = take(
@@ -122,7 +121,7 @@ def load(
     Raises:
         SnapshotError: There is no whole checkpoint, or it is of another run.
     """
-    model, optimizers = uncompiled(model), _innermost(optimizer)
+    model, optimizers = _uncompiled(model), _innermost(optimizer)
     opened = open_sharded(folder)
     reshard([model])
     state = opened.read(model)
@@ -148,6 +147,13 @@ def load(
     if not opened.same_ranks:
         fork_by_rank()
     return beside
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The user's own model, out of ``torch.compile``."""
+    while (inner := model._modules.get("_orig_mod")) is not None:
+        model = inner
+    return model
 
 
 def _innermost(optimizer: Any) -> list[Optimizer]:

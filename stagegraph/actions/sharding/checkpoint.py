@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import warnings
@@ -264,6 +265,8 @@ class Opened:
         """Memory for a tensor, laid out as the model is here."""
         held = self._table[key]
         size, dtype = torch.Size(held["size"]), DTYPES[held["dtype"]]
+        if math.prod(size) * dtype.itemsize > sum(one["size"] for one in self._files.values()):
+            raise SnapshotError(f"{self.path} cannot be read: {key} is larger than all its files")
         if not meshes:
             return torch.empty(size, dtype=dtype)
         if len(how) not in meshes:
