@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ from stagegraph.actions.ranks.own import fork_own, own_file, pack_own, take_own,
 from stagegraph.actions.ranks.replicated import Replicated, replicated_in, why_not_followed
 from stagegraph.actions.rehearsal import rehearse
 from stagegraph.actions.returning import return_to
+from stagegraph.actions.sharding.units import reshard, settle
 from stagegraph.actions.snapshots import take
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.structure import Structure
@@ -235,6 +237,7 @@ class TorchActor:
 
     def _measure_facts(self) -> Facts:
         model = self._standing.model
+        reshard(self._standing.models)
         known: dict[str, int] = {}
         for stage, actions in self._growths.items():
             try:
@@ -320,6 +323,7 @@ class TorchActor:
         return closed or self._standing.has_heads
 
     def _structure_now(self) -> Structure:
+        settle(self._standing.models)
         return Structure.of(self._standing.model, self._standing.optimizers)
 
     def _refuse_foreign_change(self, boundary: Boundary) -> None:
@@ -684,6 +688,35 @@ class TorchActor:
             return state["beside"]
         except (*DAMAGE, RuntimeError) as error:
             raise SnapshotError(f"this checkpoint cannot be taken up: {error!r}") from error
+
+    def save_sharded(self, folder: str | os.PathLike[str], beside: Any = None) -> None:
+        """Save all that training changes of a sharded model; all ranks must call this.
+
+        Args:
+            folder: A folder that all ranks see, and that holds no checkpoint yet.
+            beside: Containers and tensors of others, such as the data's position.
+
+        Raises:
+            SnapshotError: A rank could not write, or has something that cannot be kept; on every
+                rank, and there is no checkpoint then.
+        """
+        from stagegraph.actions.keeping.sharded import save_standing
+
+        self._standing.rates.heal()
+        save_standing(folder, self._standing, beside)
+
+    def load_sharded(self, folder: str | os.PathLike[str]) -> Any:
+        """The inverse, after :meth:`load_state_dict`; all ranks must call this.
+
+        Returns:
+            What was kept beside it.
+
+        Raises:
+            SnapshotError: It cannot be read, or is of another model.
+        """
+        from stagegraph.actions.keeping.sharded import load_standing
+
+        return load_standing(folder, self._standing)
 
     def close(self) -> None:
         """Remove all hooks and release what is frozen; the model is the user's alone again."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stagegraph.actions.sharding.tensors import local
+
 __all__ = ["Contents", "state_tensors", "storages", "tensors_in"]
 
 
@@ -32,7 +34,7 @@ def state_tensors(optimizers: Iterable[Optimizer]) -> list[Tensor]:
 def storages(tensors: Iterable[Tensor]) -> dict[int, torch.UntypedStorage]:
     """The memory that tensors lie in, each piece once, by its address."""
     found: dict[int, torch.UntypedStorage] = {}
-    for tensor in tensors:
+    for tensor in map(local, tensors):
         if _is_plain(tensor):
             storage = tensor.untyped_storage()
             found[storage.data_ptr()] = storage
@@ -40,7 +42,7 @@ def storages(tensors: Iterable[Tensor]) -> dict[int, torch.UntypedStorage]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether it lies in one piece of memory; quantized or sharded ones are made of others."""
+    """Whether it lies in one piece of memory; quantized ones are made of others."""
     return type(tensor.data) is Tensor and tensor.layout is torch.strided and not tensor.is_meta
 
 
@@ -48,7 +50,7 @@ class Contents:
     """Copies of what tensors hold.
 
     Memory is copied, not elements: tied tensors are copied once, and one that was expanded, which
-    takes no elements, can be put back too.
+    takes no elements, can be put back too. Of what is sharded over ranks each rank copies its part.
 
     Args:
         tensors: The tensors.
@@ -63,7 +65,7 @@ class Contents:
     """
 
     def __init__(self, tensors: Iterable[Tensor], *, host: bool = False) -> None:
-        several = list(tensors)
+        several = [local(tensor) for tensor in tensors]
         self._plain = [(old, _copied(old, host)) for old in storages(several).values()]
         others = {id(t): t for t in several if not _is_plain(t) and not t.is_meta}.values()
         self._others = [

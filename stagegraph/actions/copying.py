@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from stagegraph.actions.growth.modules.branches import Attachment, attachments
+from stagegraph.actions.sharding.plain import copied_as_plain
 from stagegraph.errors import UnsupportedError
 
 __all__ = ["copy_model", "duplicate", "why_no_copy"]
@@ -33,6 +34,8 @@ def duplicate(
 ) -> nn.Module:
     """A deep copy without hooks, but for those that run a module's branches.
 
+    Of what is sharded over ranks it is a plain copy, with whole tensors.
+
     The others belong to somebody: those of ours to the stages of the model, the user's to the user,
     and they would see, and may keep, what the copy computes.
 
@@ -46,7 +49,8 @@ def duplicate(
         for key in _HOOKS:
             if key in vars(part):
                 memo[id(vars(part)[key])] = OrderedDict()
-    new: nn.Module = copy.deepcopy(module, memo)
+    with copied_as_plain(copied, memo):
+        new: nn.Module = copy.deepcopy(module, memo)
     for part in copied:
         for hook in attachments(part):
             again = Attachment(memo[id(hook.branch)], hook.reads)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.cohorts import new_parts
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.sharding.tensors import whole as all_of
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError, did_you_mean
 
@@ -91,6 +92,7 @@ def is_finite(tensor: Tensor) -> bool:
     A sum that is finite had nothing else in it, and takes a tenth of the time; one that is not may
     have become too large by itself.
     """
+    tensor = all_of(tensor)
     has_sum = tensor.dtype.is_floating_point and tensor.itemsize > 1  # a float of 8 bits has none
     if has_sum and bool(tensor.detach().sum().isfinite()):
         return True

@@ -24,6 +24,7 @@ from stagegraph.actions.contents import Contents, state_tensors
 from stagegraph.actions.memory import Height
 from stagegraph.actions.probes import Probe, probe_loss
 from stagegraph.actions.randomness import seed_all
+from stagegraph.actions.sharding.units import reducing
 from stagegraph.actions.standing import Standing
 from stagegraph.actions.undo import Moment, UndoLog
 from stagegraph.errors import ActionError
@@ -107,7 +108,7 @@ def _update(standing: Standing, probe: Probe, seed: int) -> tuple[float, int]:
         model.train()
     seed_all(seed)
     # A gate at 0 keeps nothing for the backward pass. Its ramp will, so that is what is tried.
-    with standing.gates.held_at(0.5, closed), torch.enable_grad():
+    with standing.gates.held_at(0.5, closed), torch.enable_grad(), reducing(model):
         loss = probe_loss(model, probe)
         loss.backward()  # type: ignore[no-untyped-call]
     with _without_hooks(standing.optimizers):

@@ -25,6 +25,7 @@ from stagegraph.actions.lineage import Lineage
 from stagegraph.actions.number_holding import NumberHolding
 from stagegraph.actions.optimizing.learning_rates import LearningRates
 from stagegraph.actions.probes import Probe
+from stagegraph.actions.sharding.units import settle
 from stagegraph.actions.snapshots import Snapshot
 from stagegraph.schema.spaces import Spaces
 
@@ -91,6 +92,7 @@ class Standing:
     def lineage(self, lineage: Lineage) -> None:
         """Stand at another lineage; the scales that parameters keep for good follow it."""
         self._lineage = lineage
+        settle(self.models)
         scales = lasting_scales(lineage)
         if scales or self.rates.lasting_scales:
             named = dict(self.model.named_parameters(remove_duplicate=False))

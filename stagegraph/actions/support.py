@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,6 +30,8 @@ from stagegraph.actions.optimizing.optimizers import (
 from stagegraph.actions.optimizing.settings import why_no_setting
 from stagegraph.actions.parameters import select, unwrapped
 from stagegraph.actions.probes import Probe
+from stagegraph.actions.sharding.refusals import why_not_frozen, why_not_here
+from stagegraph.actions.sharding.units import reshard
 from stagegraph.engine.ports import Selected
 from stagegraph.errors import SelectorError, UnsupportedError
 from stagegraph.schema.actions import (
@@ -119,6 +120,7 @@ def _of_action(
     if not isinstance(action, GrowthAction | Prune):
         return [f"this version cannot {action.type}"]
     reasons = [why for optimizer in optimizers if (why := refuse_growth(optimizer))]
+    reasons += why_not_here(model, optimizers, companions.ema, action)
     if probe is None:
         reasons.append(
             f"a {'prune' if isinstance(action, Prune) else 'growth'} is measured on a batch, and "
@@ -140,7 +142,7 @@ def _of_activity(
         return _of_factor(optimizers)
     if isinstance(activity, Freeze):
         reasons = [why for optimizer in optimizers if (why := refuse_growth(optimizer))]
-        return reasons + _of_wrapping(model)
+        return reasons + why_not_frozen(model) + _of_wrapping(model)
     if isinstance(activity, DataActivity):
         moves = isinstance(activity, BatchSize) and activity.lr != "keep"
         return data_refusals(activity, companions.data) + (_of_factor(optimizers) if moves else [])
@@ -160,18 +162,11 @@ def _of_wrapping(model: nn.Module) -> list[str]:
     reasons: list[str] = []
     for name, module in model.named_modules():
         kind = type(module).__name__
-        if kind in ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel"):
+        if kind in ("DistributedDataParallel", "DataParallel"):
             reasons.append(
                 f"{name or 'the model'} is wrapped in {kind}, which would not see the change, and "
                 "ranks would differ without an error; give the model inside, and wrap it again "
                 "after each change"
-            )
-    if "torch.distributed.tensor" in sys.modules:
-        sharded = [n for n, p in model.named_parameters() if type(p.data).__name__ == "DTensor"]
-        if sharded:
-            reasons.append(
-                f"{sharded[0]} and {len(sharded) - 1} more are sharded over ranks; this version "
-                "cannot change the structure of a sharded model"
             )
     return reasons
 
@@ -209,6 +204,7 @@ def inspect(
     """
     problems: list[str] = []
     model = unwrapped(model)
+    reshard([model])
     site = Site(model, probe=probe, spaces=spaces or Spaces(), parts=parts or {})
     actions, inner = list(actions), [innermost(one) for one in optimizers]
     for place, action in _as_now(actions):

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from stagegraph.actions.contents import Contents
 from stagegraph.actions.giving import give
 from stagegraph.actions.randomness import RandomState
+from stagegraph.actions.sharding.units import settle
 
 __all__ = ["Moment", "UndoLog", "untouched"]
 
@@ -114,6 +115,8 @@ class Moment:
         buffers: bool = False,
         parameters: bool = False,
     ) -> None:
+        self._models = tuple(modules)
+        settle(self._models)
         parts = list({id(part): part for model in modules for part in model.modules()}.values())
         self._attributes = [_Attributes(part) for part in parts]
         self._attributes += [_Attributes(owner) for owner in owners]
@@ -151,6 +154,7 @@ class Moment:
         of ``with torch.no_grad():`` and its end.
         """
         torch.set_grad_enabled(self._grad_enabled)
+        settle(self._models, interrupted=True)
         for attributes in self._attributes:
             attributes.restore()
         for optimizer in self._optimizers:
@@ -161,6 +165,7 @@ class Moment:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
         self._contents.restore()
+        settle(self._models)
         self._random.restore()
 
 

@@ -49,6 +49,7 @@ from stagegraph.session.ranked import (
     find_together,
     own_files,
     rank_front,
+    refuse_shards,
     shake_hands,
     wait_before_forward,
 )
@@ -167,6 +168,7 @@ class Engine:
 
             require_folder(compiled, run, kept_by_host=checkpoints is None)
             reader = read_together
+            refuse_shards(model, run, kept_by_host=checkpoints is None)
             self._torch = actor = torch_actor(
                 compiled,
                 model,

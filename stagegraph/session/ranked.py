@@ -28,6 +28,7 @@ __all__ = [
     "find_together",
     "own_files",
     "rank_front",
+    "refuse_shards",
     "shake_hands",
     "wait_before_forward",
 ]
@@ -83,6 +84,23 @@ def wait_before_forward(together: Together, model: nn.Module) -> None:
     from stagegraph.actions.ranks.forward import BeforeForward
 
     together.before_forward = BeforeForward(model, weakly(together.settle_before_forward)).arm
+
+
+def refuse_shards(
+    model: nn.Module, run: str | os.PathLike[str] | None, *, kept_by_host: bool
+) -> None:
+    """Refuse to keep checkpoints of a model that no rank has whole.
+
+    Raises:
+        UnsupportedError: The run's folder was to get some.
+    """
+    from stagegraph.actions.sharding.tensors import shards_in
+
+    if run is not None and not kept_by_host and shards_in(model):
+        raise UnsupportedError(
+            "the model is sharded, and a run's folder keeps no shards: give checkpoints=None, and "
+            "save and load with stagegraph.trainers.fsdp2; the folder keeps graph and journal"
+        )
 
 
 def _group(asked: Any, *, with_torch: bool) -> Group | None:

@@ -22,6 +22,7 @@ from stagegraph.actions.growth.gradients import look_at_gradients
 from stagegraph.actions.growth.operation import Committed
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.randomness import RandomState, fixed_direction, seed_all
+from stagegraph.actions.sharding.units import reducing
 from stagegraph.actions.stream import is_felt
 from stagegraph.actions.undo import Moment
 
@@ -139,7 +140,7 @@ class _Readings:
         """Which blocks did not run, and the gradient of each new parameter that wants one."""
         ran: set[str] = set()
         wanted = [parameter for parameter in new if parameter.requires_grad]
-        with self._moment.restored(), torch.enable_grad():
+        with self._moment.restored(), torch.enable_grad(), reducing(self._model):
             for name, block in blocks.items():
                 block.register_forward_hook(lambda *_, name=name: ran.add(name))
             _set_mode(self._model, training=True)

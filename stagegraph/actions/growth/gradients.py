@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from stagegraph.actions.sharding.tensors import any_shard, whole
+
 __all__ = ["look_at_gradients"]
 
 
@@ -26,6 +28,8 @@ def look_at_gradients(
         wanted: The parameters.
         others: All that a backward pass may give a gradient to.
     """
+    if any_shard(wanted):
+        return _of_shards(make_loss, wanted, others)
     loss = make_loss() if wanted else None
     if loss is None:
         return [None] * len(wanted)
@@ -45,6 +49,38 @@ def look_at_gradients(
     finally:
         for parameter, grad in zip(leaves, kept, strict=True):
             parameter.grad = grad
+
+
+def _of_shards(
+    make_loss: Callable[[], Tensor | None],
+    wanted: Sequence[nn.Parameter],
+    others: Iterable[nn.Parameter],
+) -> list[Tensor | None]:
+    """The same for parameters that are sharded over ranks; all ranks must ask.
+
+    A shard is no part of the graph: it gets its gradient when a backward pass has been reduced over
+    the ranks. Whoever steps in that pass is set aside for its time.
+
+    Returns:
+        The whole gradients.
+    """
+    leaves = list({id(p): p for p in (*wanted, *others)}.values())
+    kept = [(p, p.grad, getattr(p, "_post_accumulate_grad_hooks", None)) for p in leaves]
+    acting = [(hooks, dict(hooks)) for _, _, hooks in kept if hooks]
+    try:
+        for parameter in leaves:
+            parameter.grad = None
+        for hooks, _ in acting:
+            hooks.clear()
+        loss = make_loss()
+        if loss is not None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        return [None if p.grad is None else whole(p.grad) for p in wanted]
+    finally:
+        for parameter, grad, _ in kept:
+            parameter.grad = grad
+        for hooks, before in acting:
+            hooks.update(before)
 
 
 def _acts_on_gradients(parameter: nn.Parameter) -> bool:

@@ -16,6 +16,7 @@ from stagegraph.actions.copying import duplicate
 from stagegraph.actions.growth.attributes import named_owners
 from stagegraph.actions.probes import Probe, run_probe
 from stagegraph.actions.randomness import preserved_randomness
+from stagegraph.actions.sharding.tensors import is_shard
 from stagegraph.errors import UnsupportedError
 
 __all__ = ["try_out", "twin"]
@@ -38,7 +39,10 @@ def twin(model: nn.Module, *, meta: bool) -> nn.Module:
 
 
 def _stand_in(tensor: torch.Tensor, *, meta: bool) -> torch.Tensor:
-    data = tensor.detach().to("meta") if meta else tensor.detach()
+    if meta and is_shard(tensor):
+        data = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    else:
+        data = tensor.detach().to("meta") if meta else tensor.detach()
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(data, tensor.requires_grad)
     return data if meta else data.clone()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stagegraph.actions.sharding.tensors import is_shard
 from stagegraph.engine.state import DAMAGE
 from stagegraph.errors import SnapshotError, UnsupportedError
 from stagegraph.progress import read_fraction
@@ -31,7 +32,9 @@ MAX_DEPTH = 100
 MARK = "$"
 
 
-def pack(value: Any, what: str = "the state") -> tuple[Any, dict[str, Tensor]]:
+def pack(
+    value: Any, what: str = "the state", *, shards: dict[str, Tensor] | None = None
+) -> tuple[Any, dict[str, Tensor]]:
     """JSON data and the tensors that it names; nothing is copied.
 
     A tensor that occurs twice is kept once.
@@ -45,17 +48,20 @@ def pack(value: Any, what: str = "the state") -> tuple[Any, dict[str, Tensor]]:
     Args:
         value: Containers, numbers, strings and tensors, of numpy too.
         what: What it is, for errors.
+        shards: What is sharded over ranks is put here, by where it is in the value: a name that is
+            the same on every rank. ``None``: it is refused.
 
     Raises:
         UnsupportedError: Something in it is none of these; the message says where.
     """
-    packer = _Packer()
+    packer = _Packer(shards)
     return packer.pack(value, what, 0), packer.tensors
 
 
 class _Packer:
-    def __init__(self) -> None:
+    def __init__(self, shards: dict[str, Tensor] | None) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self._shards = shards
         self._names: dict[int, str] = {}
         self._alive: list[Any] = []
 
@@ -119,6 +125,8 @@ class _Packer:
                 f"{path} is a tensor of layout {value.layout} on {value.device}, which a "
                 "checkpoint cannot hold: it holds dense tensors that have contents"
             )
+        if is_shard(value):
+            return self._shard(value, path)
         name = self._names.get(id(value))
         if name is None:
             name = self._names[id(value)] = str(len(self.tensors))
@@ -128,6 +136,19 @@ class _Packer:
         if not value.dim() and value.device.type != "cpu":
             packed["device"] = value.device.type  # others go where their parameter is
         return packed
+
+    def _shard(self, value: Tensor, path: str) -> Any:
+        if self._shards is None:
+            raise UnsupportedError(
+                f"{path} is sharded over ranks (fully_shard), of which this process has a part; "
+                "save it with stagegraph.trainers.fsdp2.save, on all ranks"
+            )
+        name = self._names.get(id(value))
+        if name is None:
+            name = self._names[id(value)] = path
+            self._shards[name] = value.detach()
+            self._alive.append(value)
+        return {MARK: "shard", "name": name}
 
     def _numpy(self, value: Any, path: str) -> Any:
         try:
@@ -181,6 +202,8 @@ def _unpack(tree: Any, tensors: Mapping[str, Tensor], depth: int) -> Any:
 
 
 def _marked(tree: dict[str, Any], kind: Any, tensors: Mapping[str, Tensor], depth: int) -> Any:
+    if kind == "shard":
+        return tensors[tree["name"]]
     if kind == "tensor":
         tensor = tensors[tree["name"]]
         return tensor if "device" not in tree else _on(tensor, tree["device"])

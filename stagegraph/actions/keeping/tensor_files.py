@@ -19,7 +19,7 @@ from torch import Tensor
 from stagegraph.actions.keeping.plain import DTYPES
 from stagegraph.errors import SnapshotError
 
-__all__ = ["bytes_of", "read_tensors", "tensor_files"]
+__all__ = ["bytes_of", "in_files", "read_tensors", "tensor_files"]
 
 FILE_BYTES = 2**30
 """When a file is this large, the next tensor begins another."""
@@ -60,19 +60,23 @@ def tensor_files(
         tensors: Tensors in host memory.
         what: What their files' names begin with.
     """
+    return {
+        file: partial(_write, {name: tensors[name] for name in names})
+        for file, names in in_files(tensors, what).items()
+    }
+
+
+def in_files(tensors: Mapping[str, Tensor], what: str) -> dict[str, list[str]]:
+    """The names of the tensors that go into each file, by the file's name."""
     numbered, filled, number = [], 0, 0
     for name, tensor in tensors.items():
         if filled and filled + tensor.nbytes > FILE_BYTES:
             filled, number = 0, number + 1
         filled += tensor.nbytes
         numbered.append((number, name))
-    files = {
+    return {
         f"{what}-{number:05}.safetensors": [name for _, name in group]
         for number, group in groupby(numbered, key=lambda one: one[0])
-    }
-    return {
-        file: partial(_write, {name: tensors[name] for name in names})
-        for file, names in files.items()
     }
 
 

@@ -18,6 +18,7 @@ from stagegraph.actions.growth.width.maps import Binding
 from stagegraph.actions.optimizing.factored import grown_factor
 from stagegraph.actions.optimizing.state_maps import mapped_state, multiplied
 from stagegraph.actions.optimizing.state_rules import StateUse, partner, rules_for
+from stagegraph.actions.sharding.tensors import whole
 from stagegraph.errors import UnsupportedError
 
 __all__ = ["CopiedState", "CopyPolicy", "FreshState", "grown_state", "state_for_copy"]
@@ -146,8 +147,7 @@ def state_for_copy(
             return _copied(value)
         if policy == "copy" and uses[key] != "weight":
             return value.detach().clone()
-        everywhere = torch.ones((), dtype=torch.bool, device=value.device)
-        return _begun(value.detach(), everywhere, uses[key], policy, weight, history=value)
+        return _begun(value.detach(), None, uses[key], policy, weight, history=value)
 
     return {key: copied(key, value) for key, value in entry.items()}
 
@@ -158,7 +158,7 @@ def _copied(value: Any) -> Any:
 
 def _begun(
     state: Tensor,
-    fresh: Tensor,
+    fresh: Tensor | None,
     use: StateUse,
     policy: FreshState | CopyPolicy,
     weight: Tensor | None,
@@ -169,17 +169,18 @@ def _begun(
 
     Args:
         state: The state; it stays as it is.
-        fresh: Which entries are fresh; broadcasts to it.
+        fresh: Which entries are fresh; broadcasts to it. ``None``: all of them.
         use: What it holds.
         policy: What they begin with.
         weight: The grown weight.
         history: The entries that have a history, for their mean.
     """
     if use == "weight":
-        return torch.where(fresh, _weight(weight).detach().to(state.dtype), state)
-    if use in _ZERO_AT_FIRST or (policy == "old_step" and use != "size"):
-        return state.masked_fill(fresh, 0.0)
-    return state.masked_fill(fresh, float(history.double().mean()))
+        begun = _weight(weight).detach().to(state.dtype)
+        return begun.clone() if fresh is None else torch.where(fresh, begun, state)
+    at_first = use in _ZERO_AT_FIRST or (policy == "old_step" and use != "size")
+    value = 0.0 if at_first else float(whole(history.double().mean()))
+    return torch.full_like(state, value) if fresh is None else state.masked_fill(fresh, value)
 
 
 def _weight(weight: Tensor | None) -> Tensor:
@@ -202,8 +203,9 @@ def _start(
         optimizer.defaults,
     )
     step = optimizer.state.get(parameter, {}).get("step", torch.tensor(0.0))
-    value = group["initial_accumulator_value"]
+    like, value = parameter.detach(), group["initial_accumulator_value"]
+    alike = shape == tuple(parameter.shape)
     return {
         "step": torch.zeros_like(step),
-        "sum": torch.full(shape, value, dtype=parameter.dtype, device=parameter.device),
+        "sum": torch.full_like(like, value) if alike else like.new_full(shape, value),
     }

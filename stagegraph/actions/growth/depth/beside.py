@@ -19,6 +19,8 @@ from torch.optim import Optimizer
 from stagegraph.actions.giving import give
 from stagegraph.actions.growth.depth.layout import Place
 from stagegraph.actions.growth.depth.stacks import copy_block, find_entries, insert_entries
+from stagegraph.actions.sharding.alike import shard_alike
+from stagegraph.actions.sharding.tensors import any_shard
 from stagegraph.errors import UnsupportedError
 
 __all__ = ["Entries", "Lists", "Rows", "as_long_beside", "copied_entries", "find_beside"]
@@ -105,12 +107,23 @@ def find_beside(
     tensor = {**owner._buffers, **owner._parameters}.get(name)
     if tensor is not None and tensor.dim():
         _refuse_other_size(path, len(tensor), size, place)
+        _refuse_shards(path, [tensor], place)
         return Rows(path, tensor)
     if isinstance(there, Lists) and there is not stack:
         _refuse_other_size(path, len(there), size, place)
-        find_entries(there, path=path, place=place)
+        entries = find_entries(there, path=path, place=place)
+        _refuse_shards(path, [one for one in entries if isinstance(one, nn.Parameter)], place)
         return Entries(path, there)
     return None
+
+
+def _refuse_shards(path: str, tensors: Sequence[Tensor], place: str) -> None:
+    if any_shard(tensors):
+        raise UnsupportedError(
+            f"{place}: {path!r} has an entry per block and is sharded over ranks, where it cannot "
+            "grow; give each block its own entry (a parameter of the block), or leave it out of "
+            "the sharding (ignored_params)"
+        )
 
 
 def _refuse_other_size(path: str, found: int, size: int, place: str) -> None:
@@ -164,6 +177,7 @@ def copied_entries(
             new[place.at], templates[copied] = copied, template
             continue
         block = new[place.at] = copy_block(model, template, path=f"{entries.path}.{place.copy_of}")
+        shard_alike(model, block, template)
         pairs = zip(block.parameters(), template.parameters(), strict=True)
         templates |= {copied: kept for copied, kept in pairs if copied is not kept}
     return new, templates

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ from torch import nn
 
 from stagegraph.actions.growth.attributes import is_owner
 from stagegraph.actions.growth.depth.layout import Place
+from stagegraph.actions.sharding.plain import shallow_copy
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
 __all__ = [
@@ -213,7 +213,7 @@ def known_beside(model: nn.Module, stack: str) -> list[str]:
 
 def _after(owner: Any, declared: Sequence[Count]) -> Any:
     """A shallow copy of an owner in which the declared counts have grown."""
-    trial = copy.copy(owner)
+    trial = shallow_copy(owner)
     for count in declared:
         if count.owner is owner and isinstance(count.value, int):
             setattr(trial, count.name, count.value + 1)

@@ -27,6 +27,7 @@ from stagegraph.actions.growth.depth.templates import copyable
 from stagegraph.actions.growth.operation import Planned, Site
 from stagegraph.actions.growth.transformers import config_counts
 from stagegraph.actions.lineage import Lineage
+from stagegraph.actions.sharding.alike import why_not_alike
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 from stagegraph.schema.actions import Deepen
 
@@ -125,6 +126,13 @@ def plan(site: Site, action: Deepen, *, place: str) -> DeepenPlan:
     before = len(blocks)
     new = _places(action, before, place)
     new = nearest(new, copyable(blocks))
+    for name, block in {f"{path}.{at.copy_of}": blocks[at.copy_of] for at in new}.items():
+        reason = why_not_alike(model, block)
+        if reason is not None:
+            raise UnsupportedError(
+                f"{place}: block {name!r}, which would be copied, is sharded over ranks and no "
+                f"copy of it can be: {reason}"
+            )
     counts, lists, rows = _declared(model, action, path, stack, place)
     others = _others(model, action, path, stack, counts=counts, place=place)
     per_block: tuple[Entries | Rows, ...] = (*lists, *rows)

@@ -28,6 +28,7 @@ from stagegraph.actions.optimizing.optimizers import (
     rewrite_names,
     written_names,
 )
+from stagegraph.actions.sharding.alike import shard_alike
 from stagegraph.errors import SelectorError, UnsupportedError
 
 __all__ = ["beside", "rebuild", "unwind"]
@@ -71,6 +72,7 @@ def rebuild(
     for at in inserted:
         template = old[at.copy_of]
         new = blocks[at.at] = copy_block(model, template, path=f"{path}.{at.copy_of}")
+        shard_alike(model, new, template)
         for name, parameter in own_parameters(model, template).items():
             templates[new.get_parameter(name)] = parameter
     numbers = {name: first_number(old, name) for name in change.numbered}

@@ -31,6 +31,7 @@ from stagegraph.actions.growth.operation import Site
 from stagegraph.actions.parameters import is_finite
 from stagegraph.actions.probes import run_probe
 from stagegraph.actions.randomness import seed_all
+from stagegraph.actions.sharding.precision import stand_in
 from stagegraph.actions.undo import untouched
 from stagegraph.errors import UnsupportedError
 from stagegraph.schema.actions import Deepen
@@ -87,10 +88,9 @@ def make_identities(
     done: dict[str, Identity] = {}
     for path, template in templates.items():
         try:
-            zeroing = _proposed(
-                site, action, path, template, new[path][0], calls[path], found, place
-            )
-            zeroing = _proven(action, path, new[path][0], calls[path], zeroing, place)
+            trial = stand_in(site.model, new[path][0], template)
+            zeroing = _proposed(site, action, path, template, trial, calls[path], found, place)
+            zeroing = _proven(action, path, trial, calls[path], zeroing, place)
         except NoIdentity as error:
             if (
                 site.alpha != 0.0
@@ -101,8 +101,9 @@ def make_identities(
             reason = str(error).removeprefix(f"{place}: ").partition(";")[0]
             done[path] = Identity((), gated=reason)
             continue
-        for block in new[path][1:]:  # in the first it is, since it was proven there
-            apply_zeroing(block, zeroing)
+        for block in new[path]:
+            if block is not trial:  # in that it is, since it was proven there
+                apply_zeroing(block, zeroing)
         done[path] = Identity(zeroing)
     return done
 

@@ -23,6 +23,7 @@ from stagegraph.actions.growth.depth.stacks import copy_block, own_parameters
 from stagegraph.actions.growth.modules.branches import attachments
 from stagegraph.actions.parameters import subtree_matches
 from stagegraph.actions.randomness import fixed_direction, preserved_randomness
+from stagegraph.actions.sharding.precision import stand_in
 from stagegraph.actions.stream import is_felt, main_input, main_output
 from stagegraph.errors import SelectorError, UnsupportedError, did_you_mean
 
@@ -228,7 +229,7 @@ def find_zeroing(
         NoIdentity: The block does not become the identity.
     """
     own = set(own_parameters(model, block))
-    scratch = (scratch or copy_block(model, block, path=place)).eval()
+    scratch = (scratch or stand_in(model, copy_block(model, block, path=place), block)).eval()
     ran = _execution(scratch, call)
     chosen: list[Zeroing] = []
     memory: _Memory = {}
@@ -331,7 +332,7 @@ def _distance(call: Call, out: Tensor | None) -> float | None:
 
 def keeps_shape(model: nn.Module, block: nn.Module, call: Call) -> bool:
     """Whether a block hands on a stream of the shape that it takes; a gate can blend no other."""
-    trial = copy_block(model, block, path="").eval()
+    trial = stand_in(model, copy_block(model, block, path=""), block).eval()
     with preserved_randomness():
         return _change(trial, call) is not None
 

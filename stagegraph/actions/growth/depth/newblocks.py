@@ -25,6 +25,7 @@ from stagegraph.actions.growth.depth.stacks import (
 from stagegraph.actions.growth.operation import Committed, Prepared, Site
 from stagegraph.actions.optimizing.entries import State, copied_states
 from stagegraph.actions.optimizing.optimizers import join_groups
+from stagegraph.actions.sharding.alike import shard_alike
 from stagegraph.actions.undo import untouched
 from stagegraph.errors import UnsupportedError
 
@@ -162,6 +163,10 @@ def prepare(site: Site, plan: DeepenPlan, seed: int) -> NewBlocks:
             parameter.requires_grad_(site.trains(kept))
         templates |= copied
         _begin(site, plan, new, list(copied), seed=_seed(seed, k), kind=name)
+
+    def copies(place: int) -> list[nn.Module]:
+        return [blocks[at.at] for at in plan.places if at.copy_of == place]
+
     identities: dict[str, Identity] = {}
     if action.how == "identity":
         with untouched(model):
@@ -169,13 +174,13 @@ def prepare(site: Site, plan: DeepenPlan, seed: int) -> NewBlocks:
                 site,
                 action,
                 {name: old[place] for place, name in names.items()},
-                {
-                    name: [blocks[at.at] for at in plan.places if at.copy_of == place]
-                    for place, name in names.items()
-                },
+                {name: copies(place) for place, name in names.items()},
                 place=plan.place,
                 seed=seed,
             )
+    for at in plan.places:
+        plain = shard_alike(model, blocks[at.at], old[at.copy_of])
+        templates = {plain.get(new, new): kept for new, kept in templates.items()}
     entries = [(one, *copied_entries(model, one, plan.places)) for one in plan.lists]
     for _, _, pairs in entries:
         for parameter, kept in pairs.items():

@@ -1,0 +1,1 @@
+"""Models that FSDP2 (``torch.distributed.fsdp.fully_shard``) has sharded over ranks."""
