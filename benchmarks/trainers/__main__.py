@@ -23,6 +23,8 @@ from benchmarks.trainers.turns import Loop, Taken, side_by_side
 HOSTS = {
     "plain": ("plain loop", "torch"),
     "huggingface": ("Hugging Face Trainer", "transformers"),
+    "lightning": ("Lightning Trainer", "lightning"),
+    "accelerate": ("Accelerate", "accelerate"),
 }
 """Per module of this package, the host's title and the package it needs.
 

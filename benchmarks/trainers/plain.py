@@ -33,7 +33,7 @@ def train(variant: str, updates: int, turn: Turn) -> None:
         for callback in callbacks:
             callback.on_step(step=step, model=model, optimizer=optimizer, loss=loss)
         if step % EVERY == 0:
-            _evaluate(model)
+            evaluate(model)
         if step == updates:
             return
 
@@ -47,7 +47,7 @@ def _staged(model: Net, optimizer: Any, batches: Any, updates: int) -> None:
                 step += 1
                 engine.step(loss=loss, samples=BATCH)
                 if engine.wants_evaluation:
-                    engine.observe(val_loss=_evaluate(model))
+                    engine.observe(val_loss=evaluate(model))
                 if step == updates:
                     return
 
@@ -66,7 +66,8 @@ def _passes(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 @torch.no_grad()
-def _evaluate(model: Net) -> float:
+def evaluate(model: Any) -> float:
+    """The loss on what is held out."""
     model.eval()
     losses = [float(model(**batch)["loss"]) for batch in held_out()]
     model.train()
