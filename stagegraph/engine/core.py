@@ -247,10 +247,23 @@ class Core:
             self._asking and self.meter.reaches(self._asking, clock, after, samples, tokens, epoch)
         ):
             return False
+        counts = evaluations(self.graph, self._after(samples, tokens, epoch)).items()
+        return any(n > wanted.get(name, 0) and name not in self.monitored for name, n in counts)
+
+    def tune_ahead(self, *, samples: int = 0, tokens: int = 0, epoch: Passes | None = None) -> None:
+        """Set moving ramps as the next update, if it takes so much, will find them set after it.
+
+        A host that evaluates before it tells of the update then evaluates the same model as one
+        that tells first. Nothing is counted.
+        """
+        if self._moving and not self._undecided:
+            self._actor.tune(values(self.graph, self._after(samples, tokens, epoch)))
+
+    def _after(self, samples: int, tokens: int, epoch: Passes | None) -> State:
+        """The state with the clock after an update that takes so much."""
         passes = Fraction(0) if epoch is None else exact_passes(epoch) - self.meter.reading
         added = Progress(step=1, samples=samples, tokens=tokens, epoch=passes)
-        counts = evaluations(self.graph, replace(self.state, clock=self.progress + added)).items()
-        return any(n > wanted.get(name, 0) and name not in self.monitored for name, n in counts)
+        return replace(self.state, clock=self.progress + added)
 
     # What happens
 

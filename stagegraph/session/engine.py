@@ -548,6 +548,14 @@ class Engine:
         """
         return self._core.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
 
+    def tune_ahead(self, *, samples: int = 0, tokens: int = 0, epoch: Passes | None = None) -> None:
+        """Set ramps that move (alpha above all) as the next :meth:`step` will set them.
+
+        For a host that evaluates before it tells of the update: it evaluates the same model as a
+        loop that tells first. Arguments as for :meth:`step`; nothing is counted.
+        """
+        self._core.tune_ahead(samples=samples, tokens=tokens, epoch=epoch)
+
     def tally(self) -> Tally:
         """What counts the updates of a host that evaluates and saves before it tells of them."""
         return Tally(self, self._core)

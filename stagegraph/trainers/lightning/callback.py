@@ -346,6 +346,8 @@ class StagegraphCallback(Callback):
         """The Trainer validates."""
         if not trainer.sanity_checking:
             self._validation.begun(trainer)
+            if self._update is not None:
+                self._update.tune_ahead(self.engine)
             self._place = Place.UPDATE if self._place is Place.UPDATE else Place.VALIDATION
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
