@@ -1,4 +1,4 @@
-"""One graph file, unchanged, in a plain loop, Hugging Face's Trainer, Lightning's and Accelerate."""
+"""One graph file, unchanged, in a plain loop, Hugging Face's Trainer, Lightning, Accelerate."""
 
 from pathlib import Path
 

@@ -203,7 +203,8 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
     def _load_best_model(self) -> None:
         """The best model may have had fewer blocks than the last one has."""
         self.engine.finish()
-        self.engine.rebuild(read(Path(self.state.best_model_checkpoint))["engine"])
+        kept = read(Path(self.state.best_model_checkpoint))
+        self.engine.rebuild(kept["engine"], owed=kept["host"]["update"])
         super()._load_best_model()
 
 

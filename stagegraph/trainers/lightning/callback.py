@@ -209,7 +209,8 @@ class StagegraphCallback(Callback):
         """For ``validate``, ``test`` and ``predict``, which may load a model that was smaller."""
         if self._engine is None and self._viewer is None:
             self._viewer = Engine(self.graph, model=module, **self._parts_of(module))
-        (self._engine or self._viewer).rebuild(kept["engine"])  # type: ignore[union-attr]
+        engine = self._engine or self._viewer
+        engine.rebuild(kept["engine"], owed=kept["host"]["update"])  # type: ignore[union-attr]
 
     def loops_loaded(self) -> None:
         """The Trainer's loops stand where the checkpoint was saved."""
