@@ -247,10 +247,22 @@ class Core:
             self._asking and self.meter.reaches(self._asking, clock, after, samples, tokens, epoch)
         ):
             return False
-        passes = Fraction(0) if epoch is None else exact_passes(epoch) - self.meter.reading
-        added = Progress(step=1, samples=samples, tokens=tokens, epoch=passes)
-        counts = evaluations(self.graph, replace(self.state, clock=self.progress + added)).items()
+        counts = evaluations(self.graph, self._after(samples, tokens, epoch)).items()
         return any(n > wanted.get(name, 0) and name not in self.monitored for name, n in counts)
+
+    def tune_ahead(self, *, samples: int = 0, tokens: int = 0, epoch: Passes | None = None) -> None:
+        """Set moving ramps as the next update, if it takes so much, will find them set after it.
+
+        A host that evaluates before it tells of the update then evaluates the same model as one
+        that tells first. Nothing is counted.
+        """
+        if self._moving and not self._undecided:
+            self._actor.tune(values(self.graph, self._after(samples, tokens, epoch)))
+
+    def _after(self, samples: int, tokens: int, epoch: Passes | None) -> State:
+        """The state with the clock after an update that takes so much."""
+        added = _of_update(samples, tokens, epoch, self.meter.reading)
+        return replace(self.state, clock=self.progress + added)
 
     # What happens
 
@@ -482,6 +494,19 @@ class Core:
         except (StageGraphError, *DAMAGE) as error:
             self._actor.load_state_dict(before)
             raise SnapshotError(f"this state does not fit the model: {error}") from error
+
+    def rebuild_ahead(
+        self, state: Mapping[str, Any], *, samples: int, tokens: int, epoch: Passes | None
+    ) -> None:
+        """As :meth:`rebuild`, with ramps set as an update that was not told of would set them.
+
+        Raises:
+            SnapshotError: As for :meth:`load_state_dict`; the model is as before.
+        """
+        saved, loaded = self.rebuild(state)
+        if not saved.undecided:
+            after = loaded.clock + _of_update(samples, tokens, epoch, saved.reading)
+            self._actor.tune(values(self.graph, replace(loaded, clock=after)))
 
     def _hold(self, state: State) -> State:
         """Put in force what a state holds, without entering anything.
@@ -841,6 +866,12 @@ class Core:
         """Begin, if nobody has; whether the run has ended."""
         self.start()
         return self.state.ended is not None
+
+
+def _of_update(samples: int, tokens: int, epoch: Passes | None, reading: Fraction) -> Progress:
+    """The progress of one update; ``epoch`` is the host's reading after it, ``reading`` before."""
+    passes = Fraction(0) if epoch is None else exact_passes(epoch) - reading
+    return Progress(step=1, samples=samples, tokens=tokens, epoch=passes)
 
 
 def _without_graph(loss: Any) -> Any:

@@ -23,6 +23,7 @@ from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.ports import Actor, Reader, Record, Sink
 from stagegraph.engine.ranks import Group, lead
 from stagegraph.engine.simulate import resolve_costs, runnable
+from stagegraph.engine.state import DAMAGE
 from stagegraph.engine.weakly import weakly
 from stagegraph.errors import (
     MissingFact,
@@ -34,7 +35,7 @@ from stagegraph.errors import (
 from stagegraph.graph.compile import compile_graph
 from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.graph.needs import needs
-from stagegraph.progress import Progress
+from stagegraph.progress import Progress, read_fraction
 from stagegraph.runs.folder import REPORT, RunFolder
 from stagegraph.schema.activities import Distill
 from stagegraph.schema.dump import digest
@@ -550,6 +551,14 @@ class Engine:
         """
         return self._core.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
 
+    def tune_ahead(self, *, samples: int = 0, tokens: int = 0, epoch: Passes | None = None) -> None:
+        """Set ramps that move (alpha above all) as the next :meth:`step` will set them.
+
+        For a host that evaluates before it tells of the update: it evaluates the same model as a
+        loop that tells first. Arguments as for :meth:`step`; nothing is counted.
+        """
+        self._core.tune_ahead(samples=samples, tokens=tokens, epoch=epoch)
+
     def tally(self) -> Tally:
         """What counts the updates of a host that evaluates and saves before it tells of them."""
         return Tally(self, self._core)
@@ -708,15 +717,30 @@ class Engine:
             self.close()
             raise
 
-    def rebuild(self, state: Mapping[str, Any]) -> None:
+    def rebuild(self, state: Mapping[str, Any], *, owed: Mapping[str, Any] | None = None) -> None:
         """Give the model the structure it had when :meth:`host_state` was asked; the run stays.
 
         For a host that takes the best of its checkpoints at the end. Load the weights after this.
 
+        Args:
+            state: What :meth:`host_state` gave.
+            owed: The ``samples``, ``tokens`` and ``epoch`` (as text) of an update that the engine
+                had not been told of then; ramps are where the host evaluated: see
+                :meth:`tune_ahead`.
+
         Raises:
             SnapshotError: The model cannot be brought there; it is as before.
         """
-        self._core.rebuild(Hosted.unpack(state).engine)
+        hosted = Hosted.unpack(state)
+        if owed is None:
+            self._core.rebuild(hosted.engine)
+            return
+        try:
+            epoch = None if owed["epoch"] is None else read_fraction(owed["epoch"])
+            amounts = {name: int(owed[name]) for name in ("samples", "tokens")}
+        except DAMAGE as error:
+            raise SnapshotError(f"this update cannot be read: {error!r}") from error
+        self._core.rebuild_ahead(hosted.engine, epoch=epoch, **amounts)
 
     def wrap(self, wrapper: nn.Module) -> None:
         """The loop calls the model through this wrapper from here on.

@@ -85,6 +85,11 @@ class Tally:
         )
         return self.asked
 
+    def tune_ahead(self) -> None:
+        """The host is about to evaluate: set ramps as telling of the owed update will set them."""
+        if self.owes:
+            self._core.tune_ahead(samples=self.samples, tokens=self.tokens, epoch=self._passes)
+
     def tell(self) -> bool:
         """Tell the engine of the update that is owed and of the metrics; a boundary is decided.
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagegraph.engine.metrics import as_number
 from stagegraph.progress import read_fraction
+
+if TYPE_CHECKING:
+    from stagegraph.session.engine import Engine
 
 __all__ = ["Update"]
 
@@ -39,6 +42,10 @@ class Update:
             "tokens": self.tokens,
             "epoch": self.epoch,
         }
+
+    def tune_ahead(self, engine: Engine) -> None:
+        """The host is about to evaluate: set ramps as telling of this update will set them."""
+        engine.tune_ahead(samples=self.samples, tokens=self.tokens, epoch=self.epoch)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; the loss is read from its device."""

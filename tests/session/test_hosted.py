@@ -109,6 +109,24 @@ def test_a_host_resumes_bit_for_bit(tmp_path, cut):
     assert not (tmp_path / "a" / "checkpoints").exists()
 
 
+def test_a_host_that_evaluates_first_evaluates_the_same_model():
+    host = Host()
+    host.train(5)  # grown at 4; alpha is a quarter
+    assert host.engine.alphas["main:grow#1"] == 0.25
+    host.engine.loss(host.model(X).square().sum()).backward()
+    host.optimizer.step()
+    host.optimizer.zero_grad()
+    before = host.model(X)
+    host.engine.tune_ahead(samples=3)
+    ahead = host.model(X)
+    assert host.engine.progress.step == 5 and host.engine.alphas["main:grow#1"] == 0.25
+    host.engine.step(samples=3)  # a half, and the boundary waits
+    assert host.engine.wants_evaluation
+    assert torch.equal(host.model(X), ahead) and not torch.equal(before, ahead)
+    host.engine.tune_ahead(samples=3)  # the boundary waits for this update's evaluation
+    assert torch.equal(host.model(X), ahead)
+
+
 def test_rebuild_gives_the_model_its_structure_and_leaves_the_run(tmp_path):
     host = Host()
     host.train(3)

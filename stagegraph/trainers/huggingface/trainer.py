@@ -166,6 +166,12 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
             for one in (self.args.eval_strategy, self.args.logging_strategy)
         )
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's own; while training, of the model that the next update begins with."""
+        if self._stages.has_engine:
+            self._stages.tally.tune_ahead()
+        return super().evaluate(*args, **kwargs)
+
     def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
         """An evaluation of the graph's alone is not the best where nothing is saved of it."""
         saves = self.control.should_save or self._saves_late or self.args.save_strategy == "best"
@@ -197,7 +203,8 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
     def _load_best_model(self) -> None:
         """The best model may have had fewer blocks than the last one has."""
         self.engine.finish()
-        self.engine.rebuild(read(Path(self.state.best_model_checkpoint))["engine"])
+        kept = read(Path(self.state.best_model_checkpoint))
+        self.engine.rebuild(kept["engine"], owed=kept["host"]["update"])
         super()._load_best_model()
 
 

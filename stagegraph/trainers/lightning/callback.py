@@ -209,7 +209,8 @@ class StagegraphCallback(Callback):
         """For ``validate``, ``test`` and ``predict``, which may load a model that was smaller."""
         if self._engine is None and self._viewer is None:
             self._viewer = Engine(self.graph, model=module, **self._parts_of(module))
-        (self._engine or self._viewer).rebuild(kept["engine"])  # type: ignore[union-attr]
+        engine = self._engine or self._viewer
+        engine.rebuild(kept["engine"], owed=kept["host"]["update"])  # type: ignore[union-attr]
 
     def loops_loaded(self) -> None:
         """The Trainer's loops stand where the checkpoint was saved."""
@@ -346,6 +347,8 @@ class StagegraphCallback(Callback):
         """The Trainer validates."""
         if not trainer.sanity_checking:
             self._validation.begun(trainer)
+            if self._update is not None:
+                self._update.tune_ahead(self.engine)
             self._place = Place.UPDATE if self._place is Place.UPDATE else Place.VALIDATION
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

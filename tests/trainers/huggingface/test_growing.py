@@ -215,6 +215,20 @@ def test_load_best_model_at_end_over_a_growth(tmp_path, best, blocks):
     assert trainer.engine.done  # the run is where it ended
 
 
+def test_the_best_model_is_as_far_blended_in_as_it_was_evaluated(tmp_path):
+    held = []
+    trainer = small.trainer(
+        tmp_path, compute_metrics=lambda _: {"chosen": float(held[0].state.global_step == 6)},
+        save_strategy="steps", save_steps=3, eval_strategy="steps", eval_steps=3, max_steps=9,
+        load_best_model_at_end=True, metric_for_best_model="chosen", greater_is_better=True,
+    )  # fmt: skip
+    held.append(trainer)
+    trainer.train()
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-6")
+    (found,) = (one["eval_loss"] for one in trainer.state.log_history if one.get("eval_chosen"))
+    assert trainer.evaluate()["eval_loss"] == found  # alpha is two fifths, and not one
+
+
 def test_the_best_is_not_one_of_which_nothing_is_saved(tmp_path):
     """The graph evaluates at 2, 4, ...; the Trainer at 5, 10, ... with a checkpoint."""
     held, chosen = [], {4: 9.0, 5: 2.0, 10: 1.0}

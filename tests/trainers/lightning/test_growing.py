@@ -258,6 +258,18 @@ def test_the_best_model_of_before_a_growth_is_loaded(tmp_path):
     ours.engine.close()
 
 
+def test_a_checkpoint_is_validated_as_far_blended_in_as_it_was(tmp_path):
+    saves, prints = small.Places(tmp_path, ("validated",), {6}), small.Prints()
+    ours = small.stages()
+    small.fit(small.Module(), ours, [saves, prints], max_steps=7)
+    ours.engine.close()
+    fresh, again = small.Module(), small.trainer([small.stages()])
+    (path,) = tmp_path.glob("*.ckpt")
+    (found,) = again.validate(fresh, small.held_out(), ckpt_path=path, verbose=False)
+    assert len(fresh.blocks) == 3  # alpha is two fifths, and not one
+    assert found["val_loss"] == prints.metrics[6]
+
+
 @pytest.mark.slow
 def test_a_grown_checkpoint_is_tested_in_a_fresh_process(tmp_path):
     saves = small.Places(tmp_path, ("end",))
