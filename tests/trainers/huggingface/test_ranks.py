@@ -186,7 +186,7 @@ def fails(rank, folder):
             raise torch.OutOfMemoryError("no memory for the new block")
         return evidence
 
-    made, prints = [], Prints()
+    made = []
 
     class Keeps(DieAt):
         def on_train_begin(self, args, state, control, model=None, **_):
@@ -194,7 +194,7 @@ def fails(rank, folder):
 
     module.grow = failing
     try:
-        life(rank, folder / "out", callbacks=[Keeps(-1), prints])
+        life(rank, folder / "out", callbacks=[Keeps(-1)])
     except sg.ActionError as error:
         told.append(str(error))
     finally:
