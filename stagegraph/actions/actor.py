@@ -137,6 +137,8 @@ class TorchActor:
         wrapper = replicated_in(model)
         self._replicas = None if wrapper is None else Replicated(wrapper)
         self._agreement: Agreement | None = None
+        self.had_reduced = False
+        """Whether the run that is gone on with had averaged gradients since its last growth."""
 
     def join(self, agreement: Agreement) -> None:
         """Carry boundaries out together with other ranks from here on."""
@@ -157,6 +159,15 @@ class TorchActor:
         if reasons:
             raise UnsupportedError("\n".join(reasons))
         self._replicas = None if replicated is None else Replicated(replicated)
+        if self._replicas is not None:
+            self._replicas.mind(unused=self._may_rest())
+            if self.had_reduced and self._standing.probe is not None:
+                self._replicas.settle(self._standing.probe)
+
+    @property
+    def has_reduced(self) -> bool:
+        """Whether gradients were averaged over ranks since the wrapper was initialised last."""
+        return self._replicas is not None and self._replicas.has_reduced
 
     @property
     def replicas(self) -> int:
@@ -165,8 +176,7 @@ class TorchActor:
 
     def own(self, position: Any) -> bytes:
         """What a checkpoint must hold of this rank beside what all ranks have alike."""
-        reduced = self._replicas is not None and self._replicas.has_reduced
-        return pack_own(self._standing, position, reduced=reduced)
+        return pack_own(self._standing, position, reduced=self.has_reduced)
 
     def take_own(self, files: Mapping[str, bytes], rank: int, size: int, position: Any) -> Any:
         """Take it up again, after :meth:`load_checkpoint`.

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from stagegraph.errors import RankError
 
-__all__ = ["Group", "Parted", "Reduce", "Status", "lead", "reduced"]
+__all__ = ["Group", "Parted", "Reduce", "Status", "agreed", "lead", "reduced"]
+
+T = TypeVar("T")
 
 Reduce = Literal["mean", "sum", "min", "max", "any", "all", "rank0"]
 """What becomes of a metric's values on all ranks."""
@@ -140,4 +142,26 @@ def lead(group: Group, call: Callable[[], Any]) -> Any:
         group.share({"error": f"{type(error).__name__}: {error}"})
         raise
     group.share({"found": found})
+    return found
+
+
+def agreed(group: Group, call: Callable[[], T]) -> T:
+    """What a function returns on this rank, if it has failed on none.
+
+    Args:
+        group: The ranks.
+        call: Called on each rank; no collective may be inside.
+
+    Raises:
+        RankError: It has failed on another rank; what it has raised on this one is raised as it is.
+    """
+    try:
+        found = call()
+    except Exception as error:
+        group.gather_data(f"{type(error).__name__}: {error}")
+        raise
+    told = group.gather_data(None)
+    for rank, text in enumerate(told):
+        if text is not None:
+            raise RankError(f"rank {rank}: {text}")
     return found

@@ -85,7 +85,7 @@ _HUGGINGFACE = Capabilities(
             Need.SAVE_MODELS: "its own checkpoints are the only ones of such a run",
         }
     ),
-    strategies=frozenset(),  # one process
+    strategies=frozenset({"ddp"}),
 )
 
 _ACCELERATE = Capabilities("accelerate", "Accelerate")

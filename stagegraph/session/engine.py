@@ -547,9 +547,10 @@ class Engine:
         """Whether :attr:`wants_evaluation` will hold after the next :meth:`step`.
 
         For a host that evaluates before it tells of the update. Arguments as for :meth:`step`;
-        nothing is counted.
+        nothing is counted. Every rank asks, or none does.
         """
-        return self._core.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
+        told = self._core if self._together is None else self._together
+        return told.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
 
     def tune_ahead(self, *, samples: int = 0, tokens: int = 0, epoch: Passes | None = None) -> None:
         """Set ramps that move (alpha above all) as the next :meth:`step` will set them.
@@ -561,7 +562,8 @@ class Engine:
 
     def tally(self) -> Tally:
         """What counts the updates of a host that evaluates and saves before it tells of them."""
-        return Tally(self, self._core)
+        together = self._together
+        return Tally(self, self._core, None if together is None else together.evaluation_follows)
 
     def explain(self) -> list[Explanation]:
         """For each way out: its guard as a tree with the values it sees."""
@@ -681,7 +683,8 @@ class Engine:
         mark = None if journal is None else journal.sync()
         taught = self._torch is not None and self._torch.taught
         made = self._torch is not None and self._torch.made
-        return Hosted(self.state_dict(), self.snapshots(), mark, taught, made).pack()
+        reduced = self._torch is not None and self._torch.has_reduced
+        return Hosted(self.state_dict(), self.snapshots(), mark, taught, made, reduced).pack()
 
     def resume_from(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`host_state` gave: a host's checkpoint is what counts.
@@ -707,6 +710,7 @@ class Engine:
             self.load_snapshots(kept.copies)
             if self._torch is not None:
                 self._torch.taught, self._torch.made = kept.taught, kept.made
+                self._torch.had_reduced = kept.reduced
             if record is not None and found is not None:
                 self._core.replay(found.outside)
                 record.taken_up(found)
@@ -746,7 +750,8 @@ class Engine:
         """The loop calls the model through this wrapper from here on.
 
         For a host that puts the model in a ``DistributedDataParallel`` after the engine was made;
-        call it before :meth:`start`.
+        call it before :meth:`start`, and after the weights are loaded that :meth:`resume_from`
+        needs.
 
         Args:
             wrapper: As the loop calls it, around the engine's model.

@@ -33,6 +33,7 @@ class Hosted:
             told of yet.
         made: Whether an optimizer has really stepped for such an update, where a gradient scaler
             may skip.
+        reduced: Whether gradients were averaged over ranks since their wrapper was initialised.
     """
 
     engine: Mapping[str, Any]
@@ -40,6 +41,7 @@ class Hosted:
     mark: Mark | None
     taught: bool = False
     made: bool = False
+    reduced: bool = False
 
     def pack(self) -> dict[str, Any]:
         """The same in plain containers and tensors."""
@@ -50,6 +52,7 @@ class Hosted:
             "journal": None if self.mark is None else asdict(self.mark),
             "taught": self.taught,
             "made": self.made,
+            "reduced": self.reduced,
         }
 
     @classmethod
@@ -70,6 +73,7 @@ class Hosted:
                 None if mark is None else Mark(**mark),
                 bool(packed["taught"]),
                 bool(packed.get("made", False)),
+                bool(packed.get("reduced", False)),
             )
         except DAMAGE as error:
             raise SnapshotError(f"this state of an engine cannot be read: {error!r}") from error

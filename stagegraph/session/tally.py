@@ -8,7 +8,7 @@ added, and no fraction is made and no loss read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +38,21 @@ class Tally:
     Args:
         engine: Who is told.
         core: Its core.
+        follows: As :meth:`Engine.evaluation_follows`, where several ranks decide together.
     """
 
-    def __init__(self, engine: Engine, core: Core) -> None:
+    def __init__(
+        self, engine: Engine, core: Core, follows: Callable[..., bool] | None = None
+    ) -> None:
         self._engine, self._core = engine, core
+        self._follows = core.evaluation_follows if follows is None else follows
         self.loss: Any = None
-        """Its loss so far; the host adds each micro-batch's share, which stays on its device."""
+        """Its loss so far, on this rank; the host adds each micro-batch's share.
+
+        It stays on its device.
+        """
         self.samples = 0
-        """Samples of the next update so far, over all ranks; the host adds each micro-batch's."""
+        """Samples of the next update so far, on this rank; the host adds each micro-batch's."""
         self.tokens = 0
         """The same in tokens."""
         self._passes: Fraction | tuple[int, int] | None = None
@@ -71,7 +78,8 @@ class Tally:
 
         Args:
             passes: So many batches over all, of which a pass has so many; ``None``: not known.
-            tokens: Tokens in it, if the host has counted them itself.
+            tokens: Tokens in it on this rank, if the host has counted them itself; of a count over
+                all ranks the first has all, and the others none.
 
         Returns:
             Whether the graph wants an evaluation after it. An interval in seconds is known only
@@ -80,9 +88,7 @@ class Tally:
         if tokens is not None:
             self.tokens = tokens
         self._passes, self.owes = passes, True
-        self.asked = self._core.evaluation_follows(
-            samples=self.samples, tokens=self.tokens, epoch=passes
-        )
+        self.asked = self._follows(samples=self.samples, tokens=self.tokens, epoch=passes)
         return self.asked
 
     def tune_ahead(self) -> None:

@@ -26,6 +26,7 @@ from stagegraph.engine.ports import Reader
 from stagegraph.engine.ranks import Group, Reduce, Status, reduced
 from stagegraph.errors import MetricError, ProgressError, RankError, did_you_mean
 from stagegraph.graph.compiled import CompiledGraph
+from stagegraph.progress import Unit
 from stagegraph.schema.dump import digest
 
 __all__ = ["Together"]
@@ -118,6 +119,10 @@ class Together:
         declared = graph.graph.metrics
         self._metrics = tuple(sorted(declared))
         self._how: Mapping[str, Reduce] = {name: one.reduce for name, one in declared.items()}
+        self._asks_in_amounts = any(
+            one.every is not None and one.every.unit in (Unit.SAMPLES, Unit.TOKENS)
+            for one in declared.values()
+        )
         self._events = tuple(sorted(graph.graph.events))
         self._sent: list[str] = []
         self._late: _Given = {}
@@ -250,6 +255,18 @@ class Together:
             **row.now,
         )
         self._wait_for_evaluation()
+
+    def evaluation_follows(
+        self, *, samples: int = 0, tokens: int = 0, epoch: Passes | None = None
+    ) -> bool:
+        """As :meth:`Core.evaluation_follows`: amounts are this rank's, and all are told the same.
+
+        Only an interval in samples or tokens needs an exchange.
+        """
+        if self._asks_in_amounts:
+            rows = self.group.gather([float(samples), float(tokens)])
+            samples, tokens = (int(sum(column)) for column in zip(*rows, strict=True))
+        return self.core.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
 
     def observe(self, **metrics: Any) -> None:
         """As :meth:`Engine.observe`; a boundary that does not wait sees it at the next update."""

@@ -116,10 +116,22 @@ def test_a_trial_is_minded_where_the_model_cannot_be_brought_back():
     assert len(found) == 1 and found[0].code == "strategy-cannot"
 
 
-def test_a_trainer_that_runs_under_no_strategy_says_so():
-    found = sg.check(sg.load(EVERYTHING), trainer="huggingface", strategy="ddp")
+def test_a_trainer_that_does_not_run_under_a_strategy_says_so():
+    deepens = sg.load({
+        "stagegraph": 1, "name": "deepens", "initial": "grow",
+        "stages": {
+            "grow": {"kind": "grow", "actions": [{"type": "deepen", "stack": "b", "add": 1}],
+                     "next": "done"},
+            "done": {"kind": "final"},
+        },
+    })  # fmt: skip
+    found = sg.check(deepens, trainer="huggingface", strategy="fsdp2")
     [one] = [f for f in found if f.code == "strategy-cannot"]
-    assert "the Hugging Face Trainer runs no graph under DDP" in one.message
+    assert one.message == (
+        "the graph: the Hugging Face Trainer runs no graph under FSDP2 (fully_shard), but with ddp"
+    )
+    found = sg.check(deepens, trainer="huggingface", strategy="ddp")
+    assert not [f for f in found if f.code == "strategy-cannot"]
     assert not [
         f
         for f in sg.check(sg.load(EVERYTHING), trainer="loop", strategy="ddp")

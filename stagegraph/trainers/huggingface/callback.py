@@ -29,6 +29,7 @@ from stagegraph.session.engine import Engine
 from stagegraph.session.tally import Tally
 from stagegraph.trainers.figures import figures
 from stagegraph.trainers.huggingface.refusals import refuse
+from stagegraph.trainers.ranks import agreed, led
 
 __all__ = ["StagegraphCallback"]
 
@@ -84,6 +85,7 @@ class StagegraphCallback(TrainerCallback):
         self._engine: Engine | None = None
         self._evaluate: Callable[[], Any] = dict
         self._optimizer: Any = None
+        self._wrapped: Callable[[], Any] = _nothing
         self.deaf = False
         """Whether what is evaluated is no news: on a resume, before the first batch."""
         self.pass_ended = False
@@ -119,6 +121,7 @@ class StagegraphCallback(TrainerCallback):
         """Make the engine, before the Trainer loads anything.
 
         Raises:
+            RankError: Another process has failed in it.
             RunFolderError: The run's folder holds a run, and this one begins.
             StageGraphError: This callback has trained already.
             UnsupportedError: Trainer, model and graph do not go together.
@@ -128,10 +131,12 @@ class StagegraphCallback(TrainerCallback):
                 "this Trainer's engine has trained already; to go on or to begin again, make a new "
                 "model, Trainer and callback; train(resume_from_checkpoint=True) goes on"
             )
-        refuse(trainer, self._compiled, monitored=self._monitor is not None)
-        if self.run is not None and not resumes and RunFolder(self.run).is_used:
+        monitored, run = self._monitor is not None, self.run
+        agreed(lambda: refuse(trainer, self._compiled, monitored=monitored))
+        # Rank 0 begins to write in it soon: only it may look.
+        if run is not None and not resumes and led(lambda: RunFolder(run).is_used):
             raise RunFolderError(
-                f"{self.run} holds an earlier run already; call "
+                f"{run} holds an earlier run already; call "
                 "train(resume_from_checkpoint=True) to go on with it, or choose another folder"
             )
         self._optimizer = trainer.create_optimizer()
@@ -153,6 +158,7 @@ class StagegraphCallback(TrainerCallback):
         )
         self.tally = self._engine.tally()
         self._evaluate = trainer.evaluate
+        self._wrapped = lambda: trainer.model_wrapped
 
     def saw(self, inputs: Mapping[str, Any]) -> None:
         """A micro-batch is about to be learnt from."""
@@ -190,7 +196,10 @@ class StagegraphCallback(TrainerCallback):
             control.should_training_stop = True
 
     def kept(self) -> dict[str, Any]:
-        """What a checkpoint of the Trainer's must hold, in plain containers and tensors."""
+        """What a checkpoint of the Trainer's must hold, in plain containers and tensors.
+
+        Of several processes each has its own, and all are asked.
+        """
         host = {**self.tally.to_json(), "tokens": self._seen}
         return {"engine": self.engine.host_state(), "host": host}
 
@@ -223,6 +232,7 @@ class StagegraphCallback(TrainerCallback):
                 "event. Use stagegraph.trainers.huggingface.StagedTrainer, or put "
                 "StagedTrainerMixin before your Trainer: class Mine(StagedTrainerMixin, Trainer)"
             )
+        self._engine.wrap(self._wrapped())  # made since, around a model that is loaded
         self._engine.start()
         if self._seen is None:
             self._seen = state.num_input_tokens_seen
@@ -235,6 +245,8 @@ class StagegraphCallback(TrainerCallback):
         if args.include_num_input_tokens_seen != "no":  # as the host counts them
             tokens = state.num_input_tokens_seen - (self._seen or 0)
             self._seen = state.num_input_tokens_seen
+            if self.engine.rank:
+                tokens = 0  # they are those of all processes, and rank 0 has told of them
         self.pass_ended, self.asked_alone = False, False
         follows = tally.updated(passes=(batches, size) if size else None, tokens=tokens)
         if follows and not (size and batches % size == 0 and _at_its_end(args, state)):
@@ -279,6 +291,10 @@ class StagegraphCallback(TrainerCallback):
                     f"compute_metrics return it (the Trainer puts 'eval_' before its names) and "
                     f"write metrics: {{{name}: {{source: [eval_...]}}}}"
                 )
+
+
+def _nothing() -> None:
+    """No wrapper yet."""
 
 
 def _at_its_end(args: Any, state: Any) -> bool:

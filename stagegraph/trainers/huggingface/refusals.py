@@ -12,6 +12,9 @@ from stagegraph.trainers.refusals import of_model, of_optimizer, why_not
 
 __all__ = ["LEANED_ON", "refuse"]
 
+_CUTS = ("tp", "cp", "sp", "ep", "dp_shard")
+"""What a ``parallelism_config`` may cut the model or its batches by."""
+
 LEANED_ON = (
     "_determine_best_metric",
     "_get_output_dir",
@@ -70,6 +73,15 @@ def _sharded(trainer: Any) -> bool:
     return bool(trainer.is_fsdp_enabled or trainer.is_fsdp_xla_enabled)
 
 
+def _other_than_replicas(trainer: Any) -> bool:
+    """Whether several processes do anything else than train replicas of one model."""
+    mode = str(getattr(trainer.args.parallel_mode, "value", trainer.args.parallel_mode))
+    config = getattr(trainer.accelerator, "parallelism_config", None)
+    cut = config is not None and any(getattr(config, f"{one}_enabled", False) for one in _CUTS)
+    loaded = bool(getattr(trainer, "is_distributed_loading_by_transformers", False))
+    return not _sharded(trainer) and (mode != "distributed" or cut or loaded)
+
+
 _SETTINGS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (
         lambda trainer: bool(trainer.is_deepspeed_enabled),
@@ -82,8 +94,20 @@ _SETTINGS: tuple[tuple[Callable[[Any], bool], str], ...] = (
         "train without fsdp",
     ),
     (
-        lambda trainer: trainer.args.world_size > 1 and not _sharded(trainer),
-        "this version decides in one process alone, and ranks would part; start one process",
+        lambda trainer: trainer.args.world_size > 1 and _other_than_replicas(trainer),
+        "several processes that are not each a replica of the model cannot follow a change of its "
+        "parameters; train under DistributedDataParallel: without parallelism_config, tp_plan and "
+        "distributed_config, on CPUs or CUDA devices, started by torchrun or accelerate launch",
+    ),
+    (
+        lambda trainer: trainer.args.world_size > 1 and bool(trainer.args.save_on_each_node),
+        "save_on_each_node keeps a checkpoint on each node, and nobody could see whether all of "
+        "them are whole; leave it out, with an output_dir that all nodes see",
+    ),
+    (
+        lambda trainer: trainer.args.world_size > 1 and bool(trainer.args.ddp_static_graph),
+        "ddp_static_graph promises that the same parameters are used for ever, and the graph "
+        "changes them; leave it out",
     ),
     (
         lambda trainer: trainer.args.n_gpu > 1,

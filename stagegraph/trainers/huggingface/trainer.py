@@ -11,7 +11,8 @@ from stagegraph.actions.randomness import RandomState
 from stagegraph.errors import UnsupportedError
 from stagegraph.session.engine import Engine
 from stagegraph.trainers.huggingface.callback import StagegraphCallback
-from stagegraph.trainers.huggingface.kept import newest_whole, read, require_states, write
+from stagegraph.trainers.huggingface.kept import keep, newest_whole, require_states, take
+from stagegraph.trainers.ranks import led
 
 if TYPE_CHECKING:
     _Base = Any
@@ -71,11 +72,13 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         """As the Trainer's own; ``True`` means the newest checkpoint that was saved to its end.
 
         Raises:
+            RankError: Another process has failed in it.
             RunFolderError: There is no such checkpoint, or the run's folder cannot be used.
             UnsupportedError: Trainer, model and graph do not go together.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = str(newest_whole(Path(self.args.output_dir)))
+            output = Path(self.args.output_dir)
+            resume_from_checkpoint = led(lambda: str(newest_whole(output)))
         self._stages.attach(self, resumes=bool(resume_from_checkpoint))
         try:
             return super().train(resume_from_checkpoint or None, *args, **kwargs)
@@ -188,22 +191,21 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
     # Checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.args.should_save:
-            output = Path(self._get_output_dir(trial=trial))
-            write(output / f"checkpoint-{self.state.global_step}", self._stages.kept())
+        output = Path(self._get_output_dir(trial=trial))
+        keep(output / f"checkpoint-{self.state.global_step}", self._stages.kept())
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Structure first, then weights."""
         checkpoint = Path(resume_from_checkpoint)
         require_states(checkpoint)
-        self._stages.take_up(read(checkpoint))
+        self._stages.take_up(take(checkpoint))
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         """The best model may have had fewer blocks than the last one has."""
         self.engine.finish()
-        kept = read(Path(self.state.best_model_checkpoint))
+        kept = take(Path(self.state.best_model_checkpoint))
         self.engine.rebuild(kept["engine"], owed=kept["host"]["update"])
         super()._load_best_model()
 

@@ -53,6 +53,12 @@ def test_settings_are_refused(tmp_path, name):
     assert not trainer._stages.has_engine  # and nothing has begun
 
 
+CUT = (
+    "several processes that are not each a replica of the model cannot follow a change of its "
+    "parameters; train under DistributedDataParallel: without parallelism_config, tp_plan and "
+    "distributed_config, on CPUs or CUDA devices, started by torchrun or accelerate launch"
+)
+
 HOSTS = {
     "deepspeed": (
         {"is_deepspeed_enabled": True},
@@ -64,9 +70,24 @@ HOSTS = {
         "fsdp shards parameters once, and ranks would differ after a change without an error; "
         "train without fsdp",
     ),
-    "ranks": (
-        {"world_size": 2},
-        "this version decides in one process alone, and ranks would part; start one process",
+    "cut": (
+        {
+            "world_size": 2,
+            "parallel_mode": "distributed",
+            "is_distributed_loading_by_transformers": True,
+        },
+        CUT,
+    ),
+    "pods": ({"world_size": 2, "parallel_mode": "tpu"}, CUT),
+    "nodes": (
+        {"world_size": 2, "parallel_mode": "distributed", "save_on_each_node": True},
+        "save_on_each_node keeps a checkpoint on each node, and nobody could see whether all of "
+        "them are whole; leave it out, with an output_dir that all nodes see",
+    ),
+    "static": (
+        {"world_size": 2, "parallel_mode": "distributed", "ddp_static_graph": True},
+        "ddp_static_graph promises that the same parameters are used for ever, and the graph "
+        "changes them; leave it out",
     ),
     "DataParallel": (
         {"n_gpu": 2},
@@ -89,13 +110,22 @@ def test_hosts_that_this_machine_does_not_have_are_refused(tmp_path, name):
     args = SimpleNamespace(
         **{
             k: getattr(real.args, k)
-            for k in ("world_size", "n_gpu", "auto_find_batch_size", "optim")
+            for k in (
+                "auto_find_batch_size",
+                "ddp_static_graph",
+                "n_gpu",
+                "optim",
+                "parallel_mode",
+                "save_on_each_node",
+                "world_size",
+            )
         }
     )
     seen = SimpleNamespace(
         **{k: getattr(real, k) for k in dir(real) if k.startswith(("is_", "_"))
            and not k.startswith("__")},
         model=real.model, optimizer=None, eval_dataset=(), model_init=None,
+        accelerator=real.accelerator,
     )  # fmt: skip
     for key, value in given.items():
         setattr(args if hasattr(args, key) else seen, key, value)
