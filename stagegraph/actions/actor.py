@@ -43,6 +43,7 @@ from stagegraph.actions.ranks.own import fork_own, own_file, pack_own, take_own,
 from stagegraph.actions.ranks.replicated import Replicated, replicated_in, why_not_followed
 from stagegraph.actions.rehearsal import rehearse
 from stagegraph.actions.returning import return_to
+from stagegraph.actions.sharding.tensors import shards_in
 from stagegraph.actions.sharding.units import reshard, settle
 from stagegraph.actions.snapshots import take
 from stagegraph.actions.standing import Standing
@@ -176,7 +177,9 @@ class TorchActor:
 
     def own(self, position: Any) -> bytes:
         """What a checkpoint must hold of this rank beside what all ranks have alike."""
-        return pack_own(self._standing, position, reduced=self.has_reduced)
+        replicas = self._replicas
+        buffers = replicas is not None and replicas.has_own_buffers
+        return pack_own(self._standing, position, reduced=self.has_reduced, buffers=buffers)
 
     def take_own(self, files: Mapping[str, bytes], rank: int, size: int, position: Any) -> Any:
         """Take it up again, after :meth:`load_checkpoint`.
@@ -196,13 +199,20 @@ class TorchActor:
         content = files.get(own_file(rank))
         if content is None:
             if rank:
-                fork_own(rank)
+                fork_own(self._standing, rank)
             return position
         own, probe = unpack_own(content), self._standing.probe
         as_many = own_file(size - 1) in files and own_file(size) not in files
         if self._replicas is not None and as_many and own["reduced"] and probe is not None:
             self._replicas.settle(probe)
         return take_own(self._standing, own)
+
+    def given(self) -> list[str]:
+        """What the engine was given beside the model, by the names of its arguments."""
+        standing = self._standing
+        found: dict[str, object] = {**standing.companions.named(data=True)}
+        found |= {"probe": standing.probe, "monitor": self.monitor}
+        return sorted(name for name, one in found.items() if one is not None)
 
     def structure_lines(self) -> list[str]:
         """The structure of model and optimizers, a line each; the same on all ranks."""
@@ -262,8 +272,19 @@ class TorchActor:
         samples = samples_in(standing.probe) if self._counts_flops else None
         if samples is None or standing.probe is None:
             return None
-        with standing.gates.held_at(1.0, standing.gates.alphas()):  # closed, backward skips a block
-            return count_flops(standing.model, standing.probe), samples
+        probe = standing.probe
+
+        def count() -> list[int]:
+            # Closed, backward skips a block.
+            with standing.gates.held_at(1.0, standing.gates.alphas()):
+                return [count_flops(standing.model, probe), samples]
+
+        if self._agreement is None:
+            flops, batch = count()
+        else:  # a probe of another length takes another number of them
+            by_all = bool(shards_in(standing.model))
+            flops, batch = self._agreement.of_first(count, by_all=by_all)
+        return flops, batch
 
     @torch.inference_mode(False)  # whatever the host is in: what is made here must train
     @torch.enable_grad()
@@ -283,24 +304,31 @@ class TorchActor:
             with self._together(boundary):
                 self._refuse_foreign_change(boundary)
                 evidence = self._carry_out(boundary, log)
-            self._follow()
-            attributions = self._attribute(boundary, evidence)
+            with self._together(boundary):
+                self._follow()
+                attributions = self._attribute(boundary, evidence)
+                facts = self.facts()
+            if self._replicas is not None:
+                self._replicas.align()
             retapped = self._standing.teaching.taps is not taps
             if boundary.structural or retapped or self._standing.hooked != hooked:
                 _forget_compiled()
             self.has_updated()  # an update that was only tried is none
-            outcome = Outcome(evidence, self.facts(), attributions)
+            outcome = Outcome(evidence, facts, attributions)
             # The last thing: whatever interrupts after it comes too late.
+            failed = None
             if self._agreement is None:
                 confirm(outcome)
             else:
-                self._agreement.confirm(lambda: confirm(outcome))
+                failed = self._agreement.confirm(lambda: confirm(outcome))
         except BaseException as error:
             log.undo()
             self.has_updated()
             if isinstance(error, Exception) and not isinstance(error, Parted):
                 self._follow()
             raise
+        if failed is not None:
+            raise Parted(f"this boundary has held here, and not on all ranks: {failed}")
         self._structure = self._structure_now()
         if boundary.structural or boundary.forget:
             self._standing.release_pruned()  # not before: what is undone may still go back to it

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.hooks import RemovableHandle
 
 from stagegraph.actions.actor import TorchActor
@@ -231,7 +232,7 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
         probe=probe,
     )
     fixed += _of_trials(graph, companions)
-    fixed += _of_replicas(graph, wrapper)
+    fixed += _of_replicas(graph, wrapper, ema)
     grows = any(stage.possible_growths for stage in graph.stages.values())
     pointers = {placed.place: placed.pointer for placed in all_actions(graph)}
     pointers |= {h.place: h.pointer for stage in graph.stages.values() for h in stage.during}
@@ -244,9 +245,16 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
     return found + [replace(_misfit(note, pointers, may_come=False), remark=True) for note in noted]
 
 
-def _of_replicas(graph: CompiledGraph, wrapper: DistributedDataParallel | None) -> list[str]:
+def _of_replicas(
+    graph: CompiledGraph, wrapper: DistributedDataParallel | None, ema: object
+) -> list[str]:
     """What keeps a wrapper from following the first place that changes what it reduces."""
     reasons = [] if wrapper is None else why_not_followed(wrapper)
+    if isinstance(ema, AveragedModel) and replicated_in(ema.module) is not None:
+        reasons.append(
+            "ema= averages the DistributedDataParallel, which cannot be copied along with a "
+            "growth; give AveragedModel(model.module)"
+        )
     if not reasons:
         return []
     places = [placed.place for placed in all_actions(graph) if placed.action.structural]

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from stagegraph.engine.commands import Message
+from stagegraph.engine.ranks import Parted
 from stagegraph.engine.replay import Coming
 from stagegraph.engine.taking import Verdict
 from stagegraph.errors import StageGraphError
@@ -90,5 +91,7 @@ class Desk:
             return Verdict(message, "refused", "this engine keeps no checkpoints")
         try:
             return Verdict(message, "taken", self.checkpoint())
+        except Parted:
+            raise
         except (StageGraphError, OSError) as error:
             return Verdict(message, "refused", f"no checkpoint was kept: {error}")

@@ -207,7 +207,7 @@ class Engine:
         self._record: Recording | Following | None = None
         try:
             if together is not None:
-                shake_hands(together, actor, run, seed)
+                shake_hands(together, actor, run, checkpoints, seed)
             if run is not None:
                 self._record = self._open(RunFolder(run), checkpoints, actor)
         except StageGraphError:
@@ -478,7 +478,7 @@ class Engine:
         self.start()
         self._tell_vitals = True
         if self._together is not None:
-            self._together.settle()
+            self._together.finish()
         self._core.finish()
         self._vitals()
         if self._record is not None:

@@ -57,6 +57,7 @@ class Following:
         self._group: Group = together.group
         self.leaving = Leaving(core, together)
         together.go = self.leaving.go
+        together.lead_pauses(None)
         core.desk.checkpoint = weakly(self.save_now)
         core.desk.nudged = weakly(self._go)
         core.beginning = weakly(self.require_taken_up)
@@ -82,7 +83,7 @@ class Following:
         if not self._core.done:
             self._go()
         if self._group.share(None):
-            self._hand_over()
+            self._help()
         self._keep_appointments()
 
     def _keep_appointments(self) -> None:
@@ -93,8 +94,13 @@ class Following:
     def _go(self) -> None:
         reason = self.leaving.take() if self._saves else ""
         if reason:
-            self._hand_over()
+            self._help()
             raise Preempted(reason)
+
+    def _help(self) -> None:
+        """Hand over what is this rank's, if rank 0 does save."""
+        if self._group.share(None):
+            self._hand_over()
 
     def find(self) -> Found:
         """The checkpoint that rank 0 has chosen.
@@ -141,13 +147,13 @@ class Following:
         """
         if not self._saves:
             raise RunFolderError("the trainer keeps this run's checkpoints; have it save one")
-        self._hand_over()
+        self._help()
         return ""
 
     def finish(self) -> None:
         """Rank 0 saves where training has been left."""
         if self._saves and not self._core.done:
-            self._hand_over()
+            self._help()
 
     def close(self) -> None:
         """Nothing is held."""

@@ -114,7 +114,11 @@ def _group(asked: Any, *, with_torch: bool) -> Group | None:
 
 
 def shake_hands(
-    together: Together, actor: Actor, run: str | os.PathLike[str] | None, seed: int
+    together: Together,
+    actor: Actor,
+    run: str | os.PathLike[str] | None,
+    checkpoints: object,
+    seed: int,
 ) -> None:
     """See that all ranks have begun the same thing.
 
@@ -122,8 +126,15 @@ def shake_hands(
         RankError: They have not.
     """
     lines: Sequence[str] = getattr(actor, "structure_lines", list)()
+    given: Sequence[str] = getattr(actor, "given", list)()
     folder = None if run is None else os.fspath(run)
-    together.shake_hands(seed=seed, run=folder, structure=list(lines))
+    together.shake_hands(
+        seed=seed,
+        run=folder,
+        checkpoints=None if checkpoints is None else str(checkpoints),
+        arguments=list(given),
+        structure=list(lines),
+    )
 
 
 def find_together(

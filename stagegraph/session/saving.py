@@ -175,7 +175,12 @@ class Saving:
             RunFolderError: It could not be written, and training should not go on without.
             UnsupportedError: Something cannot be kept in a checkpoint.
         """
-        self.settle()
+        try:
+            self.settle()
+        except BaseException:
+            self._say(saves=False)
+            raise
+        self._say(saves=True)
         self._collect()
         core = self._core
         text = json.dumps(core.state_dict(), allow_nan=False, separators=(",", ":")).encode()
@@ -214,6 +219,11 @@ class Saving:
         else:
             write()
             self.settle()
+
+    def _say(self, *, saves: bool) -> None:
+        """Tell the other ranks whether to hand over what is theirs."""
+        if self._group is not None:
+            self._group.share(saves)
 
     @property
     def is_writing(self) -> bool:

@@ -37,6 +37,7 @@ class _Call(IntEnum):
 
     STEP = 1
     OBSERVE = 2
+    FINISH = 3
 
 
 _HEAD = ("call", "update", "samples", "tokens", "flops", "passes", "clock", "fault", "mail")
@@ -315,6 +316,12 @@ class Together:
         if self.core.undecided and not self.core.done:
             self.observe()
 
+    def finish(self) -> None:
+        """Training is over, if only for now: what came since the last update is everybody's."""
+        self.settle()
+        if self.core.started and not self.core.done:
+            self._deliver(self._exchange(_Call.FINISH, {}, (0, 0, 0), -1.0, None))
+
     def send(self, event: str) -> None:
         """An event from outside, seen by all regions of all ranks at the next boundary.
 
@@ -473,7 +480,7 @@ class Together:
                 )
             return
         said = [
-            f"rank {rank} is in {'step()' if call == _Call.STEP else 'observe()'} at update {at}"
+            f"rank {rank} is in {_Call(call).name.lower()}() at update {at}"
             for rank, (call, at) in enumerate(places)
         ]
         raise RankError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -169,6 +170,140 @@ def test_ranks_that_hold_different_things_are_told_at_the_next_boundary(tmp_path
     assert "head.weight [2, 8] torch.float32 trained on rank 1" in model
 
 
+def unlike(rank: int, size: int) -> Any:
+    """Probes of other lengths, and an average of the wrapper."""
+    graph = GROWING.replace("budget: {steps: 18}", "budget: {steps: 18, flops: 1e15}")
+    net = Net(0.0)
+    model = DistributedDataParallel(net)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    probe = torch.ones(2 + rank, SIZE)
+    engine = sg.Engine(sg.load(graph), model=model, optimizer=optimizer, probe=probe)
+    for number, x in enumerate(batches(rank, size)):
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        engine.step(samples=len(x))
+        if engine.wants_evaluation:
+            engine.observe(val_loss=1.0)
+        if number == 6:
+            break
+    flops = engine.progress.flops
+    engine.close()
+    try:
+        sg.Engine(
+            sg.load(GROWING),
+            model=model,
+            optimizer=optimizer,
+            ema=torch.optim.swa_utils.AveragedModel(model),
+            probe=probe,
+        )
+    except sg.UnsupportedError as error:
+        return flops, str(error)
+
+
+def test_what_is_each_ranks_own_is_made_one_or_refused(tmp_path: Path) -> None:
+    first, second = on_ranks(2, unlike, 2, folder=tmp_path)
+    assert first == second
+    assert first[0] > 0
+    assert "ema= averages the DistributedDataParallel" in first[1]
+
+
+def listening(rank: int, size: int) -> None:
+    """A listener on the last rank that fails when the boundary has been written down."""
+
+    class Fails:
+        def write(self, records: tuple[Any, ...]) -> None:
+            if rank == size - 1 and any(one["type"] == "growth" for one in records):
+                raise RuntimeError("a listener of one rank")
+
+    net = Net(0.0)
+    model = DistributedDataParallel(net)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    engine = sg.Engine(
+        sg.load(GROWING), model=model, optimizer=optimizer, probe=torch.ones(2, SIZE)
+    )
+    engine.listen(Fails())
+    for _ in range(4):
+        engine.step()
+        if engine.wants_evaluation:
+            engine.observe(val_loss=1.0)
+
+
+def test_what_fails_on_one_rank_when_all_is_done_ends_all_with_the_reason(tmp_path: Path) -> None:
+    first, second = on_ranks(2, listening, 2, folder=tmp_path, failing=True)
+    assert "rank 1: RuntimeError: a listener of one rank" in first
+    assert second.startswith("RuntimeError: a listener of one rank")
+
+
+def own_group(rank: int, size: int) -> Any:
+    """Two pairs of ranks, a run each."""
+    pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    engine = sg.Engine(
+        sg.load(GROWING), params=10, costs={"main:deepen": 1}, group=pairs[rank // 2]
+    )
+    engine.step(samples=rank)
+    return engine.progress.samples
+
+
+@pytest.mark.slow
+def test_a_group_of_some_decides_by_itself(tmp_path: Path) -> None:
+    assert on_ranks(4, own_group, 4, folder=tmp_path) == [1, 1, 5, 5]
+
+
+class Normed(Net):
+    """With running statistics, which each rank keeps of its own share."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.norm = nn.BatchNorm1d(SIZE)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.norm(x))
+
+
+def normed(rank: int, size: int, folder: Path, updates: int) -> Any:
+    torch.manual_seed(0)
+    net = Normed()
+    model = DistributedDataParallel(net, broadcast_buffers=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    engine = sg.Engine(
+        sg.load(GROWING),
+        model=model,
+        optimizer=optimizer,
+        probe=torch.ones(2, SIZE),
+        run=folder,
+        checkpoints=sg.Checkpoints(every="1 steps"),
+    )
+    with engine:
+        engine.resume()
+        data = batches(rank, size)
+        while not engine.done and engine.progress.step < updates:
+            x = data[engine.progress.step]
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            engine.step()
+            if engine.wants_evaluation:
+                engine.observe(val_loss=1.0)
+        if not engine.done:
+            engine.finish()
+    return [b.tolist() for b in net.buffers()], weights(net)
+
+
+def normed_twice(rank: int, size: int, folder: Path) -> Any:
+    whole = normed(rank, size, folder / "whole", 12)
+    normed(rank, size, folder / "cut", 6)
+    return whole, normed(rank, size, folder / "cut", 12)
+
+
+def test_running_statistics_of_each_rank_are_kept(tmp_path: Path) -> None:
+    first, second = on_ranks(2, normed_twice, 2, tmp_path, folder=tmp_path)
+    assert first[0] == first[1]
+    assert second[0] == second[1]
+    assert first[0][0] != second[0][0]
+    assert first[0][1] == second[0][1]
+
+
 def wrapping(rank: int, size: int) -> Any:
     """What the wrapper keeps when it is initialised again, and what is refused."""
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -190,6 +325,7 @@ def wrapping(rank: int, size: int) -> Any:
     replicas.let_go()
     net.blocks.append(Net(0.0).blocks[0])
     replicas.follow(unused=True)
+    replicas.align()
     searches = model.find_unused_parameters
     model(torch.ones(2, SIZE))
     model.train()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from stagegraph.engine.ranks import Group
+from stagegraph.engine.ranks import Group, agreed, lead
 from stagegraph.errors import ActionError, RankError
 
 __all__ = ["Agreement", "structure_lines"]
@@ -72,24 +73,51 @@ class Agreement:
                     )
         return "the ranks hold different structures"
 
-    def confirm(self, confirm: Callable[[], None]) -> None:
+    def confirm(self, confirm: Callable[[], None]) -> str | None:
         """Let rank 0 write what has happened, and the others follow when that has held.
 
+        Returns:
+            What has failed on another rank, though it has held on this one: nobody can go on.
+
         Raises:
-            RankError: Rank 0 could not.
+            RankError: Rank 0 could not; it is as it was on all.
         """
-        if self._group.rank:
-            told = self._group.share(None)
-            if told is not None:
-                raise RankError(f"rank 0: {told}")
-            confirm()
-            return
+        if not self._group.rank:
+            try:
+                confirm()
+            except BaseException as error:
+                self._group.share(f"{type(error).__name__}: {error}")
+                raise
+            self._group.share(None)
+            return self._failed(None)
+        told = self._group.share(None)
+        if told is not None:
+            raise RankError(f"rank 0: {told}")
         try:
             confirm()
-        except BaseException as error:
-            self._group.share(f"{type(error).__name__}: {error}")
+        except Exception as error:
+            self._failed(f"{type(error).__name__}: {error}")
             raise
-        self._group.share(None)
+        return self._failed(None)
+
+    def _failed(self, mine: str | None) -> str | None:
+        told = enumerate(self._group.gather_data(mine))
+        return next((f"rank {rank}: {text}" for rank, text in told if text is not None), None)
+
+    def of_first(self, call: Callable[[], Any], *, by_all: bool) -> Any:
+        """What a function returns on rank 0, as JSON data on every rank.
+
+        Args:
+            call: The function.
+            by_all: Whether all must call it, because ranks wait for each other inside.
+
+        Raises:
+            RankError: It has failed on rank 0, or, called by all, on any.
+        """
+        if not by_all:
+            return lead(self._group, call)
+        found = agreed(self._group, call)
+        return self._group.share(found)
 
 
 def _digest(lines: Sequence[str]) -> float:

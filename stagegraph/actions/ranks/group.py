@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stagegraph.actions.keeping.tensor_files import bytes_of
 from stagegraph.engine.ranks import Parted
 from stagegraph.errors import RankError
 
@@ -33,7 +34,9 @@ class RankGroup:
 
     def __init__(self, parent: dist.ProcessGroup | None = None) -> None:
         members = dist.get_process_group_ranks(parent)
-        self._group = dist.new_group(members, backend="gloo")
+        # Other ranks need not know of a group of some.
+        some = len(members) < dist.get_world_size()
+        self._group = dist.new_group(members, backend="gloo", use_local_synchronization=some)
         self._rank = dist.get_rank(self._group)
         self._size = len(members)
         self._first = members[0]
@@ -69,7 +72,7 @@ class RankGroup:
         if data:
             mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         found = self._all(mine)
-        return [bytes(one[:size].tolist()) for one, size in zip(found, sizes, strict=True)]
+        return [b"".join(bytes_of(one[:size])) for one, size in zip(found, sizes, strict=True)]
 
     def share(self, data: Any) -> Any:
         """As :meth:`stagegraph.engine.ranks.Group.share`."""
@@ -80,7 +83,7 @@ class RankGroup:
         if text:
             content[:] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         self._from_first(content)
-        return json.loads(bytes(content.tolist()))
+        return json.loads(b"".join(bytes_of(content)))
 
     def _all(self, mine: Tensor) -> list[Tensor]:
         found = [torch.empty_like(mine) for _ in range(self._size)]

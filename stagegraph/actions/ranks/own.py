@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from stagegraph.actions.keeping.checkpoint import read_checkpoint, take_checkpoint
 from stagegraph.actions.randomness import RandomState, seed_all
 from stagegraph.actions.snapshots import Snapshot
@@ -28,16 +30,21 @@ def own_file(rank: int) -> str:
     return f"rank-{rank:05}.bin"
 
 
-def pack_own(standing: Standing, position: Any, *, reduced: bool) -> bytes:
+def pack_own(standing: Standing, position: Any, *, reduced: bool, buffers: bool) -> bytes:
     """What is this rank's own, as the content of a file.
 
     Args:
         standing: The model with all that is held of it.
         position: Its place in the data.
         reduced: Whether gradients were averaged since the wrapper was initialised last.
+        buffers: Whether each rank keeps buffers of its own, such as running statistics.
     """
     snapshots = {
-        name: {"random": one.random.pack(), "data": one.companions.get(_DATA)}
+        name: {
+            "random": one.random.pack(),
+            "data": one.companions.get(_DATA),
+            "buffers": dict(one.buffers) if buffers else None,
+        }
         for name, one in standing.snapshots.items()
     }
     state = {
@@ -46,6 +53,7 @@ def pack_own(standing: Standing, position: Any, *, reduced: bool) -> bytes:
         "snapshots": snapshots,
         "position": position,
         "reduced": reduced,
+        "buffers": dict(standing.model.named_buffers()) if buffers else None,
     }
     files = {}
     for name, write in take_checkpoint(state, "a rank's own state").files().items():
@@ -73,6 +81,7 @@ def unpack_own(content: bytes) -> Any:
     return read_checkpoint(files)
 
 
+@torch.no_grad()
 def take_own(standing: Standing, state: Mapping[str, Any]) -> Any:
     """Take up what is this rank's own, after all that all ranks have alike.
 
@@ -84,14 +93,22 @@ def take_own(standing: Standing, state: Mapping[str, Any]) -> Any:
         companions = dict(one.companions)
         if kept["data"] is not None:
             companions[_DATA] = kept["data"]
+        own = {} if kept["buffers"] is None else {"buffers": kept["buffers"]}
         standing.snapshots[name] = replace(
-            one, random=RandomState.unpack(kept["random"]), companions=companions
+            one, random=RandomState.unpack(kept["random"]), companions=companions, **own
         )
+    held = dict(standing.model.named_buffers())
+    for name, buffer in (state["buffers"] or {}).items():
+        held[name].copy_(buffer)
     standing.companions.load(state["data"], data=True)
     RandomState.unpack(state["random"]).restore()
     return state["position"]
 
 
-def fork_own(rank: int) -> None:
-    """A rank that the run did not have draws numbers of its own from here on."""
-    seed_all(RandomState.capture().forked_seed(rank))
+def fork_own(standing: Standing, rank: int) -> None:
+    """A rank that the run did not have draws numbers of its own, from snapshots on too."""
+    now = RandomState.capture()
+    for name, one in standing.snapshots.items():
+        seed_all(one.random.forked_seed(rank))
+        standing.snapshots[name] = replace(one, random=RandomState.capture())
+    seed_all(now.forked_seed(rank))

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup
+from torch.distributed.utils import _sync_module_states
 from torch.nn.parallel import DistributedDataParallel
 
 from stagegraph.actions.probes import Probe, probe_loss
@@ -38,8 +40,7 @@ class Replicated:
         self._searches = bool(wrapper.find_unused_parameters)
         self._known = self._reduced()
         self._comm_hooks: list[tuple[Any, Any]] = []
-        self._unused = False
-        self._dropped = False
+        self._unused = self._dropped = self._grown = False
         self._reduces = _Noticed(wrapper)
 
     @property
@@ -65,12 +66,35 @@ class Replicated:
         known = self._reduced()
         if not self._dropped and known == self._known and self._unused == unused:
             return
-        grown = [one[:3] for one in known] != [one[:3] for one in self._known]
+        self._grown |= [one[:3] for one in known] != [one[:3] for one in self._known]
         self.let_go()
-        self._initialise(searches=self._searches or unused, sync=grown)
+        self._initialise(searches=self._searches or unused)
         self._known, self._unused, self._dropped = known, unused, False
         self._reduces.forget()
         self._reduces = _Noticed(self._wrapper)
+
+    def align(self) -> None:
+        """Give all ranks rank 0's parameters where they have grown, as a new wrapper would.
+
+        A collective, and so apart from :meth:`follow`, which may fail on one rank alone.
+        """
+        if self._grown:
+            self._grown = False
+            wrapper = self._wrapper
+            _sync_module_states(
+                module=wrapper.module,
+                process_group=wrapper.process_group,
+                broadcast_bucket_size=wrapper.broadcast_bucket_size,
+                src=0,
+                params_and_buffers_to_ignore=wrapper.parameters_to_ignore,
+                broadcast_buffers=False,  # each rank's own, or rank 0's at the next forward
+            )
+
+    @property
+    def has_own_buffers(self) -> bool:
+        """Whether each rank keeps buffers of its own, such as running statistics."""
+        syncs = getattr(self._wrapper, "forward_sync_buffers", None)
+        return not (self._wrapper.broadcast_buffers if syncs is None else syncs)
 
     def mind(self, *, unused: bool) -> None:
         """The same between boundaries, where only that can have changed."""
@@ -108,12 +132,12 @@ class Replicated:
             for p in self._wrapper.module.parameters()
         )
 
-    def _initialise(self, *, searches: bool, sync: bool) -> None:
+    def _initialise(self, *, searches: bool) -> None:
         wrapper = self._wrapper
         before = dict(vars(wrapper))
         syncs, averages = wrapper.require_backward_grad_sync, wrapper.require_forward_param_sync
         arguments = _arguments(wrapper)
-        arguments |= {"find_unused_parameters": searches, "init_sync": sync}
+        arguments |= {"find_unused_parameters": searches, "init_sync": False}
         own = vars(nn.Module())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say was said when the user made it
@@ -186,6 +210,17 @@ def why_not_followed(wrapper: DistributedDataParallel) -> list[str]:
         reasons.append(
             "DistributedDataParallel(mixed_precision=...) hooks every module when it is made, and "
             "would do so again; use torch.autocast"
+        )
+    stateful = [
+        getattr(hook, "__qualname__", str(hook))
+        for hook, state in wrapper._comm_hooks  # noqa: SLF001 - said above
+        if state is not None and not isinstance(state, ProcessGroup)
+    ]
+    if stateful:
+        reasons.append(
+            f"the communication hook {stateful[0]} has a state of its own, such as PowerSGD's "
+            "memory, which has the sizes of before a change and is in no checkpoint; register a "
+            "hook without one"
         )
     if getattr(wrapper, "_delay_all_reduce_params", None):
         reasons.append(

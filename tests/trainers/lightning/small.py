@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import random
+import tempfile
 
 import lightning.pytorch as pl
 import numpy as np
@@ -130,7 +131,8 @@ def held_out(shuffle=False):
 
 def trainer(callbacks, **given):
     usual = {
-        "max_steps": 30, "logger": False, "enable_progress_bar": False, "accelerator": "cpu",
+        "default_root_dir": tempfile.mkdtemp(), "max_steps": 30,
+        "logger": False, "enable_progress_bar": False, "accelerator": "cpu",
         "enable_model_summary": False, "devices": 1, "num_sanity_val_steps": 0,
     }  # fmt: skip
     if "max_epochs" in given:
