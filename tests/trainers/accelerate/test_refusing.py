@@ -47,10 +47,6 @@ SETTINGS = [
     ({"distributed_type": DistributedType.XLA}, "torch-xla compiles"),
     ({"parallelism_config": PARALLEL}, "tensor, context and sequence parallelism"),
     ({"mixed_precision": "fp8"}, "fp8 puts other layers"),
-    (
-        {"distributed_type": DistributedType.MULTI_CPU, "num_processes": 2},
-        "this version decides in one process alone",
-    ),
 ]
 
 
