@@ -21,7 +21,7 @@ def growing(rank: int, size: int, folder: Path) -> Any:
     """A whole run, the same cut and gone on with at several updates, and it all on each rank."""
     whole = train(rank, size, folder / "whole", seen=lambda _, model: id(model))
     again = []
-    for cut in (2, 4, 7, 10):
+    for cut in (4, 10):
         train(rank, size, folder / f"cut-{cut}", updates=cut)
         again.append(train(rank, size, folder / f"cut-{cut}"))
     return whole, again
@@ -51,6 +51,24 @@ def test_cut_anywhere_and_gone_on_with_it_is_the_same_run_on_every_rank(runs: li
         for one in again:
             assert one["weights"] == whole["weights"]
             assert one["losses"] == whole["losses"][-len(one["losses"]) :]
+
+
+def at_every_update(rank: int, size: int, folder: Path) -> Any:
+    whole = train(rank, size, folder / "whole")
+    again = []
+    for cut in range(1, 14):
+        train(rank, size, folder / f"cut-{cut}", updates=cut)
+        again.append(train(rank, size, folder / f"cut-{cut}")["weights"])
+    return whole["weights"], again
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_cut_at_every_update_it_is_the_same_run(tmp_path: Path, size: int) -> None:
+    for whole, again in on_ranks(
+        size, at_every_update, size, tmp_path, folder=tmp_path, seconds=600
+    ):
+        assert again == [whole] * 13
 
 
 def dry(rank: int, size: int) -> Any:
@@ -201,6 +219,7 @@ def unlike(rank: int, size: int) -> Any:
         return flops, str(error)
 
 
+@pytest.mark.slow
 def test_what_is_each_ranks_own_is_made_one_or_refused(tmp_path: Path) -> None:
     first, second = on_ranks(2, unlike, 2, folder=tmp_path)
     assert first == second
@@ -296,6 +315,7 @@ def normed_twice(rank: int, size: int, folder: Path) -> Any:
     return whole, normed(rank, size, folder / "cut", 12)
 
 
+@pytest.mark.slow
 def test_running_statistics_of_each_rank_are_kept(tmp_path: Path) -> None:
     first, second = on_ranks(2, normed_twice, 2, tmp_path, folder=tmp_path)
     assert first[0] == first[1]

@@ -95,6 +95,7 @@ def test_a_run_of_our_own_has_numbers_texts_and_the_table(tmp_path):
     assert [row[0] for row in table if row[2] == "roll_back"] == [12, 17]
 
 
+@pytest.mark.slow
 def test_in_ones_own_run_no_row_of_the_callers_is_lost(tmp_path):
     """The caller counts steps; rows of ours would move W&B's own, and it would drop some."""
     with wandb.init(project="p", dir=tmp_path) as mine:

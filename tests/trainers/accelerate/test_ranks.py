@@ -4,6 +4,8 @@ import contextlib
 import os
 import warnings
 
+import pytest
+
 from tests.ranks.processes import on_ranks
 from tests.trainers.accelerate.small import EVERYTHING, Dies, Life, differences
 
@@ -46,8 +48,14 @@ def check(tmp_path, host, text, cuts):
 
 
 def test_all_processes_grow_together_and_go_on_with_the_folder_of_the_run(tmp_path):
-    check(tmp_path, False, EVERYTHING, (9, 18))
+    check(tmp_path, False, EVERYTHING, (9,))
 
 
+@pytest.mark.slow
+def test_in_each_part_of_the_run_they_go_on_too(tmp_path):
+    check(tmp_path, False, EVERYTHING, (3, 12, 18))
+
+
+@pytest.mark.slow
 def test_all_processes_go_on_with_what_the_accelerator_saved(tmp_path):
     check(tmp_path, True, EVERYTHING, (10,))
