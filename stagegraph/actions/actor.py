@@ -306,6 +306,7 @@ class TorchActor:
                 evidence = self._carry_out(boundary, log)
             with self._together(boundary):
                 self._follow()
+            with self._together(boundary):  # all are here: what is measured may be exchanged
                 attributions = self._attribute(boundary, evidence)
                 facts = self.facts()
             if self._replicas is not None:

@@ -227,6 +227,44 @@ def test_what_is_each_ranks_own_is_made_one_or_refused(tmp_path: Path) -> None:
     assert "ema= averages the DistributedDataParallel" in first[1]
 
 
+def short_of_memory(rank: int, size: int) -> Any:
+    """The last rank has no memory for the buckets of gradients, where flops are counted too."""
+    initialise = Replicated._initialise
+
+    def fails(self: Replicated, *, searches: bool) -> None:
+        if len(net.blocks) > 2 and rank == size - 1:
+            raise torch.OutOfMemoryError("no memory for the buckets")
+        initialise(self, searches=searches)
+
+    net = Net(0.0)
+    model = DistributedDataParallel(net)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    graph = GROWING.replace("budget: {steps: 18}", "budget: {steps: 18, flops: 1e15}")
+    engine = sg.Engine(sg.load(graph), model=model, optimizer=optimizer, probe=torch.ones(2, SIZE))
+    Replicated._initialise = fails  # type: ignore[method-assign]
+    told = ""
+    for x in batches(rank, size)[:3]:
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        try:
+            engine.step(samples=len(x))
+            if engine.wants_evaluation:
+                engine.observe(val_loss=1.0)
+        except sg.ActionError as error:
+            told = str(error)
+    model(torch.ones(2, SIZE)).square().mean().backward()  # the wrapper still works
+    return told, len(net.blocks), engine.stages
+
+
+def test_no_memory_for_buckets_on_one_rank_takes_the_growth_back_on_all(tmp_path: Path) -> None:
+    first, second = on_ranks(2, short_of_memory, 2, folder=tmp_path)
+    assert first == second
+    told, blocks, stages = first
+    assert told == "boundary 3: rank 1: OutOfMemoryError: no memory for the buckets"
+    assert (blocks, stages) == (2, {"main": "train"})
+
+
 def listening(rank: int, size: int) -> None:
     """A listener on the last rank that fails when the boundary has been written down."""
 
