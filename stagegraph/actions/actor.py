@@ -618,6 +618,14 @@ class TorchActor:
         """Whether an optimizer has really stepped since this was last asked."""
         return self._updates is None or self._updates.take()
 
+    def watch_first_step(self, begin: Callable[[], None]) -> None:
+        """Call ``begin`` before each optimizer's first step."""
+        self._standing.rates.watch_first_step(begin)
+
+    def rest(self) -> None:
+        """A boundary is over: take the hooks off optimizers that nothing is in force for."""
+        self._standing.rates.rest()
+
     def hold(self, held: Sequence[Effect], alphas: Mapping[str, float]) -> None:
         """Put activities in force without a boundary, as after a resume.
 

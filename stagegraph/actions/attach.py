@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakSet
@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.hooks import RemovableHandle
 
 from stagegraph.actions.actor import TorchActor
 from stagegraph.actions.attributing import unmeasured
@@ -40,7 +39,6 @@ __all__ = [
     "is_held",
     "release",
     "torch_actor",
-    "watch_first_step",
 ]
 
 
@@ -328,23 +326,3 @@ def _misfit(problem: str, pointers: Mapping[str, str], *, may_come: bool) -> Mis
 
 def _several(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
     return list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
-
-
-def watch_first_step(
-    optimizer: Optimizer | Sequence[Optimizer], begin: Callable[[], None]
-) -> list[RemovableHandle]:
-    """Call ``begin`` before each optimizer's first step; the hooks to take off at the end."""
-    return [_watch(innermost(one), begin) for one in _several(optimizer)]
-
-
-def _watch(optimizer: Optimizer, begin: Callable[[], None]) -> RemovableHandle:
-    begun = False
-
-    def before_step(*_: Any) -> None:
-        nonlocal begun
-        if not begun:
-            begin()
-            begun = True
-
-    # The hook stays: taking it off while hooks run would break the others registered after it.
-    return optimizer.register_step_pre_hook(before_step)

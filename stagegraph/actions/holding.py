@@ -166,7 +166,7 @@ def _hold_settings(standing: Standing, effects: Sequence[Effect]) -> None:
                 "already, and can have one value only; keep one of the two"
             )
         held[f"{place}/{key}"] = one
-    standing.rates.settings.held = held
+    standing.rates.hold_settings(held)
 
 
 def _tune_hyper(standing: Standing, key: str, value: float) -> bool:

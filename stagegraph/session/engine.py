@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.distributed import ProcessGroup
     from torch.optim import Optimizer
-    from torch.utils.hooks import RemovableHandle
 
     from stagegraph.actions.actor import TorchActor
     from stagegraph.actions.data.draws import Drawn
@@ -203,7 +202,6 @@ class Engine:
         self._position = self._make_position(data)
         self._knows_data = data is not None
         self._closed = self._tell_vitals = False
-        self._watch: list[RemovableHandle] = []
         self._record: Recording | Following | None = None
         try:
             if together is not None:
@@ -214,9 +212,7 @@ class Engine:
             self.close()  # no hook stays on a model whose engine never came to be
             raise
         if self._torch is not None:
-            from stagegraph.actions.attach import watch_first_step
-
-            self._watch = watch_first_step(optimizer, self._first_optimizer_step)
+            self._torch.watch_first_step(self._first_optimizer_step)
 
     # The loop
 
@@ -775,8 +771,6 @@ class Engine:
             from stagegraph.actions.attach import release
 
             release(self._model)
-        for hook in self._watch:
-            hook.remove()
         self._followers.close()
         if self._torch is not None:
             self._torch.close()
@@ -908,6 +902,8 @@ class Engine:
 
     def _decided(self, structural: bool) -> None:  # noqa: FBT001 - what the core calls
         """A boundary has been decided and has held."""
+        if self._torch is not None:
+            self._torch.rest()
         if self._knobs.any:
             self._knobs.held()
         self._followers.decided()

@@ -16,7 +16,7 @@ import torch
 from torch.optim import Optimizer
 
 from stagegraph.actions.optimizing.scales import Scale
-from stagegraph.actions.optimizing.settings import Settings
+from stagegraph.actions.optimizing.settings import Setting, Settings
 from stagegraph.actions.optimizing.slice_factors import SliceFactor, entry_factors
 from stagegraph.actions.optimizing.step_hooks import StepHooks
 
@@ -49,10 +49,7 @@ class LearningRates:
         self._slices: tuple[SliceFactor, ...] = ()
         self._values: dict[str, float] = {}
         self._scales: dict[int, Scale] = {}
-        self.lasting = 1.0
-        """A factor on everything that outlives its stage."""
-        self.batch = 1.0
-        """A factor on everything that goes with the size of the batch in hand."""
+        self._lasting = self._batch = 1.0
         self.settings = Settings()
         """Other hyper-parameters that are set while an optimizer steps."""
 
@@ -60,7 +57,31 @@ class LearningRates:
     def active(self) -> bool:
         """Whether anything is in force."""
         held = self._factors or self._slices or self._scales or self.settings.held
-        return bool(held) or self.lasting != 1.0 or self.batch != 1.0
+        return bool(held) or self._lasting != 1.0 or self._batch != 1.0
+
+    @property
+    def lasting(self) -> float:
+        """A factor on everything that outlives its stage."""
+        return self._lasting
+
+    @lasting.setter
+    def lasting(self, factor: float) -> None:
+        self._lasting = factor
+        self._wake()
+
+    @property
+    def batch(self) -> float:
+        """A factor on everything that goes with the size of the batch in hand."""
+        return self._batch
+
+    @batch.setter
+    def batch(self, factor: float) -> None:
+        self._batch = factor
+        self._wake()
+
+    def _wake(self) -> None:
+        for step in self._steps:
+            step.wake()
 
     @property
     def lasting_scales(self) -> Mapping[int, Scale]:
@@ -95,6 +116,11 @@ class LearningRates:
         self._values = dict(values)
         self.lasting = lasting
         self._changed()
+
+    def hold_settings(self, held: Mapping[str, Setting]) -> None:
+        """Put exactly these hyper-parameters in force, by what they are tuned by."""
+        self.settings.held = dict(held)
+        self._wake()
 
     def _changed(self) -> None:
         for step in self._steps:
@@ -147,20 +173,30 @@ class LearningRates:
     def _valued(self, several: Sequence[SliceFactor]) -> list[tuple[torch.Tensor, float]]:
         return [(one.mask, self._values[one.place]) for one in several]
 
+    def watch_first_step(self, begin: Callable[[], None]) -> None:
+        """Call ``begin`` before each optimizer's first step."""
+        for step in self._steps:
+            step.first = begin
+
     def heal(self) -> None:
         """Put the host's learning rates back where a step raised and left ours behind."""
         for step in self._steps:
             step.heal()
 
+    def rest(self) -> None:
+        """Take the hooks off optimizers that nothing is in force for; called between steps."""
+        for step in self._steps:
+            step.rest()
+
     def remember(self) -> Callable[[], None]:
         """A way back to what is in force now."""
         factors: tuple[Factor | SliceFactor, ...] = (*self._factors, *self._slices)
         values, lasting, scales = dict(self._values), self.lasting, dict(self._scales)
-        batch, settings = self.batch, dict(self.settings.held)
+        batch, settings = self._batch, dict(self.settings.held)
 
         def way_back() -> None:
             self._scales = scales
-            self.batch, self.settings.held = batch, settings
+            self._batch, self.settings.held = batch, settings
             self.hold(factors, values, lasting=lasting)
 
         return way_back

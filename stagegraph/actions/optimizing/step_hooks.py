@@ -1,19 +1,23 @@
 """Step hooks: what is in force around one optimizer's own ``step``, and only there.
 
-Four things would break that, and each has its mend here:
+Five things would break that, and each has its mend here:
 
 * ``step`` raises and its post hook never runs: :meth:`StepHooks.heal`;
 * a closure runs the user's forward inside ``step``: it is wrapped, and sees the host's values;
 * ``super().step()`` fires the hooks twice: only the outermost call counts;
-* parameters of one group have different factors: the group is split while ``step`` runs only.
+* parameters of one group have different factors: the group is split while ``step`` runs only;
+* ``step`` is compiled, hooks and all: they are left out of what is compiled.
+
+Most of the time nothing is in force. The hooks are off the optimizer then, and cost nothing.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from inspect import currentframe
-from types import FrameType, MethodType
+from inspect import currentframe, unwrap
+from types import CodeType, FrameType, MethodType
 from typing import Any, Protocol
 
 import torch
@@ -65,22 +69,37 @@ def _on_stack(frame: FrameType) -> bool:
     return False
 
 
-def _caller() -> FrameType | None:
-    """The frame that called the function which asks; unknown in compiled code."""
-    if torch.compiler.is_compiling():
-        return None
+def _uncompiled(hook: Callable[..., Any]) -> Any:
+    """A hook that is no part of a compiled ``step``, which would keep what it found at first."""
+    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+
+
+def _caller(wrapper: CodeType) -> FrameType | None:
+    """The frame that called the hook which asks; ``wrapper`` is what stands around the hook."""
     here = currentframe()
-    asking = here.f_back if here is not None else None
-    return asking.f_back if asking is not None else None
+    above = here.f_back if here is not None else None
+    if above is not None:
+        above = above.f_back
+    while above is not None and above.f_code is wrapper:
+        above = above.f_back
+    return above
 
 
 class StepHooks:
-    """What is in force around one optimizer's ``step``."""
+    """What is in force around one optimizer's ``step``.
+
+    A factor that comes in force while ``step`` runs, in a closure, is for the rest of that step.
+
+    Attributes:
+        rates: What is in force.
+        first: Called once, before the first step.
+    """
 
     def __init__(self, optimizer: Optimizer, rates: InForce) -> None:
         _refuse_second(optimizer)
         self._optimizer = optimizer
         self.rates = rates
+        self.first: Callable[[], None] | None = None
         self._frame: FrameType | None = None
         self._depth = 0
         self._in_closure = False
@@ -90,16 +109,45 @@ class StepHooks:
         self._hosts: list[Applied] = []
         self._slices = Slices()
         self._classes: dict[int, tuple[int, dict[Class, list[int]]]] = {}
-        self._handles = (
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
+        self._stepped = self._inside = False
+        pre, post = _uncompiled(self._before), _uncompiled(self._after)
+        self._wrapper: CodeType = pre.__code__
+        before = optimizer.register_step_pre_hook(pre)
+        after = optimizer.register_step_post_hook(post)
+        own = vars(optimizer)
+        self._places: tuple[tuple[OrderedDict[int, Any], int, Any], ...] = (
+            (own["_optimizer_step_pre_hooks"], before.id, pre),
+            (own["_optimizer_step_post_hooks"], after.id, post),
         )
+        self._on = True
 
     def close(self) -> None:
         """Remove the hooks."""
+        self.first = None
         self.heal()
-        for handle in self._handles:
-            handle.remove()
+        self._take_off()
+
+    def rest(self) -> None:
+        """Take the hooks off if there is nothing for them to do; called whenever that may change.
+
+        Where it is called in a closure, factors may come in force there: the hooks stay.
+        """
+        self.heal()
+        self._inside = self._inside or bool(self._depth)
+        if self._begun and self._stepped and not (self._inside or self.rates.active):
+            self._take_off()
+
+    def wake(self) -> None:
+        """Put the hooks on again if something is in force."""
+        if not self._on and self.rates.active:
+            self._on = True
+            for hooks, key, hook in self._places:
+                _put_back(hooks, key, hook)
+
+    def _take_off(self) -> None:
+        self._on = False
+        for hooks, key, _ in self._places:
+            hooks.pop(key, None)
 
     @property
     def _running(self) -> bool:
@@ -109,6 +157,7 @@ class StepHooks:
         """Other factors from now on; a step under way goes on with them."""
         self._begun = True
         self._classes.clear()
+        self.wake()
         if self._depth and self._running and not self._in_closure:
             self._restore()
             self._apply()
@@ -121,6 +170,10 @@ class StepHooks:
     def _before(
         self, _optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self.first is not None:
+            self.first()
+            self.first = None
+        self._stepped = True
         if self._frame is not None:
             self.heal()
         # Before the beginning, and in a closure, factors may come in force while a step runs.
@@ -131,7 +184,7 @@ class StepHooks:
         if self._depth:
             self._depth += 1
             return None
-        self._frame, self._depth = _caller(), 1
+        self._frame, self._depth = _caller(self._wrapper), 1
         self._apply()
         return self._with_closure(args, kwargs) if self.rates.active else None
 
@@ -139,7 +192,7 @@ class StepHooks:
         if not self._depth:
             return
         self._depth -= 1
-        if self._depth <= 0 or (self._frame is not None and _caller() is self._frame):
+        if self._depth <= 0 or (self._frame is not None and _caller(self._wrapper) is self._frame):
             self._leave()
 
     def _leave(self) -> None:
@@ -228,9 +281,18 @@ class StepHooks:
         self.rates.settings.give_back(hosts)
 
 
+def _put_back(hooks: OrderedDict[int, Any], key: int, hook: Any) -> None:
+    """To the place it had: hooks that were registered before it come before it."""
+    later = [other for other in hooks if other > key]
+    hooks[key] = hook
+    for other in later:
+        hooks.move_to_end(other)
+
+
 def _refuse_second(optimizer: Optimizer) -> None:
     for hook in vars(optimizer)["_optimizer_step_pre_hooks"].values():
-        other = hook.__self__ if isinstance(hook, MethodType) else None
+        method = unwrap(hook)
+        other = method.__self__ if isinstance(method, MethodType) else None
         if isinstance(other, StepHooks) and other.rates.active:
             raise UnsupportedError(
                 f"{type(optimizer).__name__} is under the learning-rate factors of another engine, "

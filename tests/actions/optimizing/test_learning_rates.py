@@ -393,6 +393,94 @@ def test_closing_takes_every_hook_away():
     assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
 
 
+def stepped(optimizer, step=None):
+    """By how much the first number of the first parameter goes down."""
+    (first, *_) = optimizer.param_groups[0]["params"]
+    give_gradients(optimizer)
+    before = float(first.detach()[0])
+    (step or optimizer.step)()
+    return before - float(first.detach()[0])
+
+
+def hooks_of(optimizer):
+    return len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)
+
+
+def test_hooks_are_off_while_nothing_is_in_force():
+    optimizer = SGD(parameters(), lr=0.5)
+    rates = LearningRates([optimizer])
+    rates.hold([], {}, lasting=1.0)
+    rates.rest()
+    assert hooks_of(optimizer) == (1, 1)  # before the first step something may come in force in it
+    assert stepped(optimizer) == 0.5
+    rates.rest()
+    assert hooks_of(optimizer) == (0, 0) and stepped(optimizer) == 0.5
+    for put, back in (
+        (lambda: rates.hold(*everything(0.5), lasting=1.0), lambda: rates.hold([], {}, lasting=1)),
+        (lambda: setattr(rates, "batch", 0.5), lambda: setattr(rates, "batch", 1.0)),
+        (lambda: setattr(rates, "lasting", 0.5), lambda: setattr(rates, "lasting", 1.0)),
+    ):
+        put()
+        rates.rest()
+        assert hooks_of(optimizer) == (1, 1) and stepped(optimizer) == 0.25
+        back()
+        rates.rest()
+        assert hooks_of(optimizer) == (0, 0) and stepped(optimizer) == 0.5
+
+
+def test_hooks_come_back_to_the_place_they_had():
+    optimizer = SGD(parameters(), lr=0.5)
+    seen = []
+
+    def note(name):
+        return lambda o, *_: seen.append((name, o.param_groups[0]["lr"]))
+
+    optimizer.register_step_pre_hook(note("earlier"))
+    rates = LearningRates([optimizer])
+    optimizer.register_step_pre_hook(note("later"))
+    optimizer.register_step_post_hook(note("over"))
+    rates.hold([], {}, lasting=1.0)
+    stepped(optimizer)
+    rates.rest()
+    stepped(optimizer)
+    seen.clear()
+    rates.hold(*everything(0.5), lasting=1.0)
+    stepped(optimizer)
+    assert seen == [("earlier", 0.5), ("later", 0.25), ("over", 0.5)]
+
+
+def test_hooks_stay_where_boundaries_are_decided_in_a_closure():
+    optimizer = SGD(parameters(), lr=0.5)
+    rates = LearningRates([optimizer])
+    rates.hold([], {}, lasting=1.0)
+    factors = [everything(1.0), everything(0.5), everything(0.5), ([], {})]
+
+    def closure():
+        rates.hold(*factors.pop(0), lasting=1.0)
+        rates.rest()
+
+    assert [stepped(optimizer, lambda: optimizer.step(closure)) for _ in range(4)] == [
+        *(0.5, 0.25, 0.25, 0.5)
+    ]
+    assert hooks_of(optimizer) == (1, 1)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, as it compiles
+def test_a_compiled_step_takes_factors_and_gives_them_back():
+    optimizer = SGD(parameters(), lr=0.5)
+    rates = LearningRates([optimizer])
+    rates.hold([], {}, lasting=1.0)
+    step = torch.compile(optimizer.step, backend="eager")
+    taken = []
+    for factors in (([], {}), everything(0.5), everything(0.25), ([], {})):
+        rates.hold(*factors, lasting=1.0)
+        for _ in range(2):
+            taken.append((stepped(optimizer, step), optimizer.param_groups[0]["lr"]))
+            rates.rest()
+    torch.compiler.reset()
+    assert taken == [(by, 0.5) for by in (0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.5, 0.5)]
+
+
 def test_rmsprop_and_its_kin_take_factors_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -125,6 +125,8 @@ SETTINGS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
+# Lightning says so at each step before the first validation.
+@pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric:RuntimeWarning")
 def test_resumes_at_every_place_under_the_trainers_own_settings(tmp_path, name):
     last, tried = assert_resumes(tmp_path, **SETTINGS[name])
     assert last >= 14 and len(tried) > 15
