@@ -284,7 +284,7 @@ class Core:
         ends = why_it_ends(self.graph, self.state, moves, {})
         self.carry_out(Decision(moves, {}, ends))
 
-    def step(  # noqa: C901, PLR0912 - every update comes through here, and each call costs
+    def step(  # noqa: C901, PLR0912, PLR0915 - every update comes through here, and each call costs
         self,
         /,
         *,
@@ -326,16 +326,27 @@ class Core:
             and (
                 loss is None
                 or type(loss) is float
-                or (type(loss) is self._scalar and loss.dtype is self._dtype and loss.ndim == 0)
+                or (type(loss) is self._scalar and loss.dtype is self._dtype and not loss.ndim)
             )
-        ):  # as most updates are; what follows comes to the same, at more cost
-            near = self.meter.tick(samples, tokens)
+        ):  # As most updates are: what follows would come to the same. A call would cost as much.
+            meter = self.meter
+            coming = meter.coming
+            if coming is not None:
+                if type(coming) is tuple and (told := coming[0] / coming[1]) > meter.told:
+                    meter.seen, meter.told = coming, told  # a fraction only when somebody looks
+                else:
+                    meter.passed(coming)
+                meter.coming = None
             self._pending += 1
+            counted = meter.samples = meter.samples + samples
+            if tokens:
+                meter.tokens += tokens
             if type(loss) is float:
                 self.loss = loss
             elif loss is not None:
-                self.loss = loss.detach() if loss.requires_grad else loss
-            if near and self.meter.due():
+                self.loss = loss.data if loss.requires_grad else loss
+            near = meter.told >= meter.told_at or counted >= meter.samples_left
+            if (near or meter.tokens >= meter.tokens_left) and meter.due():
                 self._boundary()
             return
         if self.refuse is not None:

@@ -33,8 +33,8 @@ LEAP_SECONDS, LEAP_FACTOR = 60.0, 10.0
 
 _PACES, _LEAST_PACES = 9, 3
 _COUNTED = (
-    *("_reading", "coming", "uncounted", "_samples", "_tokens", "_flops", "_seconds"),
-    *("_counted_to", "_told", "_shift"),
+    *("seen", "coming", "uncounted", "samples", "tokens", "_flops", "_seconds"),
+    *("_counted_to", "told", "_shift"),
 )
 
 
@@ -65,23 +65,30 @@ class Meter:
         uncounted: What the graph reads and nobody has counted yet.
         waits: Whether a reading other than of updates is waited for, by :meth:`wait`.
         late: Whether what is counted now comes after its boundary was decided.
+        seen: The host's last reading of the passes, as it came.
+        told: The same as a number.
+        samples: Samples since the last look.
+        tokens: Tokens since the last look.
+        told_at: With this reading of the passes something may be due; :meth:`due` knows.
+        samples_left: The same in samples since the last look.
+        tokens_left: The same in tokens.
     """
 
     def __init__(self, facts: frozenset[str], clock: Callable[[], float] | None) -> None:
-        self._reading: Fraction | tuple[int, int] = Fraction(0)
+        self.seen: Fraction | tuple[int, int] = Fraction(0)
         self.coming: Fraction | tuple[int, int] | None = None
         self.uncounted = facts
         self.late = self.waits = False
         self._clock = clock
         self._replay: deque[tuple[int, int, float]] = deque()
         self._boundary = 0
-        self._samples = self._tokens = self._flops = 0
+        self.samples = self.tokens = self._flops = 0
         self._seconds = 0.0
         self._counted_to = Fraction(0)
         self._began = Progress()
-        self._told = self._shift = 0.0
+        self.told = self._shift = 0.0
         self._epoch_at = self._samples_at = self._tokens_at = self._seconds_at = math.inf
-        self._told_at = self._samples_left = self._tokens_left = math.inf
+        self.told_at = self.samples_left = self.tokens_left = math.inf
         self._timed = False
         self._read_at = self._now()
         self._paces: deque[float] = deque(maxlen=_PACES)
@@ -89,9 +96,9 @@ class Meter:
     @property
     def reading(self) -> Fraction:
         """The host's last reading of the passes; a rollback does not take it back."""
-        if isinstance(self._reading, tuple):
-            self._reading = Fraction(*self._reading)
-        return self._reading
+        if isinstance(self.seen, tuple):
+            self.seen = Fraction(*self.seen)
+        return self.seen
 
     def mark(self) -> tuple[Any, ...]:
         """All that an update counts, to go back to with :meth:`undo` if it is refused."""
@@ -149,40 +156,10 @@ class Meter:
         if reading is not None:
             self.passed(reading)
         self.coming = None
-        self._samples += samples
-        self._tokens += tokens
+        self.samples += samples
+        self.tokens += tokens
         self._flops += flops
         self._seconds += seconds
-
-    def tick(self, samples: int, tokens: int) -> bool:
-        """The same at an update at which nothing is likely to be due; it costs little.
-
-        Args:
-            samples: Samples, at least 0.
-            tokens: Tokens, at least 0.
-
-        Returns:
-            Whether one of the readings that are waited for may be reached; :meth:`due` knows.
-
-        Raises:
-            ProgressError: As for :meth:`take`.
-        """
-        coming = self.coming
-        if coming is not None:
-            if type(coming) is tuple and (now := coming[0] / coming[1]) > self._told:
-                self._reading = coming  # a fraction only when somebody looks
-                self._told = now
-            else:
-                self.passed(coming)
-            self.coming = None
-        self._samples += samples
-        if tokens:
-            self._tokens += tokens
-        return (
-            self._told >= self._told_at
-            or self._samples >= self._samples_left
-            or self._tokens >= self._tokens_left
-        )
 
     def passed(self, epoch: Passes) -> None:
         """So many passes over the data are over, with the fraction of the running one.
@@ -199,7 +176,7 @@ class Meter:
         else:
             reading = exact_passes(epoch)
             now = reading.numerator / reading.denominator
-        if now <= self._told and exact_passes(reading) < self.reading:
+        if now <= self.told and exact_passes(reading) < self.reading:
             if exact_passes(reading) < self._began.epoch:
                 raise ProgressError(f"epoch goes backwards: {now:g} after {float(self.reading):g}")
             self._counted_to = self._began.epoch
@@ -207,7 +184,7 @@ class Meter:
             self.stand(self._began)
         if self.uncounted:
             self.counts("epochs")
-        self._reading, self._told = reading, now
+        self.seen, self.told = reading, now
 
     def counts(self, fact: str) -> None:
         """Somebody counts a fact, though it may stay at zero for a while."""
@@ -261,7 +238,7 @@ class Meter:
     def added(self, updates: int, now: float) -> Progress:
         """What was added since the last look, by a reading of the wall clock."""
         passed, seconds = self.reading - self._counted_to, self._elapsed(now, updates)
-        return Progress(updates, passed, self._samples, self._tokens, seconds, self._flops)
+        return Progress(updates, passed, self.samples, self.tokens, seconds, self._flops)
 
     def wait(self, looks: Mapping[Unit, float]) -> None:
         """Wait for one of these readings of the clock; those of updates are the core's."""
@@ -281,9 +258,9 @@ class Meter:
         if self.uncounted:
             self.require(1)
         return (
-            self._told + self._shift >= self._epoch_at
-            or self._samples >= self._samples_left
-            or self._tokens >= self._tokens_left
+            self.told + self._shift >= self._epoch_at
+            or self.samples >= self.samples_left
+            or self.tokens >= self.tokens_left
             or (
                 self._timed
                 and self._began.seconds + self._elapsed(self._now(), 0) >= self._seconds_at
@@ -312,14 +289,14 @@ class Meter:
         for unit, at in looks.items():
             now: float
             if unit is Unit.EPOCHS:
-                now = self._told + self._shift
+                now = self.told + self._shift
                 if epoch is not None:
                     given = epoch[0] / epoch[1] if isinstance(epoch, tuple) else float(epoch)
                     now = given + self._shift
             elif unit is Unit.SAMPLES:
-                now = clock.samples + self._samples + samples
+                now = clock.samples + self.samples + samples
             elif unit is Unit.TOKENS:
-                now = clock.tokens + self._tokens + tokens
+                now = clock.tokens + self.tokens + tokens
             else:
                 now = clock.seconds + self._elapsed(self._now(), updates)
             if now >= at:
@@ -354,27 +331,27 @@ class Meter:
         self._reset(self._now())
 
     def _reset(self, now: float) -> None:
-        self._samples = self._tokens = self._flops = 0
+        self.samples = self.tokens = self._flops = 0
         self._seconds = 0.0
         self._read_at, self._counted_to = now, self.reading
 
     def stand(self, clock: Progress) -> None:
         """The clock stands here at this look."""
         self._began = clock
-        self._samples_left = self._samples_at - clock.samples
-        self._tokens_left = self._tokens_at - clock.tokens
+        self.samples_left = self._samples_at - clock.samples
+        self.tokens_left = self._tokens_at - clock.tokens
         # Where the wall clock is waited for, it is looked at with every update.
-        self._told_at = -math.inf if self._timed else self._epoch_at - self._shift
+        self.told_at = -math.inf if self._timed else self._epoch_at - self._shift
 
     def align(self, clock: Progress) -> None:
         """The clock stands here; it may have gone back, and the host's reading not."""
-        self._told = float(self.reading)
-        self._shift = float(clock.epoch) - self._told
+        self.told = float(self.reading)
+        self._shift = float(clock.epoch) - self.told
         self.stand(clock)
 
     def load(self, reading: Fraction) -> None:
         """Go on from a saved reading."""
-        self._reading, self.coming = reading, None
+        self.seen, self.coming = reading, None
         self.restart()
 
     def _now(self) -> float:

@@ -10,6 +10,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -442,10 +443,11 @@ class Engine:
 
         return grad_norm(self._model.parameters())
 
-    @property
-    def wants_evaluation(self) -> bool:
-        """Whether an evaluation is due; the boundary waits for :meth:`observe`."""
-        return self._core.wants_evaluation
+    # Asked after every update, and without a call in Python it costs least.
+    wants_evaluation = property(
+        attrgetter("_core.wants_evaluation"),
+        doc="Whether an evaluation is due; the boundary waits for :meth:`observe`.",
+    )
 
     def observe(self, /, **metrics: Any) -> None:
         """Metrics of an evaluation after the last update.

@@ -34,6 +34,11 @@ class Position(Protocol):
         """What is known of the batch in hand, if the loader knows it; else ``None``."""
         ...
 
+    @property
+    def tells(self) -> bool:
+        """Whether the loader of this pass knows what it draws."""
+        ...
+
     def coming(self, counted: int) -> int:
         """Which pass comes: the one that is gone on with, or else the next."""
         ...
@@ -57,6 +62,7 @@ class Count:
     """A position without a model: the batches that were used are read again and dropped."""
 
     drawn = None
+    tells = False
 
     def __init__(self) -> None:
         self.batches = 0
@@ -147,25 +153,24 @@ class Epoch(Generic[T]):
         Raises:
             ProgressError: There is none; training would wait for ever.
         """
-        core, position = self._core, self._position
+        core, position, settle = self._core, self._position, self._settle
         core.meter.counts("epochs")
         size = _length(self._loader)
         batches, number, start = position.enter(self.index, self._loader, core.meter.reading)
         # Batches as a share of all passes: (first + number * each) / of.
         first, of = start.numerator * size, start.denominator * size
-        each, meter = start.denominator, core.meter
-        for batch in self._settled(batches):
-            if core.done:
+        each, meter, tells = start.denominator, core.meter, position.tells
+        for batch in batches:  # every update comes through here, and each call costs
+            if core.state.ended is not None:
                 return
             number = position.batches = number + 1
-            drawn = position.drawn
-            if drawn is not None:  # the loader counts its own passes, and may have gone back
-                self.index = drawn.epoch
-                before = meter.reading if meter.coming is None else exact_passes(meter.coming)
-                meter.coming = before + drawn.share
+            if tells:
+                self._count_drawn()
             elif size:
-                meter.coming = (first + min(number, size) * each, of)
+                meter.coming = (first + (number if number < size else size) * each, of)
             yield batch
+            if settle is not None:
+                settle()
         position.ended = True
         if not number:
             raise ProgressError(
@@ -175,14 +180,15 @@ class Epoch(Generic[T]):
         if not size:
             meter.passed(start + 1)
 
-    def _settled(self, batches: Iterator[T]) -> Iterator[T]:
-        """The batches; before each, what still waits on this rank is decided on all."""
-        if self._settle is None:
-            yield from batches
+    def _count_drawn(self) -> None:
+        """Count the batch in hand; its loader counts its own passes, and may have gone back."""
+        drawn = self._position.drawn
+        if drawn is None:
             return
-        for batch in batches:
-            yield batch
-            self._settle()
+        meter = self._core.meter
+        self.index = drawn.epoch
+        before = meter.reading if meter.coming is None else exact_passes(meter.coming)
+        meter.coming = before + drawn.share
 
 
 def _length(loader: Iterable[object]) -> int:

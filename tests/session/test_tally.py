@@ -201,7 +201,7 @@ def test_nothing_is_read_or_made_a_fraction_while_nothing_is_due():
         assert not tally.updated(passes=(n, 10**6))
         assert not tally.tell()
     assert Read.read == 0
-    assert meter._reading == (8, 10**6)
+    assert meter.seen == (8, 10**6)
     assert engine.progress.epoch == Fraction(8, 10**6)
     assert engine._core.loss is not None
 

@@ -78,7 +78,12 @@ class Position:
     @property
     def drawn(self) -> Drawn | None:
         """What is known of the batch in hand, if the loader knows it."""
-        return self._loader.drawn if isinstance(self._loader, CurriculumLoader) else None
+        return self._loader.drawn if self.tells else None
+
+    @property
+    def tells(self) -> bool:
+        """Whether the loader of this pass knows what it draws."""
+        return isinstance(self._loader, CurriculumLoader)
 
     def state(self) -> dict[str, Any]:
         """The position in containers and tensors; they may change when training goes on."""
