@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stagegraph.engine.core import Core
 from stagegraph.engine.meter import exact_passes
 from stagegraph.engine.metrics import as_number
+from stagegraph.errors import MetricError, MissingFact, ProgressError
 from stagegraph.progress import read_fraction
 
 if TYPE_CHECKING:
@@ -112,21 +113,28 @@ class Tally:
             if self.asked or self.metrics:
                 self._tell_with_metrics()
             else:
-                self._engine.step(loss=self.loss, samples=self.samples, tokens=self.tokens)
-                self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
+                self._step()
         elif self.metrics:
             self.observe()
         return core.wants_evaluation or core.state.ended is not None
 
-    def _tell_with_metrics(self) -> None:
-        asked, metrics = self.asked, self.metrics
-        given = {} if asked else metrics
-        self._engine.step(loss=self.loss, samples=self.samples, tokens=self.tokens, **given)
+    def _step(self, **metrics: Any) -> None:
+        try:
+            self._engine.step(loss=self.loss, samples=self.samples, tokens=self.tokens, **metrics)
+        except (MetricError, MissingFact, ProgressError):
+            raise  # it was refused, and is still owed
+        except BaseException:
+            self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
+            raise
         self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
-        if asked:
+
+    def _tell_with_metrics(self) -> None:
+        if self.asked:
+            self._step()
             self.asked = False
             self.observe()
         else:
+            self._step(**self.metrics)
             self.metrics = {}
 
     def observe(self) -> None:
@@ -150,7 +158,8 @@ class Tally:
                 "epoch": None if self._passes is None else str(exact_passes(self._passes)),
                 "asked": self.asked,
             }
-        return {"update": update, "metrics": dict(self.metrics)}
+        metrics = {name: as_number(name, value) for name, value in self.metrics.items()}
+        return {"update": update, "metrics": metrics}
 
     def load(self, data: Mapping[str, Any]) -> None:
         """The inverse of :meth:`to_json`."""

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from stagegraph.engine.metrics import as_number
 from stagegraph.engine.simulate import runnable
 from stagegraph.engine.state import DAMAGE
-from stagegraph.errors import MetricError, RunFolderError, SnapshotError, StageGraphError
+from stagegraph.errors import RunFolderError, SnapshotError, StageGraphError
 from stagegraph.errors import UnsupportedError as Unsupported
 from stagegraph.graph.needs import needs
 from stagegraph.runs.folder import RunFolder
@@ -27,6 +27,7 @@ from stagegraph.schema.activities import Distill
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.engine import Engine
 from stagegraph.session.tally import Tally
+from stagegraph.trainers.evaluated import require_evaluated
 from stagegraph.trainers.figures import figures
 from stagegraph.trainers.huggingface.refusals import refuse
 from stagegraph.trainers.ranks import agreed, led
@@ -184,13 +185,13 @@ class StagegraphCallback(TrainerCallback):
         """
         tally = self.tally
         if tally.asked:
-            self._require_evaluated(tally.metrics)
+            self._require_evaluated()
         owed = tally.owes
         if not tally.tell():
             return
         if owed and tally.wants_evaluation:  # by the clock on the wall, which nobody can foretell
             self._evaluate()
-            self._require_evaluated(tally.metrics)
+            self._require_evaluated()
             tally.observe()
         if tally.done:
             control.should_training_stop = True
@@ -280,17 +281,15 @@ class StagegraphCallback(TrainerCallback):
             for name in self._declared & told.keys():
                 self.tally.metrics[name] = as_number(name, told[name])
 
-    def _require_evaluated(self, metrics: Mapping[str, float]) -> None:
-        for name, metric in self.graph.metrics.items():
-            if metric.every is None or name in self.engine.monitored:
-                continue
-            if not any(source in metrics for source in (name, *metric.source)):
-                raise MetricError(
-                    f"the graph wants {name!r} evaluated every {metric.every}, and the Trainer's "
-                    f"evaluation gives none of {', '.join((name, *metric.source))}; let "
-                    f"compute_metrics return it (the Trainer puts 'eval_' before its names) and "
-                    f"write metrics: {{{name}: {{source: [eval_...]}}}}"
-                )
+    def _require_evaluated(self) -> None:
+        require_evaluated(
+            self.graph,
+            self.tally.metrics,
+            monitored=self.engine.monitored,
+            who="Trainer's evaluation",
+            remedy="let compute_metrics return it (the Trainer puts 'eval_' before its names) and "
+            "write metrics: {{{name}: {{source: [eval_...]}}}}",
+        )
 
 
 def _nothing() -> None:

@@ -19,7 +19,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from stagegraph.actions.randomness import RandomState
-from stagegraph.engine.metrics import as_number
 from stagegraph.engine.simulate import runnable
 from stagegraph.engine.state import DAMAGE
 from stagegraph.errors import MetricError, RunFolderError, SnapshotError, StageGraphError
@@ -27,13 +26,14 @@ from stagegraph.graph.needs import needs
 from stagegraph.runs.folder import RunFolder
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.session.engine import Engine
+from stagegraph.session.tally import Tally
+from stagegraph.trainers.evaluated import require_evaluated
 from stagegraph.trainers.figures import figures
 from stagegraph.trainers.lightning import loops
-from stagegraph.trainers.lightning.counting import Amounts, Counter, passes
+from stagegraph.trainers.lightning.counting import Amounts, Counter
 from stagegraph.trainers.lightning.loops import Place
 from stagegraph.trainers.lightning.refusals import averaging, refuse, refuse_made
 from stagegraph.trainers.lightning.strategy import KEY, stage
-from stagegraph.trainers.update import Update
 
 __all__ = ["StagegraphCallback", "engine_of"]
 
@@ -64,6 +64,9 @@ class StagegraphCallback(Callback):
         GraphError: The graph has errors.
     """
 
+    tally: Tally
+    """What the Trainer's updates take; there is one as soon as there is an engine."""
+
     def __init__(
         self,
         graph: StageGraph,
@@ -92,8 +95,7 @@ class StagegraphCallback(Callback):
         self._validation = loops.Validation()
         self._place = Place.START
         self._steps = 0
-        self._update: Update | None = None
-        self._metrics: dict[str, Any] = {}
+        self._completed = loops.Completed()
         self._heard: dict[str, Tensor] = {}
         self._resumed: Mapping[str, Any] | None = None
         self._used = self._warned = False
@@ -144,6 +146,7 @@ class StagegraphCallback(Callback):
             **self._parts_of(pl_module),
             run=self.run,
         )
+        self.tally = self._engine.tally()
 
     def _parts_of(self, module: LightningModule) -> dict[str, Any]:
         probe = self._probe
@@ -183,9 +186,8 @@ class StagegraphCallback(Callback):
         try:
             self._require_exact(kept["host"]["inexact"])
             self.engine.resume_from(kept["engine"])
-            host, update = kept["host"], kept["host"]["update"]
-            self._update = None if update is None else Update.from_json(update)
-            self._metrics = dict(host["metrics"])
+            host = kept["host"]
+            self.tally.load(host)
             self._place = Place(host["place"])
             self._resumed = host
         except DAMAGE as error:
@@ -238,9 +240,10 @@ class StagegraphCallback(Callback):
             loops.set_generators(trainer, resumed["generators"])
             self._heard |= loops.remember(trainer, resumed["monitored"])  # told of before
             loops.go_on(trainer, self._place, validates=resumed["validates"])
-        self._steps = trainer.global_step
+        self._completed = loops.completed(trainer)
+        self._steps = self._completed.completed
         self._place = Place.START
-        if engine.done and self._update is None:
+        if engine.done and not self.tally.owes:
             trainer.should_stop = True
 
     def keep(self, checkpoint: dict[str, Any]) -> None:
@@ -251,12 +254,10 @@ class StagegraphCallback(Callback):
         self._hear(trainer.callback_metrics)
         reasons = [] if self._engine.done else self._reasons(trainer)
         self._warn(reasons)
-        update = None if self._update is None else self._update.to_json()
         checkpoint[KEY] = {
             "engine": self._engine.host_state(),
             "host": {
-                "update": update,
-                "metrics": {k: as_number(k, value) for k, value in self._metrics.items()},
+                **self.tally.to_json(),
                 "monitored": loops.metrics_to_keep(trainer),
                 "place": str(self._place),
                 "validates": self._place is Place.BATCH and loops.validation_follows(trainer),
@@ -295,8 +296,7 @@ class StagegraphCallback(Callback):
         """The last pass is over: decide the boundary behind it, before batches are drawn."""
         if self._place is not Place.START:
             self._place = Place.UPDATE
-        if self._update is not None:
-            self._decide(trainer)
+        self._decide(trainer)
         self._go_on_or_stop(trainer)
         self._place = Place.PASS if self._place is Place.UPDATE else self._place
 
@@ -305,8 +305,7 @@ class StagegraphCallback(Callback):
     ) -> None:
         """Decide the boundary before this batch."""
         self._place = Place.UPDATE
-        if self._update is not None:
-            self._decide(trainer)
+        if self.tally.owes and self._decide(trainer):
             self._go_on_or_stop(trainer)
 
     def on_train_batch_end(
@@ -319,26 +318,22 @@ class StagegraphCallback(Callback):
     ) -> None:
         """A batch is over, and perhaps an update: count it; have it validated if that is due."""
         self._place = Place.BATCH
-        automatic = pl_module.automatic_optimization
-        share = trainer.accumulate_grad_batches if automatic else 1
-        self._counter.add(batch, outputs, share=share)
-        steps = trainer.global_step
+        counter = self._counter
+        counter.add(batch, outputs)
+        steps = self._completed.completed
         if steps == self._steps:
             return
         self._steps = steps
-        loss, samples, tokens, learnt = self._counter.take()
-        if automatic and not learnt:  # training_step gave None: nothing was learnt, nothing moved
+        tally = self.tally
+        learnt = counter.give(tally, trainer, pl_module)
+        if not learnt:  # training_step gave None: nothing was learnt, nothing moved
             return
-        if loss is None and self._reads_loss:
+        if tally.loss is None and self._reads_loss:
             raise MetricError(
                 "the graph reads 'loss', and training_step returns none; let it return the loss, "
                 "or {'loss': loss}"
             )
-        epoch = passes(trainer)
-        engine = self.engine
-        asked = engine.evaluation_follows(samples=samples, tokens=tokens, epoch=epoch)
-        self._update = Update(loss, samples, tokens, epoch, asked)
-        if asked:
+        if tally.updated(passes=loops.passes(trainer)):
             self._validation.ask(trainer)
         if trainer.loggers:
             self._log(trainer)
@@ -347,8 +342,8 @@ class StagegraphCallback(Callback):
         """The Trainer validates."""
         if not trainer.sanity_checking:
             self._validation.begun(trainer)
-            if self._update is not None:
-                self._update.tune_ahead(self.engine)
+            if self._engine is not None:
+                self.tally.tune_ahead()
             self._place = Place.UPDATE if self._place is Place.UPDATE else Place.VALIDATION
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -363,8 +358,7 @@ class StagegraphCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is over, if only for now; the engine stays, for gates and reports."""
         self._place = Place.UPDATE
-        if self._update is not None:
-            self._decide(trainer)
+        self._decide(trainer)
         self.engine.finish()
         self._place = Place.END
 
@@ -380,51 +374,51 @@ class StagegraphCallback(Callback):
             trainer.should_stop = True
             raise StopIteration  # as Lightning itself leaves a pass: no update is made any more
 
-    def _decide(self, trainer: Trainer) -> None:
+    def _decide(self, trainer: Trainer) -> bool:
         """All is known of an update that will be known: decide its boundary.
+
+        Returns:
+            Whether the run may have ended with it.
 
         Raises:
             ActionError: As :meth:`Engine.step`.
             MetricError: The Trainer's validation does not give what the graph wants evaluated.
         """
-        engine, update = self.engine, self._update
-        assert update is not None
+        tally = self.tally
+        if not tally.owes:
+            return False
         self._hear(loops.known_metrics(trainer))
-        metrics = self._metrics
-        if update.asked:
-            self._require_evaluated(metrics)
-        self._update, self._metrics = None, {}
-        if update.asked:
-            engine.step(**update.amounts())
-            engine.observe(**metrics)
-            return
-        engine.step(**update.amounts(), **metrics)
-        if engine.wants_evaluation:  # by the clock on the wall, which nobody can foretell
+        if tally.asked:
+            self._require_evaluated()
+        if not tally.tell():
+            return False
+        if tally.wants_evaluation:  # by the clock on the wall, which nobody can foretell
             loops.validate(trainer)
             self._hear(loops.known_metrics(trainer))
-            metrics, self._metrics = self._metrics, {}
-            self._require_evaluated(metrics)
-            engine.observe(**metrics)
+            self._require_evaluated()
+            tally.observe()
+        return True
 
     def _hear(self, known: Mapping[str, Any]) -> None:
         """Take the declared metrics that were logged anew: Lightning keeps old ones for ever."""
+        heard = self._heard
         for name in self._declared:
-            value, before = known.get(name), self._heard.get(name)
-            if value is not None and (before is None or before.data_ptr() != value.data_ptr()):
-                self._heard[name] = value  # kept, so that its memory is not given to another
-                self._metrics[name] = value  # stays on its device until a guard reads it
-
-    def _require_evaluated(self, metrics: Mapping[str, Any]) -> None:
-        for name, metric in self.graph.metrics.items():
-            if metric.every is None or name in self.engine.monitored:
+            value = known.get(name)
+            if value is None or value is (before := heard.get(name)):
                 continue
-            if not any(source in metrics for source in (name, *metric.source)):
-                raise MetricError(
-                    f"the graph wants {name!r} evaluated every {metric.every}, and the Trainer's "
-                    f"validation gives none of {', '.join((name, *metric.source))}; call "
-                    f"self.log({name!r}, ...) in validation_step, or write metrics: {{{name}: "
-                    "{source: [...]}} with the name that it logs"
-                )
+            if before is None or before.data_ptr() != value.data_ptr():
+                heard[name] = value  # kept, so that its memory is not given to another
+                self.tally.metrics[name] = value  # stays on its device until a guard reads it
+
+    def _require_evaluated(self) -> None:
+        require_evaluated(
+            self.graph,
+            self.tally.metrics,
+            monitored=self.engine.monitored,
+            who="Trainer's validation",
+            remedy="call self.log({name!r}, ...) in validation_step, or write metrics: "
+            "{{{name}: {{source: [...]}}}} with the name that it logs",
+        )
 
     def _log(self, trainer: Trainer) -> None:
         step, every = loops.logged_steps(trainer), trainer.log_every_n_steps  # type: ignore[attr-defined]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from stagegraph.errors import MissingFact
+from stagegraph.session.tally import Tally
 
-__all__ = ["Amounts", "Counter", "passes"]
+__all__ = ["Amounts", "Counter"]
 
 
 class Amounts(NamedTuple):
@@ -41,68 +41,78 @@ class Counter:
         self.batches = 0
         """How many there were."""
 
-    def add(self, batch: Any, outputs: Any, *, share: int) -> None:
+    def add(self, batch: Any, outputs: Any) -> None:
         """One more.
 
         Args:
             batch: The batch.
             outputs: What Lightning hands on of ``training_step``; its loss is a share.
-            share: Of how many batches; 1 is all.
 
         Raises:
             MissingFact: The graph reads tokens, and these cannot be told from the batch.
         """
-        amounts = self._amounts(batch)
-        self._samples += amounts.samples
-        self._tokens += amounts.tokens
+        samples, tokens = self._amounts(batch)
+        self._samples += samples
+        self._tokens += tokens
         self.batches += 1
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
-        if isinstance(loss, Tensor):
-            loss = loss.detach() * share if share > 1 else loss.detach()
-            self._loss = loss if self._loss is None else self._loss + loss
-            self._losses += 1
+        if type(outputs) is dict or isinstance(outputs, Mapping):
+            loss = outputs.get("loss")
+            if isinstance(loss, Tensor):
+                loss = loss.detach() if loss.requires_grad else loss
+                self._loss = loss if self._loss is None else self._loss + loss
+                self._losses += 1
 
-    def take(self) -> tuple[Tensor | None, int, int, bool]:
-        """Mean loss, samples, tokens, and whether there was any loss; then begin at nothing."""
-        loss = self._loss if self._loss is None or self._losses == 1 else self._loss / self._losses
-        taken = (loss, self._samples, self._tokens, self._losses > 0)
+    def give(self, tally: Tally, trainer: Trainer, module: LightningModule) -> bool:
+        """An update is over: give all to what is told of it, and begin at nothing.
+
+        Returns:
+            Whether anything was learnt.
+        """
+        loss, num, samples, tokens = self._loss, self._losses, self._samples, self._tokens
         self._loss = None
         self._losses = self._samples = self._tokens = self.batches = 0
-        return taken
+        if not num and module.automatic_optimization:
+            return False
+        tally.samples, tally.tokens = samples, tokens
+        if loss is not None:
+            share = trainer.accumulate_grad_batches
+            if share > 1 and module.automatic_optimization:
+                loss = loss * share  # of each, Lightning hands on its share of an update
+            loss = loss / num if num > 1 else loss
+        tally.loss = loss
+        return True
 
-    def _amounts(self, batch: Any) -> Amounts:
+    def _amounts(self, batch: Any) -> tuple[int, int]:
         if self._count is not None:
-            return Amounts(*self._count(batch))
+            samples, tokens = self._count(batch)
+            return samples, tokens
         first = _first_tensor(batch)
         if first is None or not first.dim():
-            return Amounts(0)
+            return 0, 0
+        samples = first.shape[0]
         if not self._tokens_read:
-            return Amounts(len(first))
+            return samples, 0
         if first.is_floating_point():
             raise MissingFact(
                 "the graph reads tokens, and the batch's first tensor has no integers; say what a "
                 "batch has: StagegraphCallback(count=lambda batch: (samples, tokens))"
             )
-        return Amounts(len(first), first.numel())
+        return samples, first.numel()
 
 
 def _first_tensor(batch: Any) -> Tensor | None:
     if isinstance(batch, Tensor):
         return batch
+    several: Iterable[Any] = ()
     if isinstance(batch, Mapping):
         named = batch.get("input_ids")
-        return named if isinstance(named, Tensor) else _first_of(list(batch.values()))
-    return _first_of(batch) if isinstance(batch, Sequence) and not isinstance(batch, str) else None
-
-
-def _first_of(several: Sequence[Any]) -> Tensor | None:
-    return next((found for one in several if (found := _first_tensor(one)) is not None), None)
-
-
-def passes(trainer: Trainer) -> Fraction:
-    """Passes over the data, the batch in hand included; whole ones where it has no length."""
-    loop = trainer.fit_loop.epoch_loop
-    length, progress = trainer.num_training_batches, loop.batch_progress
-    if isinstance(length, int):
-        return Fraction(trainer.current_epoch * length + progress.current.ready, length)
-    return Fraction(trainer.current_epoch + int(progress.is_last_batch))
+        if isinstance(named, Tensor):
+            return named
+        several = batch.values()
+    elif isinstance(batch, Sequence) and not isinstance(batch, str):
+        several = batch
+    for one in several:
+        found = one if isinstance(one, Tensor) else _first_tensor(one)
+        if found is not None:
+            return found
+    return None

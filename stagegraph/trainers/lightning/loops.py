@@ -20,8 +20,10 @@ from torch import Tensor
 
 __all__ = [
     "LEANED_ON",
+    "Completed",
     "Place",
     "Validation",
+    "completed",
     "generators",
     "go_on",
     "inexact",
@@ -30,6 +32,7 @@ __all__ = [
     "mend_saved",
     "metrics_to_keep",
     "missing",
+    "passes",
     "remember",
     "rest_after_pass",
     "set_generators",
@@ -49,8 +52,10 @@ LEANED_ON = (
     "fit_loop.epoch_loop._restarting",
     "fit_loop.epoch_loop._should_accumulate",
     "fit_loop.epoch_loop._should_check_val_fx",
+    "fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed",
     "fit_loop.epoch_loop.batch_progress.current.ready",
     "fit_loop.epoch_loop.batch_progress.is_last_batch",
+    "fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed",
     "fit_loop.epoch_loop.update_lr_schedulers",
     "fit_loop.epoch_loop.val_loop._has_run",
     "fit_loop.epoch_loop.val_loop.restarting",
@@ -84,6 +89,33 @@ class Place(StrEnum):
     VALIDATED = "after a validation"
     PASS = "after a pass over the data"  # noqa: S105 - nothing secret
     END = "after the end"
+
+
+# Counts
+
+
+class Completed:
+    """How many of something are done."""
+
+    completed: int = 0
+
+
+def completed(trainer: Trainer) -> Completed:
+    """The count behind ``global_step``, which Lightning keeps as the same object while it fits."""
+    loop = trainer.fit_loop.epoch_loop
+    if trainer.lightning_module.automatic_optimization:
+        return loop.automatic_optimization.optim_progress.optimizer.step.total  # type: ignore[return-value]
+    return loop.manual_optimization.optim_step_progress.total  # type: ignore[return-value]
+
+
+def passes(trainer: Trainer) -> tuple[int, int]:
+    """Batches over all, the one in hand included, and of a pass; passes and 1 without a length."""
+    fit = trainer.fit_loop
+    length, progress = fit.max_batches, fit.epoch_loop.batch_progress
+    whole: int = fit.epoch_progress.current.completed
+    if type(length) is int:
+        return whole * length + progress.current.ready, length
+    return whole + int(progress.is_last_batch), 1
 
 
 # Metrics
