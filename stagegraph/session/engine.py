@@ -196,10 +196,11 @@ class Engine:
         if self._torch is not None:
             self._connect(self._torch, compiled)
         told = self._core if together is None else together.serve(self._core)
+        # One call less at every update; the method below says what it takes.
         skips = self._torch is not None and self._torch.may_skip
-        if type(self).step is Engine.step and not skips:
-            # One call less at every update; the method below says what it takes.
-            self.step = told.step  # type: ignore[method-assign]
+        self._tell = _where_updated(self._torch, told.step) if skips else told.step
+        if type(self).step is Engine.step:
+            self.step = self._tell  # type: ignore[method-assign]
         self._position = self._make_position(data)
         self._knows_data = data is not None
         self._closed = self._tell_vitals = False
@@ -420,10 +421,7 @@ class Engine:
             MissingFact: The graph reads samples, tokens, epochs or flops, and nobody counts them.
             ProgressError: Progress goes backwards.
         """
-        if self._torch is not None and not self._torch.has_updated():
-            return
-        told = self._core if self._together is None else self._together
-        told.step(loss=loss, samples=samples, tokens=tokens, flops=flops, epoch=epoch, **metrics)
+        self._tell(loss=loss, samples=samples, tokens=tokens, flops=flops, epoch=epoch, **metrics)
 
     def grad_norm(self) -> Tensor:
         """The norm of all gradients together, as ``clip_grad_norm_`` measures it, not clipped.
@@ -994,3 +992,13 @@ def _numbers(compiled: CompiledGraph, params: int | None, costs: Mapping[str, in
     if "params" in required.facts and params is None:
         raise MissingFact("the graph reads 'params'; give Engine(model=...) or Engine(params=...)")
     return NumbersActor(params, resolve_costs(compiled, required, costs))
+
+
+def _where_updated(actor: TorchActor | None, tell: Callable[..., None]) -> Callable[..., None]:
+    """Tell of updates that the gradient scaler has not skipped."""
+
+    def step(**amounts: Any) -> None:
+        if actor is None or actor.has_updated():
+            tell(**amounts)
+
+    return step

@@ -110,32 +110,25 @@ class Tally:
         core = self._core
         if self.owes:
             core.meter.coming = self._passes
-            if self.asked or self.metrics:
-                self._tell_with_metrics()
-            else:
-                self._step()
+            asked, metrics = self.asked, self.metrics
+            given = {} if asked or not metrics else metrics
+            refused = False
+            try:
+                self._engine.step(loss=self.loss, samples=self.samples, tokens=self.tokens, **given)
+            except (MetricError, MissingFact, ProgressError):
+                refused = True
+                raise
+            finally:
+                if not refused:  # else it is still owed
+                    self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
+                    self.asked = False
+                    if given:
+                        self.metrics = {}
+            if asked:
+                self.observe()
         elif self.metrics:
             self.observe()
         return core.wants_evaluation or core.state.ended is not None
-
-    def _step(self, **metrics: Any) -> None:
-        try:
-            self._engine.step(loss=self.loss, samples=self.samples, tokens=self.tokens, **metrics)
-        except (MetricError, MissingFact, ProgressError):
-            raise  # it was refused, and is still owed
-        except BaseException:
-            self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
-            raise
-        self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
-
-    def _tell_with_metrics(self) -> None:
-        if self.asked:
-            self._step()
-            self.asked = False
-            self.observe()
-        else:
-            self._step(**self.metrics)
-            self.metrics = {}
 
     def observe(self) -> None:
         """Tell the engine of the metrics, which an evaluation has given.

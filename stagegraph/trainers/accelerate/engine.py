@@ -188,25 +188,23 @@ class AcceleratedEngine(Engine):
             MissingFact: As :meth:`Engine.step`.
             ProgressError: As :meth:`Engine.step`.
         """
-        micro = self._micro
-        micro.add(loss, samples, tokens, flops, epoch, metrics)
-        idle = self._updates.idle
-        if not self._updates.take():
-            self._without_update(idle=idle)
-            return
-        self._micro = Micro()
+        micro, updates = self._micro, self._updates
+        if micro.num or not updates.made:  # else the update is of this micro-batch alone
+            micro.add(loss, samples, tokens, flops, epoch, metrics)
+            if not updates.made:
+                idle, updates.idle = updates.idle, False
+                self._without_update(idle=idle)
+                return
+            self._micro = Micro()
+            loss, samples, tokens, flops = micro.loss, micro.samples, micro.tokens, micro.flops
+            epoch, metrics = micro.epoch, micro.metrics
+        updates.made = updates.idle = False
         # At an update the count of micro-batches begins anew; saying so makes it independent of
         # where the run was resumed, and of how many micro-batches updates took before.
         self.accelerator.step = 0
-        super().step(
-            loss=micro.loss,
-            samples=micro.samples,
-            tokens=micro.tokens,
-            flops=micro.flops,
-            epoch=micro.epoch,
-            **micro.metrics,
-        )
-        self._accumulate_as_told()
+        self._tell(loss=loss, samples=samples, tokens=tokens, flops=flops, epoch=epoch, **metrics)
+        if self._knobs.grows:
+            self._accumulate_as_told()
 
     def observe(self, /, **metrics: Any) -> None:
         """Metrics of an evaluation after the last update.
