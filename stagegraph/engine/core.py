@@ -21,9 +21,10 @@ from stagegraph.engine.commands import Message
 from stagegraph.engine.decide import begins_before_forward, decide, initial_moves, why_it_ends
 from stagegraph.engine.decision import Decision
 from stagegraph.engine.desk import Desk
-from stagegraph.engine.due import due, evaluations, next_evaluations
+from stagegraph.engine.due import due, evaluations
 from stagegraph.engine.explain import Explanation, explain, waiting_for
 from stagegraph.engine.fitting import check_fits
+from stagegraph.engine.foretelling import Foretelling
 from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
 from stagegraph.engine.locks import held_at_start
 from stagegraph.engine.machine import Machines
@@ -133,21 +134,20 @@ class Core:
         self._reads_loss = "loss" in self._names.by_source
         counted = needs(graph).facts & {"epochs", "samples", "tokens", "flops"}
         self._reads_flops = "flops" in counted
-        self._asks = any(metric.every is not None for metric in graph.graph.metrics.values())
+        self.foretelling = Foretelling(graph)
         self.meter = Meter(counted, clock)
         """What is counted besides updates."""
         self._digest = digest(graph.graph)
         self._clock_until: float = math.inf
-        self._clocked = self._pending = 0
+        self.unabsorbed = 0
+        """Updates since the last look, which the state does not know of yet."""
+        self._clocked = 0
         self._undecided = self._moving = self._may_tick = False
         self._arrivals = Arrivals(graph, reader, weakly(self._now))
         self._look: float = 0
         self._counts_only = not (self._reads_loss or self._reads_flops)
         self._scalar: Any = None
         self._dtype: Any = None
-        self._asked_of: Mapping[str, int] | None = None
-        self._asking: dict[Unit, float] = {}
-        self._asking_at: float = 0
 
     # What can be seen
 
@@ -173,13 +173,8 @@ class Core:
         return (
             self.state.clock
             if self.done
-            else self.state.clock + self.meter.since_look(self._pending)
+            else self.state.clock + self.meter.since_look(self.unabsorbed)
         )
-
-    @property
-    def unabsorbed(self) -> int:
-        """Updates since the last look, which the state does not know of yet."""
-        return self._pending
 
     @property
     def undecided(self) -> bool:
@@ -236,19 +231,14 @@ class Core:
 
         Nothing is counted. An interval in seconds is known only when its update is.
         """
-        if not self._asks or self.state.ended is not None:
-            return False
-        wanted, clock = self.state.wanted, self.state.clock
-        if self._asked_of is not wanted:
-            self._asking = next_evaluations(self.graph, self.state, but=self.monitored)
-            self._asking_at, self._asked_of = self._asking.pop(Unit.STEPS, math.inf), wanted
-        after = self._pending + 1
-        if clock.step + after < self._asking_at and not (
-            self._asking and self.meter.reaches(self._asking, clock, after, samples, tokens, epoch)
-        ):
-            return False
-        counts = evaluations(self.graph, self._after(samples, tokens, epoch)).items()
-        return any(n > wanted.get(name, 0) and name not in self.monitored for name, n in counts)
+        return self.foretelling.follows(
+            self.state,
+            self.unabsorbed,
+            self.meter,
+            (samples, tokens, epoch),
+            after=lambda: self._after(samples, tokens, epoch),
+            monitored=self.monitored,
+        )
 
     def tune_ahead(self, *, samples: int = 0, tokens: int = 0, epoch: Passes | None = None) -> None:
         """Set moving ramps as the next update, if it takes so much, will find them set after it.
@@ -273,7 +263,7 @@ class Core:
             return
         if self.beginning is not None:
             self.beginning()
-        self._pending = 0
+        self.unabsorbed = 0
         self._arrivals.forget()
         self.meter.restart()
         self.state = replace(self.state, facts=self._actor.facts())
@@ -317,7 +307,7 @@ class Core:
         """
         if (
             self._may_tick
-            and self._pending + 1 < self._look
+            and self.unabsorbed + 1 < self._look
             and epoch is None
             and not (metrics or flops or seconds or self.mail)
             and type(samples) is int
@@ -337,7 +327,7 @@ class Core:
                 else:
                     meter.passed(coming)
                 meter.coming = None
-            self._pending += 1
+            self.unabsorbed += 1
             counted = meter.samples = meter.samples + samples
             if tokens:
                 meter.tokens += tokens
@@ -373,13 +363,13 @@ class Core:
         meter = self.meter
         before = self._mark() if meter.uncounted else None
         meter.take(samples, tokens, flops, seconds, epoch)
-        self._pending += 1
+        self.unabsorbed += 1
         if loss is not None:
             self.loss = _without_graph(loss)
-        if given is not None and self._arrivals.add(given, self._pending):
+        if given is not None and self._arrivals.add(given, self.unabsorbed):
             self._look = 0
         try:
-            if self._pending >= self._look or self.mail or (meter.waits and meter.due()):
+            if self.unabsorbed >= self._look or self.mail or (meter.waits and meter.due()):
                 self._boundary()
             elif self._moving:
                 self._tune()
@@ -402,7 +392,7 @@ class Core:
         given = self._names.take(metrics)
         if self._over():
             return
-        arrivals = [self._arrivals.one(name, value, self._pending) for name, value in given]
+        arrivals = [self._arrivals.one(name, value, self.unabsorbed) for name, value in given]
         self._arrivals.read(arrivals)
         late = not self._undecided
         self.meter.late = late
@@ -478,7 +468,7 @@ class Core:
         saved, loaded = self.rebuild(state)
         self.state = loaded
         self._undecided = self.wants_evaluation = saved.undecided
-        self._pending = 0
+        self.unabsorbed = 0
         self._arrivals.forget()
         self.meter.load(saved.reading)
         self.meter.stand(loaded.clock)
@@ -562,7 +552,7 @@ class Core:
         """Let the monitor measure, and take in what it has found."""
         assert self.monitor is not None
         given = self._names.take(self.monitor())
-        arrivals = [self._arrivals.one(name, value, self._pending) for name, value in given]
+        arrivals = [self._arrivals.one(name, value, self.unabsorbed) for name, value in given]
         self._arrivals.read(arrivals)
         self._absorb(Progress(), arrivals)
 
@@ -758,7 +748,7 @@ class Core:
     def _now(self, unit: Unit) -> int | float | Fraction:
         """The clock in one unit."""
         if unit is Unit.STEPS:
-            return self.state.clock.step + self._pending
+            return self.state.clock.step + self.unabsorbed
         return self.progress.of(unit)
 
     def _flops_of(self, samples: int) -> int:
@@ -781,12 +771,12 @@ class Core:
     def _mark(self) -> tuple[Any, ...]:
         """What an update changes before a look, to go back to if it is refused."""
         counted = (self.loss, self._look, self._arrivals.mark(), self.meter.mark())
-        return self._pending, counted
+        return self.unabsorbed, counted
 
     def _undo(self, mark: tuple[Any, ...]) -> None:
         pending, (loss, look, arrivals, counts) = mark
-        if self._pending > pending:  # else it has been absorbed
-            self._pending, self.loss, self._look = pending, loss, look
+        if self.unabsorbed > pending:  # else it has been absorbed
+            self.unabsorbed, self.loss, self._look = pending, loss, look
             self._arrivals.undo(arrivals)
             self.meter.undo(counts)
 
@@ -799,14 +789,14 @@ class Core:
         """Absorb what was summed up since the last look; nothing is decided."""
         if not self.started or self.done:
             return
-        self.meter.require(self._pending)
+        self.meter.require(self.unabsorbed)
         self._arrivals.read()
-        pending, waiting = self._pending, self._arrivals.waiting
+        pending, waiting = self.unabsorbed, self._arrivals.waiting
         now = self.meter.watch()
         added = self.meter.added(pending, now)
 
         def counted(state: State) -> None:
-            self.state, self._pending = state, 0
+            self.state, self.unabsorbed = state, 0
             self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
             self._arrivals.forget()
             self.meter.take_stock(pending, now)

@@ -19,6 +19,7 @@ from stagegraph.errors import MetricError, MissingFact, ProgressError
 from stagegraph.progress import read_fraction
 
 if TYPE_CHECKING:
+    from stagegraph.engine.state import State
     from stagegraph.session.engine import Engine
 
 __all__ = ["Tally"]
@@ -56,6 +57,7 @@ class Tally:
         """Samples of the next update so far, on this rank; the host adds each micro-batch's."""
         self.tokens = 0
         """The same in tokens."""
+        self._known: State | None = None
         self._passes: Fraction | tuple[int, int] | None = None
         self.metrics: dict[str, Any] = {}
         """What was measured since the engine was told, by the names of declared metrics."""
@@ -89,7 +91,12 @@ class Tally:
         if tokens is not None:
             self.tokens = tokens
         self._passes, self.owes = passes, True
+        core = self._core
+        if core.state is self._known and core.unabsorbed < core.foretelling.unasked:
+            self.asked = False
+            return False
         self.asked = self._follows(samples=self.samples, tokens=self.tokens, epoch=passes)
+        self._known = core.state
         return self.asked
 
     def tune_ahead(self) -> None:
@@ -111,8 +118,7 @@ class Tally:
         if self.owes:
             core.meter.coming = self._passes
             asked, metrics = self.asked, self.metrics
-            given = {} if asked or not metrics else metrics
-            refused = False
+            given, refused = {} if asked else metrics, False
             try:
                 self._engine.step(loss=self.loss, samples=self.samples, tokens=self.tokens, **given)
             except (MetricError, MissingFact, ProgressError):

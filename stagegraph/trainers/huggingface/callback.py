@@ -187,8 +187,21 @@ class StagegraphCallback(TrainerCallback):
         if tally.asked:
             self._require_evaluated()
         owed = tally.owes
-        if not tally.tell():
-            return
+        if tally.tell():
+            self.told(control, owed=owed)
+
+    def told(self, control: Any, *, owed: bool) -> None:
+        """The engine was told, and has ended or waits for an evaluation.
+
+        Args:
+            control: The Trainer's.
+            owed: Whether it was told of an update.
+
+        Raises:
+            ActionError: As :meth:`decide`.
+            MetricError: As :meth:`decide`.
+        """
+        tally = self.tally
         if owed and tally.wants_evaluation:  # by the clock on the wall, which nobody can foretell
             self._evaluate()
             self._require_evaluated()

@@ -160,7 +160,11 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         if self._saves_late:
             self._saves_late, self.control.should_save = False, True
         super()._maybe_log_save_evaluate(*args, **kwargs)
-        self._stages.decide(self.control)
+        tally = self._stages.tally
+        if tally.asked or not tally.owes:
+            self._stages.decide(self.control)
+        elif tally.tell():  # as after most updates, and a call less
+            self._stages.told(self.control, owed=True)
 
     @property
     def _evaluates_each_pass(self) -> bool:
