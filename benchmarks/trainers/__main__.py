@@ -2,7 +2,9 @@
 
 Each host trains the same model three times side by side: without stagegraph, with a callback of
 its own that does nothing, and with ten guards that wait. What counts is the difference within a
-cycle of turns, so that a machine that changes its speed changes all alike.
+cycle of turns, so that a machine that changes its speed changes all alike. Where a model lies in
+memory makes it faster or slower for good, by more than what is looked for: all are made anew in
+each of several rounds, and the rounds are compared.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ import argparse
 import gc
 import os
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from random import Random
 from typing import NamedTuple
 
 from benchmarks.trainers import counted
@@ -36,66 +40,85 @@ VARIANTS = ("bare", "no-op", "stagegraph")
 LIMIT = 10.0
 """Microseconds that stagegraph may add to an update beyond what a no-op callback adds."""
 
-FIRST, UPDATES, WARMUP = 2, 6, 20
+FIRST, UPDATES, WARMUP = 2, 6, 10
 """Updates of a turn that are not timed, and those that are; turns that are not counted."""
+
+Round = Sequence[Sequence[Taken]]
+"""Per variant, what an update took in each cycle."""
 
 
 class Added(NamedTuple):
     """What one variant takes longer than another; microseconds per update.
 
     Attributes:
-        median: The median of the differences within cycles.
+        median: The median over the rounds of the median difference within cycles.
         low: The lower bound of its 95 % interval.
         high: The upper bound.
-        mean: The mean without the tenths at both ends.
-        calm: The median over the calmest tenth of the cycles, in which both together took least.
+        calm: The same median over the calmest tenth of the cycles of each round, in which both
+            together took least.
     """
 
     median: float
     low: float
     high: float
-    mean: float
     calm: float
 
     @classmethod
-    def of(cls, one: Sequence[float], other: Sequence[float]) -> Added:
-        """Of what both took in each cycle."""
-        cycles = sorted(zip(one, other, strict=True), key=sum)
-        tenth = max(1, len(cycles) // 10)
-        calm = statistics.median(a - b for a, b in cycles[:tenth])
-        found = sorted(a - b for a, b in cycles)
+    def of(cls, rounds: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Added:
+        """Of what both took in each cycle of each round."""
+        found = sorted(statistics.median(a - b for a, b in zip(*r, strict=True)) for r in rounds)
+        calm = statistics.median(_calm(*r) for r in rounds)
         half, spread = len(found) / 2, 0.98 * len(found) ** 0.5
         low = found[max(0, int(half - spread))]
         high = found[min(len(found) - 1, int(half + spread))]
-        trimmed = statistics.mean(found[tenth : len(found) - tenth])
-        return cls(statistics.median(found), low, high, trimmed, calm)
+        return cls(statistics.median(found), low, high, calm)
 
     def __str__(self) -> str:
         interval = f"[{self.low:.1f} {self.high:.1f}]"
-        return f"{self.median:8.1f} {interval:<16}{self.mean:8.1f}{self.calm:8.1f}"
+        return f"{self.median:8.1f} {interval:<16}{self.calm:8.1f}"
+
+
+def _calm(one: Sequence[float], other: Sequence[float]) -> float:
+    cycles = sorted(zip(one, other, strict=True), key=sum)
+    return statistics.median(a - b for a, b in cycles[: max(1, len(cycles) // 10)])
 
 
 def main() -> None:
     """Compare the hosts and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trainers", description=__doc__)
     parser.add_argument("hosts", nargs="*", default=list(HOSTS), help=f"among {', '.join(HOSTS)}")
-    parser.add_argument("--cycles", type=int, default=800, help="turns of each variant")
+    parser.add_argument("--rounds", type=int, default=25, help="how often all are made anew")
+    parser.add_argument("--cycles", type=int, default=40, help="turns of each variant in a round")
     given = parser.parse_args()
     chosen = [name for name in given.hosts if _is_there(name)]
-    updates = (WARMUP + given.cycles) * (FIRST + UPDATES)
-    loops = [
-        {f"{host} {variant}": _loop(host, variant, updates) for variant in VARIANTS}
-        for host in chosen
-    ]
-    taken = side_by_side(loops, first=FIRST, updates=UPDATES, warmup=WARMUP, warmed=_settle)
+    rounds = [_round(chosen, given.cycles, Random(number)) for number in _shown(given.rounds)]
     print(
-        f"What an update takes longer, in us: the median over {given.cycles} cycles with its 95 % "
-        "interval,\nthe mean without the tenths at both ends, the median over the calmest tenth; "
+        f"What an update takes longer, in us: the median over {given.rounds} rounds of "
+        f"{given.cycles} cycles with its 95 % interval,\nand over the calmest tenth of the cycles of each; "
         f"{UPDATES} updates a turn, one thread."
     )
-    for host, theirs in zip(chosen, taken, strict=True):
-        _report(HOSTS[host][0], list(theirs.values()))
+    for place, host in enumerate(chosen):
+        _report(HOSTS[host][0], [one[place] for one in rounds])
         _count(host)
+
+
+def _shown(rounds: int) -> Iterator[int]:
+    """The rounds' numbers; says how far it is."""
+    for number in range(rounds):
+        print(f"\rround {number + 1} of {rounds} ", end="", file=sys.stderr, flush=True)
+        yield number
+    print(file=sys.stderr)
+
+
+def _round(hosts: Sequence[str], cycles: int, random: Random) -> list[Round]:
+    updates = (WARMUP + cycles) * (FIRST + UPDATES)
+    loops = []
+    for host in hosts:
+        variants = random.sample(VARIANTS, len(VARIANTS))
+        loops.append({variant: _loop(host, variant, updates) for variant in variants})
+    taken = side_by_side(loops, first=FIRST, updates=UPDATES, warmup=WARMUP, warmed=_settle)
+    gc.unfreeze()
+    return [[theirs[variant] for variant in VARIANTS] for theirs in taken]
 
 
 def _is_there(name: str) -> bool:
@@ -119,19 +142,25 @@ def _settle() -> None:
     gc.freeze()
 
 
-def _report(title: str, taken: Sequence[Sequence[Taken]]) -> None:
-    bare, nothing, ours = taken
-    took = [statistics.median(one[clock] for one in bare) for clock in (0, 1)]
-    calm = [statistics.quantiles([one[clock] for one in bare], n=20)[0] for clock in (0, 1)]
-    print(f"\n{title}: an update takes {took[0]:.0f} us, {took[1]:.0f} us of the processor; "
+def _report(title: str, rounds: Sequence[Round]) -> None:
+    bare = [[one[clock] for r in rounds for one in r[0]] for clock in (0, 1)]
+    took, calm = map(statistics.median, bare), [statistics.quantiles(b, n=20)[0] for b in bare]
+    wall, cpu = took
+    print(f"\n{title}: an update takes {wall:.0f} us, {cpu:.0f} us of the processor; "
           f"{calm[0]:.0f} and {calm[1]:.0f} us when it is calm")  # fmt: skip
-    rows = (("a no-op callback", nothing, bare), ("stagegraph, ten guards", ours, bare),
-            ("stagegraph beyond the no-op", ours, nothing))  # fmt: skip
+    rows = (("a no-op callback", 1, 0), ("stagegraph, ten guards", 2, 0),
+            ("stagegraph beyond the no-op", 2, 1))  # fmt: skip
     for clock, word in enumerate(("on the wall", "of the processor")):
         for name, one, other in rows:
-            added = Added.of([a[clock] for a in one], [b[clock] for b in other])
-            print(f"  {name:<28}{word:<17}{added}  {1 + added.median / took[clock]:.3f} x")
+            added = Added.of([_clocked(r[one], r[other], clock) for r in rounds])
+            print(f"  {name:<28}{word:<17}{added}  {1 + added.median / (wall, cpu)[clock]:.3f} x")
     print(f"  {_verdict(added)}")
+
+
+def _clocked(
+    one: Sequence[Taken], other: Sequence[Taken], clock: int
+) -> tuple[list[float], list[float]]:
+    return [taken[clock] for taken in one], [taken[clock] for taken in other]
 
 
 def _count(host: str) -> None:
@@ -148,7 +177,7 @@ def _verdict(added: Added) -> str:
     if added.high <= LIMIT:
         return f"holds: within {limit}"
     if added.low <= LIMIT:
-        return f"cannot tell: the interval holds {limit}; give more --cycles"
+        return f"cannot tell: the interval holds {limit}; give more --rounds"
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     if busy > 1 and added.calm <= LIMIT:
         return f"holds when it is calm: within {limit}; others load this machine {busy:.1f} times"
