@@ -94,7 +94,8 @@ def main() -> None:
     rounds = [_round(chosen, given.cycles, Random(number)) for number in _shown(given.rounds)]
     print(
         f"What an update takes longer, in us: the median over {given.rounds} rounds of "
-        f"{given.cycles} cycles with its 95 % interval,\nand over the calmest tenth of the cycles of each; "
+        f"{given.cycles} cycles with its 95 % interval,\n"
+        "and over the calmest tenth of the cycles of each; "
         f"{UPDATES} updates a turn, one thread."
     )
     for place, host in enumerate(chosen):
