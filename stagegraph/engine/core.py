@@ -305,18 +305,19 @@ class Core:
             MissingFact: The graph reads samples, tokens, epochs or flops, and nobody counts them.
             ProgressError: Progress goes backwards.
         """
+        kind = type(loss)
         if (
             self._may_tick
             and self.unabsorbed + 1 < self._look
+            and not (flops or seconds or metrics or self.mail)
             and epoch is None
-            and not (metrics or flops or seconds or self.mail)
             and type(samples) is int
             and 0 <= samples <= MOST
             and (not tokens or (type(tokens) is int and 0 <= tokens <= MOST))
             and (
-                loss is None
-                or type(loss) is float
-                or (type(loss) is self._scalar and loss.dtype is self._dtype and not loss.ndim)
+                (kind is self._scalar and loss.dtype is self._dtype and not loss.ndim)
+                or kind is float
+                or loss is None
             )
         ):  # As most updates are: what follows would come to the same. A call would cost as much.
             meter = self.meter
@@ -328,15 +329,18 @@ class Core:
                     meter.passed(coming)
                 meter.coming = None
             self.unabsorbed += 1
-            counted = meter.samples = meter.samples + samples
+            if kind is self._scalar:
+                self.loss = loss.data if loss.requires_grad else loss
+            elif loss is not None:
+                self.loss = loss
+            meter.samples += samples
             if tokens:
                 meter.tokens += tokens
-            if type(loss) is float:
-                self.loss = loss
-            elif loss is not None:
-                self.loss = loss.data if loss.requires_grad else loss
-            near = meter.told >= meter.told_at or counted >= meter.samples_left
-            if (near or meter.tokens >= meter.tokens_left) and meter.due():
+            if (
+                meter.told >= meter.told_at
+                or meter.samples >= meter.samples_left
+                or meter.tokens >= meter.tokens_left
+            ) and meter.due():
                 self._boundary()
             return
         if self.refuse is not None:

@@ -117,24 +117,31 @@ class Tally:
         core = self._core
         if self.owes:
             core.meter.coming = self._passes
-            asked, metrics = self.asked, self.metrics
-            given, refused = {} if asked else metrics, False
+            asked = self.asked
+            given = self.metrics if not asked else {}
             try:
                 self._engine.step(loss=self.loss, samples=self.samples, tokens=self.tokens, **given)
             except (MetricError, MissingFact, ProgressError):
-                refused = True
+                raise  # it was refused, and is still owed
+            except BaseException:
+                self._counted(given)
                 raise
-            finally:
-                if not refused:  # else it is still owed
-                    self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
-                    self.asked = False
-                    if given:
-                        self.metrics = {}
-            if asked:
-                self.observe()
+            if asked or given:
+                self._counted(given)
+                if asked:
+                    self.observe()
+            else:
+                self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
         elif self.metrics:
             self.observe()
         return core.wants_evaluation or core.state.ended is not None
+
+    def _counted(self, given: Mapping[str, Any]) -> None:
+        """The engine has counted the update, and these metrics with it."""
+        self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
+        self.asked = False
+        if given:
+            self.metrics = {}
 
     def observe(self) -> None:
         """Tell the engine of the metrics, which an evaluation has given.

@@ -53,11 +53,11 @@ def ended(folder, *more):
     return last.step, contents, tensors, out
 
 
-def killed_after_growing(folder):
+def killed_after_growing(folder, *more):
     """A life that is killed a few updates after it has grown."""
-    life = process(folder)
+    life = process(folder, *more)
     journal = folder / "journal.jsonl"
-    for _ in range(2000):
+    for _ in range(20_000):
         records = journal.read_text().splitlines() if journal.exists() else []
         types = [json.loads(line)["type"] for line in records if line.endswith("}")]
         if "growth" in types and types.index("growth") < len(types) - 3:
@@ -89,6 +89,6 @@ def test_killed_after_the_growth_it_ends_as_the_run_that_was_not(tmp_path):
 @pytest.mark.slow
 def test_with_torch_compile_it_goes_on_too(tmp_path):
     whole = ended(tmp_path / "whole", "--compile")
-    killed_after_growing(tmp_path / "killed")
+    killed_after_growing(tmp_path / "killed", "--compile")
     again = ended(tmp_path / "killed", "--compile")
     assert whole[2] and whole[:3] == again[:3]
