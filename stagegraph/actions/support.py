@@ -27,6 +27,7 @@ from stagegraph.actions.optimizing.optimizers import (
     refuse_growth,
     refuse_lr_factors,
 )
+from stagegraph.actions.optimizing.refused_values import why_no_value
 from stagegraph.actions.optimizing.settings import why_no_setting
 from stagegraph.actions.parameters import select, unwrapped
 from stagegraph.actions.probes import Probe
@@ -147,7 +148,11 @@ def _of_activity(
         moves = isinstance(activity, BatchSize) and activity.lr != "keep"
         return data_refusals(activity, companions.data) + (_of_factor(optimizers) if moves else [])
     if isinstance(activity, Hyper) and activity.optimizer is not None:
-        return why_no_setting(optimizers, activity.optimizer)
+        times = activity.factor is not None
+        return [
+            *why_no_setting(optimizers, activity.optimizer),
+            *why_no_value(optimizers, activity.optimizer, activity.reach, times=times),
+        ]
     if isinstance(activity, AlphaRamp | Distill | Head | Hyper):
         return []
     return [f"this version has nothing that could hold a {activity.type}"]
