@@ -143,8 +143,16 @@ def _numbers(effects: Sequence[Effect]) -> list[WantedNumber]:
         if isinstance(activity, Hyper) and activity.attribute is not None:
             ((key, value),) = effect.levels.items()
             tuned = f"{place}/{key}"
-            one = WantedNumber(place, activity.attribute, value, times=key == "factor", key=tuned)
-            wanted.append(one)
+            wanted.append(
+                WantedNumber(
+                    place,
+                    activity.attribute,
+                    value,
+                    times=key == "factor",
+                    key=tuned,
+                    reach=activity.reach,
+                )
+            )
         elif isinstance(activity, SequenceLength) and activity.rope_base is not None:
             base = activity.rope_base
             wanted += [WantedNumber(place, path, base) for path in activity.rope_attributes]

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from stagegraph.actions.attribute_holding import Wanted, find_head_attribute, refuse_unknown_head
+from stagegraph.actions.certain import certain_refusals
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.copying import why_no_copy
 from stagegraph.actions.data.curriculum import CurriculumLoader
@@ -83,12 +84,15 @@ def unsupported(
 ) -> list[str]:
     """What a graph asks for and cannot have, each as ``place: reason``."""
     problems: list[str] = []
+    actions = list(actions)
     for place, action in actions:
         reasons = _of_action(action, model, optimizers, companions, probe)
         problems += [f"{place}: {reason}" for reason in reasons]
     for place, activity in activities:
         reasons = _of_activity(activity, model, optimizers, companions)
         problems += [f"{place}: {reason}" for reason in reasons]
+        asked = [action for _, action in actions]
+        problems += certain_refusals(activity, unwrapped(model), asked, place=place)
     return problems
 
 
