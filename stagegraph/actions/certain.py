@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from stagegraph.actions.attribute_holding import Wanted, refuse_unknown_head
 from stagegraph.actions.growth.attributes import matching_attributes, matching_owners
 from stagegraph.actions.number_holding import WantedNumber, find_numbers
 from stagegraph.errors import SelectorError, UnsupportedError
-from stagegraph.schema.actions import Action, Attach, Regrow, Upcycle
-from stagegraph.schema.activities import Activity, Hyper
+from stagegraph.schema.actions import Action, AddHead, Attach, Regrow, Upcycle
+from stagegraph.schema.activities import Activity, Head, Hyper
 
 __all__ = ["certain_refusals"]
 
@@ -35,6 +36,8 @@ def certain_refusals(
     try:
         if isinstance(activity, Hyper) and activity.attribute is not None:
             _refuse_number(activity, activity.attribute, model, actions, place)
+        if isinstance(activity, Head):
+            _refuse_head(activity, model, actions, place)
     except (SelectorError, UnsupportedError) as error:
         return [str(error)]
     return []
@@ -49,6 +52,18 @@ def _refuse_number(
     wanted = WantedNumber(place, path, reach[0], times=times, reach=reach)
     for attribute in find_numbers(model, path, place=place):
         wanted.require(attribute, attribute.value)
+
+
+def _refuse_head(activity: Head, model: nn.Module, actions: Sequence[Action], place: str) -> None:
+    """A head is brought by an ``add_head``, which says so, or with the whole model."""
+    regrown = any(isinstance(one, Regrow) for one in actions)
+    if regrown or _may_come(model, activity.of, actions):
+        return
+    refuse_unknown_head(
+        model,
+        Wanted(place, activity.of, activity.use),
+        added=[(one.heads, one.head) for one in actions if isinstance(one, AddHead)],
+    )
 
 
 def _may_come(model: nn.Module, path: str, actions: Sequence[Action]) -> bool:

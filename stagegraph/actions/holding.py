@@ -87,6 +87,7 @@ def hold(standing: Standing, effects: Sequence[Effect], alphas: Mapping[str, flo
             for effect in effects
             if isinstance(effect.activity, Head)
         ],
+        added=standing.added_heads(),
     )
     standing.numbers.hold(standing.grown_models, _numbers(effects))
     _hold_freezes(standing, chosen)

@@ -192,6 +192,7 @@ def inspect(
     *,
     actions: Iterable[tuple[str, Action]] = (),
     activities: Iterable[tuple[str, Activity]] = (),
+    beside: Iterable[tuple[str, Action]] = (),
     optimizers: Iterable[object] = (),
     spaces: Spaces | None = None,
     parts: Mapping[str, Any] | None = None,
@@ -203,6 +204,7 @@ def inspect(
         model: The model.
         actions: All actions with their places.
         activities: All activities with their places.
+        beside: Further actions, which are not looked up and may bring what activities ask for.
         optimizers: The optimizers, to see whether they train the model at all.
         spaces: Which axes of which tensors grow together.
         parts: What the user gave by name.
@@ -219,13 +221,14 @@ def inspect(
     for place, action in _as_now(actions):
         if isinstance(action, GrowthAction):
             problems += _problem(lambda a=action, at=place: plan(site, a, place=at))
+    bringing = [*actions, *beside]
     for place, activity in activities:
         if isinstance(activity, Distill):
             for glob in activity.features:
                 problems += _problem(lambda g=glob, at=place: outermost(model, g, place=at))
         if isinstance(activity, Head):
             problems += _problem(
-                lambda a=activity, at=place: _look_for_head(model, a, actions, place=at)
+                lambda a=activity, at=place: _look_for_head(model, a, bringing, place=at)
             )
         problems += _problem(lambda a=activity, at=place: _look_for_numbers(model, a, place=at))
         problems += _look_for_selections(model, activity, inner, place=place)
