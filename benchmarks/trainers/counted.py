@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 import sys
-from types import FrameType
-from typing import Any
 
+from benchmarks.counting import Counter
 from benchmarks.trainers.turns import Loop, Turn
 
 FIRST, UPDATES = 110, 30
@@ -19,35 +18,18 @@ class Work(Turn):
     def __init__(self) -> None:
         super().__init__(0, 1)
         self.per_update: list[tuple[int, int]] = []
-        self._batches = self._codes = self._calls = 0
+        self._batches, self._counter = 0, Counter()
 
     def fetched(self) -> None:
         """A batch is fetched: an update is over."""
         self._batches += 1
         if self._batches == FIRST:
-            self._begin()
+            self._counter.begin(running=sys._getframe(1))
         elif FIRST < self._batches <= FIRST + UPDATES:
-            self.per_update.append((self._codes, self._calls))
+            self.per_update.append((self._counter.codes, self._counter.calls))
         if self._batches == FIRST + UPDATES:
-            sys.settrace(None)
-        self._codes = self._calls = 0
-
-    def _begin(self) -> None:
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:  # those that run already are not traced of themselves
-            frame.f_trace, frame.f_trace_opcodes = self._in_frame, True
-            frame = frame.f_back
-        sys.settrace(self._called)
-
-    def _called(self, frame: FrameType, event: str, arg: Any) -> Any:
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        self._calls += 1
-        return self._in_frame
-
-    def _in_frame(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if event == "opcode":
-            self._codes += 1
-        return self._in_frame
+            self._counter.end()
+        self._counter.codes = self._counter.calls = 0
 
 
 def count(loop: Loop) -> tuple[float, float]:

@@ -237,8 +237,9 @@ def inspect_model(  # noqa: PLR0913 - the same as the engine takes
     pointers |= {key: stage.pointer for key, stage in graph.stages.items()}
     found = [_misfit(problem, pointers, may_come=False) for problem in dict.fromkeys(fixed)]
     found += [_misfit(p, pointers, may_come=p.partition(": ")[0] in later) for p in planned]
-    patterns = inspect(model, activities=activities, optimizers=several)
-    found += [_misfit(p, pointers, may_come=grows) for p in patterns if p not in planned]
+    told = {*planned, *fixed}
+    patterns = inspect(model, activities=activities, beside=actions, optimizers=several)
+    found += [_misfit(p, pointers, may_come=grows) for p in patterns if p not in told]
     noted = remarks(model, actions=actions, spaces=graph.graph.spaces, parts=parts)
     return found + [replace(_misfit(note, pointers, may_come=False), remark=True) for note in noted]
 

@@ -97,7 +97,11 @@ def find_head_attribute(model: nn.Module, path: str, *, place: str) -> Attribute
 
 
 def refuse_unknown_head(
-    model: nn.Module, wanted: Wanted, *, added: Iterable[tuple[str, str]] = ()
+    model: nn.Module,
+    wanted: Wanted,
+    *,
+    added: Iterable[tuple[str, str]] = (),
+    original: str | None = None,
 ) -> None:
     """Refuse a name that no dictionary of heads has.
 
@@ -109,17 +113,19 @@ def refuse_unknown_head(
         model: The model.
         wanted: What is to be held.
         added: Heads that growths bring: the path (or a glob) of the dictionary, and the name.
+        original: What the attribute held before it was held; default: what it holds now.
 
     Raises:
         SelectorError: There is no such attribute, or no such head.
         UnsupportedError: The attribute is not one that could be held.
     """
     attribute, coming = find_head_attribute(model, wanted.path, place=wanted.place), list(added)
+    used = [name for name in (attribute.value, original) if name is not None]
     heads: dict[str, list[str]] = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleDict):
             new = [head for glob, head in coming if fnmatchcase(path, glob)]
-            if new or attribute.value in module:
+            if new or any(name in module for name in used):
                 heads[path] = [*module, *new]
     if heads and not any(wanted.value in names for names in heads.values()):
         known = list(dict.fromkeys(name for names in heads.values() for name in names))
@@ -151,15 +157,22 @@ class AttributeHolding:
     def _own(self) -> list[_Held]:
         return [one for one in self._held.values() if not one.averaged]
 
-    def hold(self, models: Sequence[nn.Module], wanted: Iterable[Wanted]) -> None:
+    def hold(
+        self,
+        models: Sequence[nn.Module],
+        wanted: Iterable[Wanted],
+        *,
+        added: Iterable[tuple[str, str]] = (),
+    ) -> None:
         """Hold exactly these, and give what else was held back what it held before.
 
         Args:
             models: The model, and its averaged copy if there is one.
             wanted: The attributes.
+            added: Heads that growths have brought: the dictionary's path, and the name.
 
         Raises:
-            SelectorError: There is no such attribute; nothing has changed.
+            SelectorError: There is no such attribute, or no such head; nothing has changed.
             UnsupportedError: It is not one that could be held, or is to be held twice.
         """
         chosen: dict[tuple[int, str], tuple[Wanted, Attribute, bool]] = {}
@@ -172,6 +185,11 @@ class AttributeHolding:
                         f"{want.place}: {want.path!r} is held by {other.place} already, and can "
                         "only say one thing; keep one of the two"
                     )
+        brought = list(added)
+        for want, attribute, averaged in chosen.values():
+            held = self._held.get(_key(attribute))
+            original = None if held is None else held.original
+            refuse_unknown_head(models[int(averaged)], want, added=brought, original=original)
         for key in [key for key in self._held if key not in chosen]:
             self._held.pop(key).give_back()
         for want, attribute, averaged in chosen.values():

@@ -87,6 +87,7 @@ def hold(standing: Standing, effects: Sequence[Effect], alphas: Mapping[str, flo
             for effect in effects
             if isinstance(effect.activity, Head)
         ],
+        added=standing.added_heads(),
     )
     standing.numbers.hold(standing.grown_models, _numbers(effects))
     _hold_freezes(standing, chosen)
@@ -143,8 +144,16 @@ def _numbers(effects: Sequence[Effect]) -> list[WantedNumber]:
         if isinstance(activity, Hyper) and activity.attribute is not None:
             ((key, value),) = effect.levels.items()
             tuned = f"{place}/{key}"
-            one = WantedNumber(place, activity.attribute, value, times=key == "factor", key=tuned)
-            wanted.append(one)
+            wanted.append(
+                WantedNumber(
+                    place,
+                    activity.attribute,
+                    value,
+                    times=key == "factor",
+                    key=tuned,
+                    reach=activity.reach,
+                )
+            )
         elif isinstance(activity, SequenceLength) and activity.rope_base is not None:
             base = activity.rope_base
             wanted += [WantedNumber(place, path, base) for path in activity.rope_attributes]

@@ -11,7 +11,12 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from stagegraph.actions.growth.attributes import Attribute, matching_attributes
+from stagegraph.actions.dropout_rates import refuse_no_rate
+from stagegraph.actions.growth.attributes import (
+    Attribute,
+    matching_attributes,
+    matching_owners,
+)
 from stagegraph.errors import SelectorError, SnapshotError, UnsupportedError, did_you_mean
 
 __all__ = [
@@ -35,6 +40,7 @@ class WantedNumber:
         value: The number.
         times: Whether it is a factor on what the attribute held before.
         key: What the number is tuned by.
+        reach: Between what it stays while it is tuned, if it is.
     """
 
     place: str
@@ -42,6 +48,16 @@ class WantedNumber:
     value: float
     times: bool = False
     key: str = ""
+    reach: tuple[float, ...] = ()
+
+    def require(self, attribute: Attribute, original: Number) -> None:
+        """Refuse what the attribute cannot hold at any time.
+
+        Raises:
+            UnsupportedError: It cannot hold this number, or one that this is tuned to.
+        """
+        several = [replace(self, value=value) for value in (self.value, *self.reach)]
+        refuse_no_rate(attribute, [one.applied(original) for one in several], place=self.place)
 
     def applied(self, original: Number) -> Number:
         """What the attribute is to hold; a whole number stays one where it can."""
@@ -79,7 +95,7 @@ def find_numbers(model: nn.Module, path: str, *, place: str) -> list[Attribute]:
         }
         raise SelectorError(
             f"{place}: {path!r} matches no attribute of the model or of what its modules hold"
-            f"{did_you_mean(path, numbers)}"
+            f"{_who_has_not(model, path)}{did_you_mean(path, numbers)}"
         )
     for one in found:
         written = getattr(type(one.owner), one.name, None)
@@ -91,6 +107,14 @@ def find_numbers(model: nn.Module, path: str, *, place: str) -> list[Attribute]:
                 "stage could hold"
             )
     return found
+
+
+def _who_has_not(model: nn.Module, path: str) -> str:
+    """The first of those that a path means and that have no such attribute, in words."""
+    where, _, name = path.rpartition(".")
+    for at, owner in matching_owners(model, where):
+        return f" ({at or 'the model'} is a {type(owner).__name__} and has no {name!r})"
+    return ""
 
 
 def _is_number(value: object) -> bool:
@@ -135,7 +159,8 @@ class NumberHolding:
 
         Raises:
             SelectorError: There is no such attribute; nothing has changed.
-            UnsupportedError: It is not one that could be held, or is to be held twice.
+            UnsupportedError: It is not one that could be held, or is to be held twice, or cannot
+                hold this number.
         """
         chosen: dict[tuple[int, str], _Held] = {}
         for want in wanted:
@@ -143,6 +168,7 @@ class NumberHolding:
                 for attribute in find_numbers(model, want.path, place=want.place):
                     known = self._held.get(_key(attribute))
                     original = attribute.value if known is None else known.original
+                    want.require(attribute, original)
                     held = _Held(attribute, want, original, index > 0)
                     other = chosen.setdefault(_key(attribute), held).wanted
                     if other is not want:

@@ -125,9 +125,12 @@ class Standing:
     @property
     def has_heads(self) -> bool:
         """Whether the model has several heads, one of them in use."""
-        return bool(self.attributes.values()) or any(
-            isinstance(change, HeadAdded) for change in self.lineage.changes
-        )
+        return bool(self.attributes.values()) or bool(self.added_heads())
+
+    def added_heads(self) -> list[tuple[str, str]]:
+        """Where growths have added heads: the dictionary's path, and the name."""
+        added = [change for change in self.lineage.changes if isinstance(change, HeadAdded)]
+        return [(self.lineage.today(change.heads), change.head) for change in added]
 
     @property
     def hooked(self) -> frozenset[str | int]:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from stagegraph.actions.attribute_holding import Wanted, find_head_attribute, refuse_unknown_head
+from stagegraph.actions.certain import certain_refusals
 from stagegraph.actions.companions import Companions
 from stagegraph.actions.copying import why_no_copy
 from stagegraph.actions.data.curriculum import CurriculumLoader
@@ -27,6 +28,7 @@ from stagegraph.actions.optimizing.optimizers import (
     refuse_growth,
     refuse_lr_factors,
 )
+from stagegraph.actions.optimizing.refused_values import why_no_value
 from stagegraph.actions.optimizing.settings import why_no_setting
 from stagegraph.actions.parameters import select, unwrapped
 from stagegraph.actions.probes import Probe
@@ -82,12 +84,15 @@ def unsupported(
 ) -> list[str]:
     """What a graph asks for and cannot have, each as ``place: reason``."""
     problems: list[str] = []
+    actions = list(actions)
     for place, action in actions:
         reasons = _of_action(action, model, optimizers, companions, probe)
         problems += [f"{place}: {reason}" for reason in reasons]
     for place, activity in activities:
         reasons = _of_activity(activity, model, optimizers, companions)
         problems += [f"{place}: {reason}" for reason in reasons]
+        asked = [action for _, action in actions]
+        problems += certain_refusals(activity, unwrapped(model), asked, place=place)
     return problems
 
 
@@ -147,7 +152,11 @@ def _of_activity(
         moves = isinstance(activity, BatchSize) and activity.lr != "keep"
         return data_refusals(activity, companions.data) + (_of_factor(optimizers) if moves else [])
     if isinstance(activity, Hyper) and activity.optimizer is not None:
-        return why_no_setting(optimizers, activity.optimizer)
+        times = activity.factor is not None
+        return [
+            *why_no_setting(optimizers, activity.optimizer),
+            *why_no_value(optimizers, activity.optimizer, activity.reach, times=times),
+        ]
     if isinstance(activity, AlphaRamp | Distill | Head | Hyper):
         return []
     return [f"this version has nothing that could hold a {activity.type}"]
@@ -183,6 +192,7 @@ def inspect(
     *,
     actions: Iterable[tuple[str, Action]] = (),
     activities: Iterable[tuple[str, Activity]] = (),
+    beside: Iterable[tuple[str, Action]] = (),
     optimizers: Iterable[object] = (),
     spaces: Spaces | None = None,
     parts: Mapping[str, Any] | None = None,
@@ -194,6 +204,7 @@ def inspect(
         model: The model.
         actions: All actions with their places.
         activities: All activities with their places.
+        beside: Further actions, which are not looked up and may bring what activities ask for.
         optimizers: The optimizers, to see whether they train the model at all.
         spaces: Which axes of which tensors grow together.
         parts: What the user gave by name.
@@ -210,13 +221,14 @@ def inspect(
     for place, action in _as_now(actions):
         if isinstance(action, GrowthAction):
             problems += _problem(lambda a=action, at=place: plan(site, a, place=at))
+    bringing = [*actions, *beside]
     for place, activity in activities:
         if isinstance(activity, Distill):
             for glob in activity.features:
                 problems += _problem(lambda g=glob, at=place: outermost(model, g, place=at))
         if isinstance(activity, Head):
             problems += _problem(
-                lambda a=activity, at=place: _look_for_head(model, a, actions, place=at)
+                lambda a=activity, at=place: _look_for_head(model, a, bringing, place=at)
             )
         problems += _problem(lambda a=activity, at=place: _look_for_numbers(model, a, place=at))
         problems += _look_for_selections(model, activity, inner, place=place)

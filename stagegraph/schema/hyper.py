@@ -46,6 +46,12 @@ class Hyper(ActivityModel):
         given = {"value": self.value, "factor": self.factor}
         return {key: level for key, level in given.items() if level is not None}
 
+    @property
+    def reach(self) -> tuple[float, float]:
+        """The two numbers between which ``value``, or ``factor``, stays."""
+        ((_, level),) = self.levels.items()
+        return bounds_of(level)
+
     @model_validator(mode="after")
     def _one_of_each(self) -> Hyper:
         about = [self.optimizer, self.attribute, self.knob]

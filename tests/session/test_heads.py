@@ -390,3 +390,116 @@ def test_two_regions_that_hold_one_attribute_at_once_are_refused_at_the_boundary
     assert [(f.code, f.severity) for f in found if "active_head" in f.message] == [
         ("shared-data-knob", "warning")
     ]
+
+
+# A head that is not there
+
+MISSING = (
+    TOP
+    + """
+waive: {no-monitor: short}
+stages:
+  one: {kind: train, duration: 2 steps, next: grow}
+  grow: {kind: grow, actions: [GROWTH], next: warmup}
+  warmup:
+    kind: warmup
+    during:
+      - {type: lr_ramp, of: grown, start: 0, over: 3 steps}
+      - {type: head, of: OF, use: USE}
+    next: done
+  done: {kind: final}
+"""
+)
+ATTACH = "{type: attach, host: [backbone], module: linear}"
+
+
+def missing(use, growth=ATTACH, of="active_head"):
+    return MISSING.replace("GROWTH", growth).replace("USE", use).replace("OF", of)
+
+
+@pytest.mark.parametrize(
+    ("growth", "known"),
+    [
+        (ATTACH, "plain, coarse"),
+        ("{type: add_head, heads: heads, head: fine}", "plain, coarse, fine"),
+    ],
+)
+def test_a_head_that_no_growth_adds_is_an_error_before_the_run(growth, known):
+    graph, model = sg.load(missing("nohead", growth)), Net()
+    optimizer = AdamW(model.parameters())
+    found = sg.check(graph, model=model, optimizer=optimizer, probe=PROBE)
+    (one,) = [one for one in found if one.pointer == "/stages/warmup/during/1"]
+    assert (one.severity, one.code) == ("error", "model-mismatch")
+    says = f"main:warmup.during[1]: use 'nohead' is no head in heads, which has {known}"
+    assert says in one.message
+    with pytest.raises(sg.UnsupportedError) as no:
+        sg.Engine(graph, model=model, optimizer=optimizer, probe=PROBE)
+    assert says in str(no.value)
+    assert "name one of them, or add it with add_head" in str(no.value)
+
+
+def test_of_one_that_a_growth_adds_nothing_is_said():
+    graph, model = sg.load(GRAPH), Net()
+    found = sg.check(graph, model=model, optimizer=AdamW(model.parameters()), probe=PROBE)
+    assert not [one for one in found if "is no head" in one.message]
+
+
+def test_one_that_is_added_to_another_dictionary_does_not_count():
+    other = "{type: add_head, heads: others, head: fine}"
+    graph, model = sg.load(missing("fine", other)), Net()
+    model.others = nn.ModuleDict({"first": nn.Linear(6, 1)})
+    found = sg.check(graph, model=model, optimizer=AdamW(model.parameters()), probe=PROBE)
+    assert not [one for one in found if one.severity == "error"]  # either may be the one meant
+    without = sg.load(missing("fine"))
+    found = sg.check(without, model=model, optimizer=AdamW(model.parameters()), probe=PROBE)
+    assert [one.severity for one in found if one.code == "model-mismatch"] == ["error"]
+
+
+def test_an_attribute_that_the_model_has_not_is_an_error_too():
+    graph, model = sg.load(missing("coarse", of="activ_head")), Net()
+    with pytest.raises(sg.UnsupportedError, match="'activ_head' is no attribute of the model"):
+        sg.Engine(graph, model=model, optimizer=AdamW(model.parameters()), probe=PROBE)
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_one_that_could_not_be_known_is_refused_at_the_boundary_and_nothing_has_changed(ema):
+    """No dictionary is meant by what the attribute holds, until a run has come to use one."""
+    run = Headed(missing("nohead", of="config.head"), ema=ema)
+    run.model.config.head = "plain"  # the loop's author says it after the engine was made
+    run.engine.start()
+    run.tick()
+    before = weights(run.model)
+    with pytest.raises(sg.ActionError, match=r"during\[1\]: use 'nohead' is no head in heads"):
+        run.tick()
+    assert weights(run.model) != before  # the update, which was made before the boundary
+    assert (run.stage, run.model.active_head, run.model.config.head) == ("one", "plain", "plain")
+    assert list(run.model.backbone.children()) == []
+    run.model(PROBE)
+
+
+def test_one_that_an_add_head_would_have_brought_on_another_way_is_refused_at_the_boundary():
+    text = (
+        TOP
+        + """
+waive: {no-monitor: short}
+metrics: {loss: {goal: minimize}}
+stages:
+  one:
+    kind: train
+    transitions: [{target: grow, when: loss > 1000000}]
+    duration: 2 steps
+    next: use
+  grow: {kind: grow, actions: [{type: add_head, heads: heads, head: fine}], next: use}
+  use:
+    kind: consolidate
+    during: [{type: head, of: active_head, use: fine}]
+    duration: 2 steps
+    next: done
+  done: {kind: final}
+"""
+    )
+    run = Headed(text).go(1)
+    with pytest.raises(sg.ActionError, match=r"use 'fine' is no head in heads, which has plain"):
+        run.tick()
+    assert (run.stage, run.model.active_head) == ("one", "plain")
+    run.model(PROBE)

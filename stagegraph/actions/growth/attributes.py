@@ -6,6 +6,7 @@ its number of heads, and a config, which many modules share, most of it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,6 +22,7 @@ __all__ = [
     "find_attributes",
     "is_owner",
     "matching_attributes",
+    "matching_owners",
     "named_owners",
     "owners_of",
 ]
@@ -121,24 +123,36 @@ def matching_attributes(model: nn.Module, pattern: str) -> list[Attribute]:
     return list(found.values())
 
 
+def matching_owners(model: nn.Module, pattern: str) -> list[tuple[str, object]]:
+    """The modules, and objects that modules hold, at a path; ``*`` stands for modules."""
+    return [(path, owner) for path, owner in _owners(model) if fnmatchcase(path, pattern)]
+
+
 def _matching(model: nn.Module, pattern: str) -> Iterator[Attribute]:
     where, _, name = pattern.rpartition(".")
+    for path, owner in matching_owners(model, where):
+        if _has(owner, name):
+            yield Attribute(f"{path}.{name}".lstrip("."), owner, name)
+
+
+def _owners(model: nn.Module) -> Iterator[tuple[str, object]]:
+    """All modules, and all objects that they hold, with their paths."""
     for path, module in model.named_modules():
-        if fnmatchcase(path, where) and _has(module, name):
-            yield Attribute(f"{path}.{name}".lstrip("."), module, name)
+        yield path, module
         for key, value in vars(module).items():
-            yield from _inside(value, f"{path}.{key}".lstrip("."), where, name, _NESTING)
+            yield from _inside(value, f"{path}.{key}".lstrip("."), _NESTING)
 
 
-def _inside(value: object, path: str, where: str, name: str, depth: int) -> Iterator[Attribute]:
-    """Attributes of objects that a module holds."""
-    if isinstance(value, _NO_OWNERS) or not isinstance(getattr(value, "__dict__", None), dict):
+def _inside(value: object, path: str, depth: int) -> Iterator[tuple[str, object]]:
+    """Objects that a module holds, but for the dictionaries in which torch keeps hooks."""
+    if type(value) is OrderedDict or isinstance(value, _NO_OWNERS):
         return
-    if fnmatchcase(path, where) and _has(value, name):
-        yield Attribute(path=f"{path}.{name}", owner=value, name=name)
+    if not isinstance(getattr(value, "__dict__", None), dict):
+        return
+    yield path, value
     if depth > 1:
         for key, inner in list(vars(value).items()):
-            yield from _inside(inner, f"{path}.{key}", where, name, depth - 1)
+            yield from _inside(inner, f"{path}.{key}", depth - 1)
 
 
 def _has(owner: object, name: str) -> bool:

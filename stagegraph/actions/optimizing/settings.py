@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from stagegraph.errors import did_you_mean
 
-__all__ = ["Setting", "Settings", "why_no_setting"]
+__all__ = ["Setting", "Settings", "has_number", "why_no_setting"]
 
 Group = dict[str, Any]
 
@@ -82,7 +82,7 @@ class Settings:
         hosts: list[Applied] = []
         for one in self.held.values():
             for group in optimizer.param_groups:
-                if _has(group, one.key, one.entry):
+                if has_number(group, one.key, one.entry):
                     host, ours = group[one.key], one.applied(group[one.key])
                     hosts.append((group, one.key, host, ours))
                     group[one.key] = ours
@@ -103,7 +103,8 @@ class Settings:
                 )
 
 
-def _has(group: Group, key: str, entry: int | None) -> bool:
+def has_number(group: Group, key: str, entry: int | None) -> bool:
+    """Whether a group has a number under this key, or at this entry of what is there."""
     if key in _NOT_NUMBERS or key not in group:
         return False
     host = group[key]
@@ -122,9 +123,9 @@ def why_no_setting(optimizers: Sequence[Optimizer], path: str) -> list[str]:
     """Why no group of any optimizer has such a number; empty if one has."""
     one = Setting.of("", path, 0.0, times=False)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    if any(_has(group, one.key, one.entry) for group in groups):
+    if any(has_number(group, one.key, one.entry) for group in groups):
         return []
-    known = {key for group in groups for key in group if _has(group, key, None)}
+    known = {key for group in groups for key in group if has_number(group, key, None)}
     known |= {
         f"{key}.{entry}"
         for group in groups
