@@ -40,7 +40,7 @@ def test_trackers_page_shows_what_happens(desk):
 
 
 def test_templates_page_shows_what_happens(desk):
-    assert Reader(DOCS / "templates.md").read() == 5
+    assert Reader(DOCS / "templates.md").read() == 6
 
 
 def test_card_of_save_shows_what_happens(desk):
