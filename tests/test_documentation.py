@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stagegraph.cli.main import main
-from stagegraph.schema.templates.registry import TEMPLATES
+from stagegraph.schema.templates.registry import REGION_TEMPLATES, TEMPLATES
 from tests.pages import ROOT, Block, Reader, blocks
 
 DOCS = ROOT / "docs"
@@ -40,7 +40,7 @@ def test_trackers_page_shows_what_happens(desk):
 
 
 def test_templates_page_shows_what_happens(desk):
-    assert Reader(DOCS / "templates.md").read() == 5
+    assert Reader(DOCS / "templates.md").read() == 6
 
 
 def test_card_of_save_shows_what_happens(desk):
@@ -49,7 +49,7 @@ def test_card_of_save_shows_what_happens(desk):
 
 def test_templates_page_tells_of_every_field():
     page = (DOCS / "templates.md").read_text("utf-8")
-    for name, template in TEMPLATES.items():
+    for name, template in {**TEMPLATES, **REGION_TEMPLATES}.items():
         section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
         assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(template.model_fields)
 

@@ -64,7 +64,8 @@ from stagegraph.schema.guards import (
 from stagegraph.schema.names import PROGRESS_NAMES
 from stagegraph.schema.stagegraph import Region, StageGraph
 from stagegraph.schema.stages import GrowthOption, Settle, Trial
-from stagegraph.schema.templates.registry import TEMPLATES
+from stagegraph.schema.templates.registry import REGION_TEMPLATES, TEMPLATES
+from stagegraph.schema.templates.template import UseRegions
 from stagegraph.schema.transitions import Interrupt, Transition
 
 __all__ = ["compile_graph"]
@@ -86,7 +87,7 @@ def compile_graph(graph: StageGraph) -> tuple[CompiledGraph, Problems]:
     """
     problems = Problems()
     names: dict[str, Scope] = {}
-    root = "" if graph.regions is None else "/regions/"
+    root = _root(graph)
     for name, region in graph.all_regions.items():
         pointer = f"{root}{name}" if root else ""
         names[name] = include(graph, name, region, pointer)
@@ -114,7 +115,22 @@ def compile_graph(graph: StageGraph) -> tuple[CompiledGraph, Problems]:
     return CompiledGraph(graph=graph, regions=tuple(regions), stages=stages), problems
 
 
+def _root(graph: StageGraph) -> str:
+    """Before a region's name, its pointer; what a template makes is pointed at below its ``use``.
+
+    See :func:`stagegraph.graph.places.split_pointer`.
+    """
+    if isinstance(graph.regions, UseRegions):
+        return "/regions/use/regions/"
+    return "" if graph.regions is None else "/regions/"
+
+
 def _no_graph(name: str, graph: StageGraph) -> str:
+    if name in REGION_TEMPLATES:
+        return (
+            f"{name!r} is a template that makes regions, not stages: write it at the root, "
+            f"'regions: {{use: {name}, with: ...}}', or add {name!r} to 'graphs'"
+        )
     if name in TEMPLATES:
         return f"{name!r} is a template: fill it in with 'with', or add {name!r} to 'graphs'"
     return f"there is no graph {name!r}{did_you_mean(name, graph.graphs)}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagegraph.schema.stagegraph import StageGraph
-from stagegraph.schema.templates.template import UseTemplate
+from stagegraph.schema.templates.template import UseRegions, UseTemplate
 
 __all__ = ["split_pointer"]
 
@@ -34,7 +34,7 @@ def split_pointer(graph: StageGraph, pointer: str) -> tuple[str, str]:
     here: Any = graph
     parts = pointer.split("/")
     for at, part in enumerate(parts[1:], 1):
-        if isinstance(here, UseTemplate) and part == "use":
+        if isinstance(here, UseTemplate | UseRegions) and part == "use":
             inner = parts[at + 1 :]
             return "/".join(parts[: at + 1]), "".join(f"/{one}" for one in inner)
         if isinstance(here, Mapping):

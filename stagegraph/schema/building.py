@@ -10,6 +10,14 @@ from stagegraph.errors import Defect, DocumentError
 from stagegraph.schema.load import load
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.schema.templates.grow_cycle import GrowCycle
+from stagegraph.schema.templates.overlapping import (
+    NO_TRIGGER,
+    WATCH,
+    at_once,
+    growing_region,
+    refuse_names,
+    watching_region,
+)
 from stagegraph.schema.templates.spike_rule import SpikeRule
 from stagegraph.schema.templates.template import Template
 
@@ -82,7 +90,7 @@ def sequential(
     stages["done"] = _END
     form = {"initial": next(iter(stages)), "stages": stages}
     if watch is not None:
-        form = {"regions": {"main": form, "watch": _watching(watch)}}
+        form = {"regions": {"main": form, WATCH: watching_region(watch)}}
     return load({"stagegraph": 1, "name": name, **document, **form})
 
 
@@ -123,34 +131,21 @@ def overlapping(
     """
     named = _named(growths)
     first = len(named) - 1
-    ranks = {region: first - place for place, region in enumerate(named)}
-    unknown = sorted(set(priorities or {}) - set(named))
-    if unknown:
-        known = ", ".join(named)
-        raise _refusal("/regions", f"there is no growth {unknown[0]!r} for a priority: {known}")
+    ranks = {region: first - place for place, region in enumerate(named)} | dict(priorities or {})
+    try:
+        refuse_names(named, priorities or {}, watched=watch is not None)
+    except ValueError as refused:
+        raise _refusal("/regions", str(refused)) from None
     regions: dict[str, Any] = {}
     for region, part in named.items():
         if not _waits(part):
-            raise _refusal(
-                f"/regions/{region}",
-                "growths that overlap are grow cycles with a 'trigger'; all without one would "
-                "begin before the first update",
-            )
-        regions[region] = {
-            "priority": {**ranks, **(priorities or {})}[region],
-            "initial": "growth",
-            "stages": {"growth": _used(part, "done"), "done": _END},
-        }
+            raise _refusal(f"/regions/{region}", NO_TRIGGER)
+        regions[region] = growing_region(_used(part, "done"), ranks[region])
     if watch is not None:
-        regions["watch"] = _watching(watch)
-    overlap = min(2, len(named)) if max_overlap is None else max_overlap
+        regions[WATCH] = watching_region(watch)
+    overlap = at_once(named) if max_overlap is None else max_overlap
     form = {"max_overlap": overlap, "regions": regions}
     return load({"stagegraph": 1, "name": name, **document, **form})
-
-
-def _watching(rule: SpikeRule) -> dict[str, Any]:
-    """The region of a rule for spikes."""
-    return {"initial": "spikes", "stages": {"spikes": {"use": rule.template, "with": rule}}}
 
 
 def _named(parts: Sequence[Part] | Mapping[str, Part]) -> dict[str, Part]:

@@ -136,6 +136,10 @@ def _fields(model: Model, *, readable: bool) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for name, info in infos:
         value = getattr(model, name)
+        if isinstance(model, StageGraph) and name == "max_overlap":
+            if value != model.default_overlap:
+                data[name] = value
+            continue
         if info.is_required() or value != info.get_default():
             if readable and name == "of" and isinstance(value, tuple) and len(value) == 1:
                 value = value[0]

@@ -13,7 +13,7 @@ from typing import Any, overload
 from stagegraph.schema.base import FrozenMap
 from stagegraph.schema.stagegraph import StageGraph, SubGraph
 from stagegraph.schema.stages import Stage, Use
-from stagegraph.schema.templates.template import Template, UseTemplate
+from stagegraph.schema.templates.template import Template, UseRegions, UseTemplate
 
 __all__ = ["expand", "put_in"]
 
@@ -39,7 +39,7 @@ def expand(graph: StageGraph | Template) -> StageGraph | SubGraph:
     """Write out what every template of a graph means; of a template, its own stages.
 
     The result has no template left; it decides and writes as the graph does. A graph without
-    templates comes back as it is.
+    templates comes back as it is. A template of regions becomes these, with ``max_overlap`` said.
 
     >>> from stagegraph.schema.dump import dump
     >>> from stagegraph.schema.load import load
@@ -76,6 +76,8 @@ def expand(graph: StageGraph | Template) -> StageGraph | SubGraph:
     """
     if isinstance(graph, Template):
         return put_in(graph)
+    if isinstance(graph.regions, UseRegions):
+        graph = graph.model_copy(update={"regions": graph.all_regions})
     entries = _Entries(graph.graphs)
     written = {name: entries.rewritten(sub) for name, sub in graph.graphs.items()}
     changed: dict[str, Any] = {}
@@ -84,7 +86,7 @@ def expand(graph: StageGraph | Template) -> StageGraph | SubGraph:
     if graph.regions is not None:
         regions = {
             name: region.model_copy(update={"stages": entries.stages(region.stages)})
-            for name, region in graph.regions.items()
+            for name, region in graph.all_regions.items()
         }
         changed["regions"] = FrozenMap(regions)
     if not entries.made:

@@ -123,6 +123,8 @@ class _Generator(GenerateJsonSchema):
         if tags == {"level", "moving"}:
             moving = members["moving"]
             return {"if": {"type": "object"}, "then": moving, "else": members["level"]}
+        if "regions" in tags:
+            return _regions_schema(members)
         if "use" in tags:
             templates = {
                 tag.removeprefix("use "): members.pop(tag)
@@ -162,6 +164,20 @@ class _Generator(GenerateJsonSchema):
         if getattr(schema["function"]["function"], "__name__", "") == "as_union":
             return {"if": {"type": "array"}, "then": made, "else": made["items"]}
         return made
+
+
+def _regions_schema(members: dict[str, JsonSchemaValue]) -> JsonSchemaValue:
+    """Regions by name, or a template of regions, which is told by the text behind ``use``."""
+    regions = members.pop("regions")
+    templates = {tag.removeprefix("use "): member for tag, member in members.items()}
+    filled: JsonSchemaValue = {"properties": {"use": {"type": "string"}}, "required": ["use"]}
+    named = ", ".join(templates)
+    what = {"description": f"A region of that name; or, with `with`, a template: {named}."}
+    return {
+        "if": {"type": "object", **filled},
+        "then": _by_tag("use", templates),
+        "else": {**regions, "properties": {"use": what}},
+    }
 
 
 def _offer_templates(use: dict[str, Any]) -> None:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, PrivateAttr, StringConstraints, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 from stagegraph.progress import Duration
 from stagegraph.schema.activities import Activity
@@ -14,9 +23,11 @@ from stagegraph.schema.names import MAIN, MetricName, Name
 from stagegraph.schema.source import Source
 from stagegraph.schema.spaces import Spaces
 from stagegraph.schema.stages import Stage
+from stagegraph.schema.templates.overlapping import UseOverlapping
+from stagegraph.schema.templates.template import RegionTemplate, UseRegions
 from stagegraph.schema.transitions import Interrupt
 
-__all__ = ["Budget", "Metric", "Region", "StageGraph", "SubGraph"]
+__all__ = ["Budget", "Metric", "Region", "Regions", "StageGraph", "SubGraph"]
 
 
 class Metric(Model):
@@ -97,6 +108,28 @@ class SubGraph(Model):
     """A remark for people."""
 
 
+@lru_cache(maxsize=256)
+def _put_in(template: RegionTemplate) -> FrozenMap[str, Region]:
+    """The regions that a template means."""
+    made = template.regions()
+    return FrozenMap({name: Region.model_validate(region) for name, region in made.items()})
+
+
+def _regions_tag(value: Any) -> str:
+    """``use NAME`` for a template; a region may be called ``use``, but is no text."""
+    if isinstance(value, UseRegions):
+        return f"use {value.use}"
+    name = value.get("use") if isinstance(value, Mapping) else None
+    return f"use {name}" if isinstance(name, str) else "regions"
+
+
+Regions = Annotated[
+    Annotated[FrozenMap[Name, Region], Field(min_length=1, max_length=50), Tag("regions")]
+    | Annotated[UseOverlapping, Tag("use overlapping")],
+    Discriminator(_regions_tag),
+]
+
+
 class StageGraph(Model):
     """A training run as a graph of stages: frozen, hashable, the same from Python, JSON and YAML.
 
@@ -121,8 +154,9 @@ class StageGraph(Model):
     """The events that actions and the outside may send."""
     budget: Budget = Budget()
     """Limits."""
-    max_overlap: Annotated[int, Field(ge=1, le=100)] = 1
-    """How many regions may be between a growth and the end of its consolidation at once."""
+    max_overlap: Annotated[int, Field(ge=1, le=100)] = Field(default=cast("Any", None))
+    """How many regions may be between a growth and the end of its consolidation at once; default:
+    one, and two with the template ``overlapping``."""
     waive: FrozenMap[str, Annotated[str, StringConstraints(min_length=3, max_length=500)]] = (
         FrozenMap()
     )
@@ -137,8 +171,8 @@ class StageGraph(Model):
     """With one region: the stage it starts in."""
     stages: Stages | None = None
     """With one region: its stages by name."""
-    regions: Annotated[FrozenMap[Name, Region], Field(min_length=1, max_length=50)] | None = None
-    """With several regions: each by name."""
+    regions: Regions | None = None
+    """With several regions: each by name; or ``use`` and ``with`` of a template that makes them."""
     interrupts: Interrupts = ()
     """Ways out of several stages, looked at first."""
 
@@ -154,15 +188,24 @@ class StageGraph(Model):
         if single and (self.initial is None or self.stages is None):
             missing = "initial" if self.initial is None else "stages"
             raise ValueError(f"{missing!r} is missing; one region needs 'initial' and 'stages'")
+        if self.max_overlap is None:  # it was not said; what holds then is known from here on
+            self.__dict__["max_overlap"] = self.default_overlap
         return self
 
     @property
     def all_regions(self) -> FrozenMap[str, Region]:
         """The regions by name; a graph that declares none has one, ``main``."""
+        if isinstance(self.regions, UseRegions):
+            return _put_in(self.regions.with_)
         if self.regions is not None:
             return self.regions
         assert self.initial is not None and self.stages is not None
         return FrozenMap({MAIN: Region(initial=self.initial, stages=self.stages)})
+
+    @property
+    def default_overlap(self) -> int:
+        """What ``max_overlap`` is where the document does not say it."""
+        return self.regions.with_.overlap if isinstance(self.regions, UseRegions) else 1
 
     @property
     def source(self) -> Source:

@@ -14,8 +14,13 @@ from stagegraph.schema.places import Place, keys_of, same_union, tags_of
 from stagegraph.schema.reading import child, shown
 from stagegraph.schema.stagegraph import StageGraph
 from stagegraph.schema.stages import Use
-from stagegraph.schema.templates.registry import TEMPLATES
-from stagegraph.schema.templates.template import Template, UseTemplate
+from stagegraph.schema.templates.registry import REGION_TEMPLATES, TEMPLATES
+from stagegraph.schema.templates.template import (
+    RegionTemplate,
+    Template,
+    UseRegions,
+    UseTemplate,
+)
 
 __all__ = ["aim", "noun", "word"]
 
@@ -49,10 +54,12 @@ def noun(model: type[Model]) -> str:
     """
     if model.__name__ in _NOUNS:
         return _NOUNS[model.__name__]
-    if issubclass(model, Template):
+    if issubclass(model, Template | RegionTemplate):
         return f"the template {model.template!r}"
     if issubclass(model, UseTemplate):
         return _NOUNS["Use"]
+    if issubclass(model, UseRegions):
+        return "'regions' with 'use'"
     tag = _tag(model)
     if tag is None:
         return "this mapping"
@@ -77,7 +84,7 @@ def aim(error: Any, place: Place) -> str:
     """The pointer to what is wrong: for a stage of an unknown kind, its ``kind``."""
     value = error["input"]
     if error["type"] in ("union_tag_invalid", "union_tag_not_found") and isinstance(value, dict):
-        if _is_filled_in(value, place):
+        if _is_filled_in(value, place) or _is_regions(place):
             return child(place.pointer, "use")
         key, _ = _tag_key(place)
         found = key if key in value else _misspelt(value, key)
@@ -95,6 +102,8 @@ def _unknown_key(value: Any, context: dict[str, Any], place: Place) -> str:
     key = str(place.key)
     if issubclass(place.model, Use | UseTemplate) and key == "kind":
         return "a stage with 'use' has no 'kind': the stages it puts in have theirs"
+    if issubclass(place.model, RegionTemplate) and key == "max_overlap":
+        return f"{key!r} is no key of {noun(place.model)}; it stands at the root of the document"
     known = keys_of(place.model)
     owners = _owners(place.model, key)
     if owners:
@@ -130,7 +139,8 @@ def _missing(value: Any, context: dict[str, Any], place: Place) -> str:
     assert place.model is not None
     if place.model is StageGraph and place.key == "stagegraph":
         return "the version is missing; add 'stagegraph: 1' as the first key"
-    field = place.model.model_fields[str(place.key)]
+    fields = place.model.model_fields
+    field = next(f for name, f in fields.items() if place.key in (name, f.alias))
     sentence = " ".join((field.description or "").split()).split(". ")[0].rstrip(".")
     meaning = sentence.replace("``", "'")
     return f"the key {place.key!r} is missing; {noun(place.model)} needs it" + (
@@ -139,9 +149,16 @@ def _missing(value: Any, context: dict[str, Any], place: Place) -> str:
 
 
 def _unknown_tag(value: Any, context: dict[str, Any], place: Place) -> str:
+    if _is_regions(place):
+        return _no_regions(value["use"])
     key, what = _tag_key(place)
     if _is_filled_in(value, place):
         name = value["use"]
+        if name in REGION_TEMPLATES:
+            return (
+                f"{name!r} is a template that makes regions, not stages; write it at the root of "
+                f"the document: 'regions: {{use: {name}, with: ...}}'"
+            )
         return (
             f"there is no template {shown(name)}{_one_of(name, list(TEMPLATES))}; what stands in "
             "'graphs' is used without 'with'"
@@ -153,6 +170,25 @@ def _unknown_tag(value: Any, context: dict[str, Any], place: Place) -> str:
 def _is_filled_in(value: dict[str, Any], place: Place) -> bool:
     """Whether this is a stage that would use a template."""
     return "use" in value and "with" in value and _tag_key(place) == ("kind", "stage")
+
+
+def _is_regions(place: Place) -> bool:
+    """Whether this is what would make the regions of a document."""
+    return place.model is StageGraph and place.key == "regions"
+
+
+def _no_regions(name: str) -> str:
+    """What makes no regions: a template of stages, or none at all."""
+    known = ", ".join(REGION_TEMPLATES)
+    if name in TEMPLATES:
+        return (
+            f"the template {name!r} makes stages, not regions; use it as a stage of a region. "
+            f"Those that make regions: {known}"
+        )
+    return (
+        f"no template that makes regions is called {shown(name)}"
+        f"{_one_of(name, list(REGION_TEMPLATES))}; a region called 'use' is a mapping, not a text"
+    )
 
 
 def _no_tag(value: Any, context: dict[str, Any], place: Place) -> str:

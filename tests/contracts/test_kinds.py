@@ -135,6 +135,23 @@ def test_every_kind_is_five_things():
 
 
 @every_kind
+def test_card_names_its_source(kind):
+    """A paper, a book, or that there is none and why."""
+    card = (CARDS / f"{kind}.md").read_text("utf-8")
+    source = card.partition("\n## Source\n\n")[2]
+    assert re.search(r"\d{4}\.\d{5}|\b(19|20)\d\d\b|No paper: \w", source)
+
+
+def test_card_of_grow_names_every_growth():
+    card = (CARDS / "grow.md").read_text("utf-8")
+    assert {
+        kind
+        for kind, row in KINDS.items()
+        if isinstance(row.model, type) and issubclass(row.model, actions.GrowthAction)
+    } == set(re.findall(r"\[(\w+)\]\(\1\.md\)", card.partition("\n## Rules")[0]))
+
+
+@every_kind
 def test_row_says_what_the_model_says(kind):
     row = KINDS[kind]
     assert row.model is IN_THE_SCHEMA[kind]

@@ -23,7 +23,7 @@ from stagegraph.schema.levels import MovingCount, MovingLevel, MovingNumber
 from stagegraph.schema.names import GRAMMAR_WORDS, PROGRESS_NAMES, RESERVED
 from stagegraph.schema.stagegraph import Budget, Metric, Region, StageGraph, SubGraph
 from tests.properties.sound import sound_graphs
-from tests.properties.templates import used
+from tests.properties.templates import overlappings, regions_of, used
 
 __all__ = [
     "actions",
@@ -771,7 +771,9 @@ def graphs():
     )
     form = st.fixed_dictionaries(
         {"initial": names(), "stages": some_stages}
-    ) | st.fixed_dictionaries({"regions": _maps(names(), region, 1, 2)})
+    ) | st.fixed_dictionaries(
+        {"regions": _maps(names(), region, 1, 2) | overlappings(_fillings()).map(regions_of)}
+    )
     return st.builds(
         lambda form, schema, **rest: StageGraph(
             stagegraph=1, **form, **rest, **({"$schema": schema} if schema else {})
@@ -783,7 +785,7 @@ def graphs():
         metrics=_maps(metric_names(), metric),
         events=_tuples(names()),
         budget=budgets(),
-        max_overlap=st.integers(1, 100),
+        max_overlap=st.integers(1, 3) | st.integers(1, 100),
         waive=_maps(texts(), texts(3), max_size=2),
         activities=_maps(names(), activities(), max_size=2),
         graphs=_maps(names(), sub_graph, max_size=1),

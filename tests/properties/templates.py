@@ -20,6 +20,7 @@ from stagegraph.schema.stages import (
 from stagegraph.schema.templates.context_extension import ContextExtension
 from stagegraph.schema.templates.gradual_unfreezing import GradualUnfreezing
 from stagegraph.schema.templates.grow_cycle import GrowCycle, Undo
+from stagegraph.schema.templates.overlapping import Overlapping
 from stagegraph.schema.templates.sequential import Sequential
 from stagegraph.schema.templates.spike_rule import SpikeRule
 from stagegraph.schema.templates.warmup_stable_decay import WarmupStableDecay
@@ -80,6 +81,7 @@ def undos(of):
         metric=of.metrics,
         by=st.floats(0.01, 2),
         lasting=maybe(of.spans),
+        nonfinite=of.limits,
         at_most=of.limits,
     )
 
@@ -173,6 +175,23 @@ def spike_rules(draw, of=RUNNABLE):
     )
 
 
+@st.composite
+def overlappings(draw, of=RUNNABLE):
+    """Growths side by side, as a document writes them."""
+    names = draw(st.lists(st.sampled_from(["a", "b", "use"]), min_size=1, unique=True))
+    ranked = draw(st.lists(st.sampled_from(names), unique=True))
+    return Overlapping(
+        growths={name: draw(grow_cycles(of, waiting=True)) for name in names},
+        priorities={name: draw(st.integers(-2, 2)) for name in ranked},
+        watch=draw(maybe(spike_rules(of))),
+    )
+
+
+def regions_of(template):
+    """The ``regions`` of a document that uses a template."""
+    return {"use": template.template, "with": template}
+
+
 def ending(of=RUNNABLE):
     """Every template that comes to an end."""
     return st.one_of(
@@ -217,6 +236,11 @@ def built_graphs(draw):
         "events": EVENTS,
         "watch": draw(maybe(spike_rules())),
     }
+    if draw(st.booleans()):
+        del common["watch"]
+        side_by_side = regions_of(draw(overlappings()))
+        overlap = draw(st.sampled_from([{}, {"max_overlap": 1}, {"max_overlap": 3}]))
+        return sg.load({"stagegraph": 1, **common, **overlap, "regions": side_by_side})
     if draw(st.booleans()):
         growths = draw(st.lists(grow_cycles(waiting=True), min_size=1, max_size=3))
         overlap = draw(maybe(st.integers(1, len(growths))))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 import stagegraph as sg
 from stagegraph.graph.compile import compile_graph
 from stagegraph.schema.stages import UseTemplate
+from stagegraph.schema.templates.template import UseRegions
 from tests.engine.driving import Run
-from tests.properties.templates import built_graphs
+from tests.properties.templates import EVENTS, METRICS, built_graphs, overlappings, regions_of
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 few = settings(max_examples=15, suppress_health_check=SLOW)
@@ -61,6 +62,8 @@ def without_pointers(value):
 
 
 def plain(graph):
+    if isinstance(graph.regions, UseRegions):
+        return False
     stages = [r.stages for r in graph.all_regions.values()]
     stages += [sub.stages for sub in graph.graphs.values()]
     return not any(isinstance(s, UseTemplate) for group in stages for s in group.values())
@@ -126,6 +129,20 @@ def test_any_fields_make_a_sound_graph_that_ends(graph, numbers):
 @given(built_graphs(), streams)
 def test_the_expanded_graph_is_plain_and_decides_the_same(graph, stream):
     expands_to_the_same(graph, stream)
+
+
+@few
+@given(overlappings(), st.none() | st.integers(1, 4))
+def test_regions_by_a_template_are_those_of_the_builder(template, overlap):
+    common = {"name": "x", "metrics": METRICS, "events": EVENTS}
+    said = {} if overlap is None else {"max_overlap": overlap}
+    used = sg.load({"stagegraph": 1, **common, **said, "regions": regions_of(template)})
+    every = {name: template.priorities.get(name, 0) for name in template.growths}
+    built = sg.overlapping(
+        template.growths, priorities=every, watch=template.watch, **said, **common
+    )
+    assert sg.expand(used) == sg.expand(built)
+    assert machine(used) == machine(built)
 
 
 @few

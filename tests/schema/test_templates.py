@@ -8,12 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 import stagegraph as sg
+from stagegraph.graph.compile import compile_graph
 from stagegraph.schema.differences import differences
 from stagegraph.schema.expansion import put_in
+from stagegraph.schema.stagegraph import Regions
 from stagegraph.schema.stages import Stage, Use, UseTemplate
-from stagegraph.schema.templates.registry import TEMPLATES
+from stagegraph.schema.templates.registry import REGION_TEMPLATES, TEMPLATES
 from stagegraph.schema.templates.sequential import Sequential
-from stagegraph.schema.templates.template import Template
+from stagegraph.schema.templates.template import RegionTemplate, Template, UseRegions
 
 DEEPEN = {"type": "deepen", "stack": "blocks", "add": 2}
 WIDEN = {"type": "widen", "space": "mlp", "factor": 2}
@@ -284,8 +286,118 @@ def test_a_growth_without_a_trigger_cannot_overlap():
 def test_priorities_are_of_growths_that_there_are():
     graph = sg.overlapping({"a": CYCLE, "b": CYCLE}, name="x", priorities={"b": 7})
     assert {name: region.priority for name, region in graph.regions.items()} == {"a": 1, "b": 7}
-    with pytest.raises(sg.DocumentError, match="there is no growth 'c' for a priority: a, b"):
+    with pytest.raises(
+        sg.DocumentError, match="there is no growth 'c' for a priority; known: a, b"
+    ):
         sg.overlapping({"a": CYCLE, "b": CYCLE}, name="x", priorities={"c": 7})
+
+
+def test_a_growth_does_not_stand_in_the_way_of_the_rule_for_spikes():
+    rule = sg.SpikeRule(metric="m", every="9 steps", at_most=2)
+    with pytest.raises(sg.DocumentError, match="'watch' is the region of the rule for spikes"):
+        sg.overlapping({"watch": CYCLE, "b": CYCLE}, name="x", watch=rule)
+    assert list(sg.overlapping({"watch": CYCLE}, name="x").regions) == ["watch"]
+
+
+# regions by a template
+
+RULE = {"metric": "m", "every": "9 steps", "at_most": 2}
+
+
+def by_template(**more):
+    top = {key: more.pop(key) for key in ("max_overlap",) if key in more}
+    fields = {"growths": {"b": CYCLE, "a": CYCLE}, **more}
+    return sg.load(
+        {
+            "stagegraph": 1,
+            "name": "x",
+            "metrics": {"m": {"goal": "minimize"}},
+            **top,
+            "regions": {"use": "overlapping", "with": fields},
+        }
+    )
+
+
+def test_every_template_of_regions_is_listed_once_and_can_be_used():
+    assert set(REGION_TEMPLATES.values()) == set(RegionTemplate.__subclasses__())
+    uses = {kind.model_fields["with_"].annotation for kind in UseRegions.__subclasses__()}
+    assert uses == set(REGION_TEMPLATES.values())
+    assert all(f"'use {name}'" in str(Regions) for name in REGION_TEMPLATES)
+    assert not set(REGION_TEMPLATES) & set(TEMPLATES)
+
+
+@pytest.mark.parametrize("overlap", [None, 1, 2])
+@pytest.mark.parametrize("watch", [{}, {"watch": RULE}])
+def test_regions_by_a_template_are_what_the_builder_makes(overlap, watch):
+    said = {} if overlap is None else {"max_overlap": overlap}
+    graph = by_template(**said, **watch, priorities={"a": 3})
+    built = sg.overlapping(
+        {"b": CYCLE, "a": CYCLE},
+        name="x",
+        max_overlap=overlap,
+        priorities={"a": 3, "b": 0},
+        watch=sg.spike_rule(**RULE) if watch else None,
+        metrics={"m": {"goal": "minimize"}},
+    )
+    assert (graph.all_regions, graph.max_overlap) == (built.all_regions, built.max_overlap)
+    assert sg.expand(graph) == sg.expand(built)
+    assert sg.digest(sg.expand(graph)) == sg.digest(sg.expand(built))
+
+
+def test_the_order_of_growths_means_nothing():
+    one = by_template()
+    other = by_template(growths={"a": CYCLE, "b": CYCLE})
+    assert sg.digest(one) == sg.digest(other)
+    order = [[r.name for r in compile_graph(graph)[0].regions] for graph in (one, other)]
+    assert order == [["a", "b"]] * 2
+
+
+@pytest.mark.parametrize("said", [None, 1, 2, 3])
+def test_what_is_said_of_overlap_is_kept(said):
+    graph = by_template(**({} if said is None else {"max_overlap": said}))
+    assert graph.max_overlap == (2 if said is None else said)
+    plain = graph.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    for again in (sg.load(sg.dump(graph)), sg.load(sg.dump(graph, "json")), sg.load(plain)):
+        assert again == graph
+        assert again.max_overlap == graph.max_overlap
+
+
+def test_one_growth_overlaps_with_none():
+    assert by_template(growths={"a": CYCLE}).max_overlap == 1
+
+
+def test_a_region_may_be_called_use():
+    region = {"initial": "a", "stages": {"a": {"kind": "final"}}}
+    graph = sg.load({"stagegraph": 1, "name": "x", "regions": {"use": region, "with": region}})
+    assert list(graph.all_regions) == ["use", "with"]
+    assert sg.load(sg.dump(graph)) == graph
+
+
+def test_a_template_of_regions_in_a_stage_without_fields_is_told_where_it_stands():
+    graph = sg.load(
+        "{stagegraph: 1, name: x, initial: b, stages: "
+        "{a: {use: overlapping, next: b}, b: {kind: final}}}"
+    )
+    (found,) = [f for f in sg.check(graph) if f.code == "unknown-graph"]
+    assert found.pointer == "/stages/a/use"
+    assert "makes regions, not stages: write it at the root, 'regions: {use: ov" in found.message
+
+
+def test_what_is_found_inside_is_told_at_the_use():
+    graph = by_template(growths={"a": {**CYCLE, "trigger": "mm < 1"}})
+    (found,) = [f for f in sg.check(graph) if f.severity == "error"]
+    assert (found.code, found.pointer) == ("undeclared-metric", "/regions/use")
+    assert found.message.endswith(
+        "(in what the template puts in: "
+        "/regions/a/stages/growth/use/stages/wait/transitions/0/when)"
+    )
+
+
+def test_what_differs_in_regions_by_a_template_is_told_at_the_field():
+    one, other = by_template(), by_template(priorities={"a": 1})
+    assert [str(found) for found in differences(one, other)] == [
+        "+ /regions/with/priorities/a: 1",
+    ]
 
 
 def test_a_rule_for_spikes_is_no_part_but_a_region_beside():

@@ -194,9 +194,9 @@ def interrupt_nowhere(context: Context) -> Iterator[Found]:
 def _written_interrupts(context: Context) -> Iterator[tuple[str, str]]:
     for index, interrupt in enumerate(context.graph.interrupts):
         yield f"/interrupts/{index}", interrupt.name
-    for region, spec in (context.graph.regions or {}).items():
-        for index, interrupt in enumerate(spec.interrupts):
-            yield f"/regions/{region}/interrupts/{index}", interrupt.name
+    for region in context.compiled.regions:
+        for index, interrupt in enumerate(context.graph.all_regions[region.name].interrupts):
+            yield f"{region.pointer}/interrupts/{index}", interrupt.name
 
 
 @rule("restarts-for-ever", "error")

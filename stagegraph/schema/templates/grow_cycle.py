@@ -13,7 +13,7 @@ from stagegraph.schema.amounts import Factor, Share
 from stagegraph.schema.base import Model, Seq
 from stagegraph.schema.guards import TopGuard
 from stagegraph.schema.names import MetricName, Reference
-from stagegraph.schema.templates.template import Template, UseTemplate, given
+from stagegraph.schema.templates.template import Template, UseTemplate, diverged, given
 
 __all__ = ["GrowCycle", "Undo", "UseGrowCycle"]
 
@@ -22,6 +22,7 @@ class Undo(Model):
     """When a growth counts as a mistake; it is then rolled back, and training goes on without it.
 
     The metric is compared with its last value before the growth, while settling and consolidating.
+    One that is NaN or infinite compares with nothing, and is a mistake by itself.
     """
 
     metric: MetricName
@@ -30,6 +31,8 @@ class Undo(Model):
     """How much worse, as a share of the value before the growth."""
     lasting: Duration | None = None
     """For how long."""
+    nonfinite: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """So many NaN or infinite values in a row are a mistake too."""
     at_most: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """How often in the whole run."""
 
@@ -141,13 +144,13 @@ class GrowCycle(Template):
         return [{"type": "alpha_ramp", **ramp}, *ramps] if self.blend and modules else ramps
 
     def _way_back(self, undo: Undo) -> dict[str, Any]:
-        regressed = given(
+        worse = given(
             type="regressed", metric=undo.metric, by=undo.by, since="before", lasting=undo.lasting
         )
         return {
             "name": "undo",
             "within": [*(("settle",) if self.settle is not None else ()), "consolidate"],
-            "when": regressed,
+            "when": {"type": "any", "of": [worse, diverged(undo.metric, undo.nonfinite)]},
             "actions": [{"type": "roll_back", "to": "before", "rng": "fork"}],
             "target": "undone",
             "at_most": undo.at_most,

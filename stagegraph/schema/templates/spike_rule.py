@@ -10,7 +10,7 @@ from stagegraph.progress import Duration
 from stagegraph.schema.amounts import Count, Factor, Share
 from stagegraph.schema.guards import TopGuard
 from stagegraph.schema.names import MetricName
-from stagegraph.schema.templates.template import Template, UseTemplate, given
+from stagegraph.schema.templates.template import Template, UseTemplate, diverged, given
 
 __all__ = ["SpikeRule", "UseSpikeRule"]
 
@@ -93,13 +93,7 @@ class SpikeRule(Template):
         worse = given(
             type="regressed", metric=self.metric, by=self.by, since="good", lasting=self.lasting
         )
-        broken = {
-            "type": "compare",
-            "left": {"type": "nonfinite", "metric": self.metric},
-            "op": ">=",
-            "right": self.nonfinite,
-        }
-        return {"type": "any", "of": [worse, broken]}
+        return {"type": "any", "of": [worse, diverged(self.metric, self.nonfinite)]}
 
 
 class UseSpikeRule(UseTemplate):

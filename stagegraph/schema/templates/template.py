@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from stagegraph.schema.base import Model, Note
 from stagegraph.schema.names import Reference
 
-__all__ = ["Template", "UseTemplate", "given"]
+__all__ = ["RegionTemplate", "Template", "UseRegions", "UseTemplate", "diverged", "given"]
 
 
 class Template(Model):
@@ -41,6 +41,35 @@ class UseTemplate(Model):
     """A remark for people."""
 
 
+class RegionTemplate(Model):
+    """What every template has that makes regions, the whole of a document's ``regions``."""
+
+    template: ClassVar[str]
+    """What ``use`` calls it."""
+
+    @property
+    @abstractmethod
+    def overlap(self) -> int:
+        """The document's ``max_overlap``, where it does not say."""
+
+    @abstractmethod
+    def regions(self) -> dict[str, Any]:
+        """What it means: the entries of ``regions:``."""
+
+
+class UseRegions(Model):
+    """A template's regions, put in as the document's ``regions``."""
+
+    model_config = {"populate_by_name": True}
+
+    use: str
+    """The template."""
+    with_: RegionTemplate
+    """What fills the template in."""
+    note: Note | None = None
+    """A remark for people."""
+
+
 def given(**keys: Any) -> dict[str, Any]:
     """The keys that say something: those that are neither ``None`` nor empty.
 
@@ -48,3 +77,18 @@ def given(**keys: Any) -> dict[str, Any]:
     {'kind': 'train'}
     """
     return {key: value for key, value in keys.items() if value is not None and value != ()}
+
+
+def diverged(metric: str, count: int) -> dict[str, Any]:
+    """The guard ``nonfinite(metric) >= count``.
+
+    A comparison with a value before is unknown where the metric is NaN or infinite, and its
+    negation is too: whatever answers a bad growth asks for this beside it.
+
+    >>> from stagegraph.schema.guard_text import format_guard
+    >>> from stagegraph.schema.guards import Compare
+    >>> format_guard(Compare.model_validate(diverged("val_loss", 1)))
+    'nonfinite(val_loss) >= 1'
+    """
+    left = {"type": "nonfinite", "metric": metric}
+    return {"type": "compare", "left": left, "op": ">=", "right": count}
