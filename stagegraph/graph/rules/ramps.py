@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from stagegraph.graph.blending import named_growths
+from stagegraph.graph.blending import added_at, may_name, named_growths
 from stagegraph.graph.compiled import BACK, STOP, CompiledStage, Edge, HeldActivity
 from stagegraph.graph.linear import Constraint
 from stagegraph.graph.rules.context import Context
@@ -16,6 +16,7 @@ from stagegraph.schema.actions import GrowthAction
 from stagegraph.schema.activities import (
     AlphaRamp,
     Freeze,
+    GroupMembers,
     GrownCohort,
     LrFactor,
     LrRamp,
@@ -42,7 +43,8 @@ def alpha_without_lr(context: Context) -> Iterator[Found]:
     """An alpha ramp without a learning-rate ramp.
 
     Adam divides by the size of the gradient, so a small alpha does not make a small update: at
-    alpha 0.01 the new parameters move at the full rate. Ramp their learning rate beside it.
+    alpha 0.01 the new parameters move at the full rate. Ramp their learning rate beside it. A
+    pattern counts if it may name something of what the growth adds, as far as paths tell.
 
     Example: a warm-up with only `{type: alpha_ramp, of: grown, over: 500 steps}`.
     """
@@ -51,13 +53,40 @@ def alpha_without_lr(context: Context) -> Iterator[Found]:
         if not isinstance(ramp, AlphaRamp):
             continue
         rates = [h.activity for h in stage.during if isinstance(h.activity, LrRamp | LrFactor)]
-        if not any(_meet(ramp.of, r.of) and not set(ramp.of) <= set(r.but) for r in rates):
+        paths = _paths(context, stage, ramp)
+        if not any(_rates(ramp, r.of, paths) and not set(ramp.of) <= set(r.but) for r in rates):
             yield Found(
                 f"{context.name(stage.key)} ramps alpha, but not the learning rate of the same "
                 "parameters; Adam does not see alpha",
                 "add {type: lr_ramp, of: grown, start: 0, end: 1, over: …} beside it",
                 held.pointer,
             )
+
+
+def _rates(ramp: AlphaRamp, of: Selection, paths: list[str] | None) -> bool:
+    """Whether a selection may have something of what a ramp blends in."""
+    known = [part for part in of if isinstance(part, str) and part not in ("all", "grown")]
+    others = tuple(part for part in of if part not in known)
+    grouped = any(isinstance(part, GroupMembers) for part in others)
+    if grouped or (others and _meet(ramp.of, others)):
+        return True
+    return any(paths is None or any(may_name(part, path) for path in paths) for part in known)
+
+
+def _paths(context: Context, stage: CompiledStage, ramp: AlphaRamp) -> list[str] | None:
+    """Where the growths that a ramp is of put their blocks; ``None`` where that is not said."""
+    found: list[str] = []
+    for part in ramp.of:
+        growths = list(_named(context, part))
+        if part == "grown":
+            stages = context.compiled.by_name[stage.region].stages.values()
+            growths = [growth for other in stages for growth in other.possible_growths]
+        for growth in growths:
+            places = added_at(growth)
+            if growth.blends and places is None:
+                return None
+            found += places or ()
+    return found or None
 
 
 @rule("closed-in-frozen-host", "error")
