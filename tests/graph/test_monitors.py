@@ -114,3 +114,35 @@ def test_random_weights_in_an_option_are_not_handed_over_either(kind: str):
     one = document(stages)
     assert not [f for f in findings(one) if f.code == "growth-without-transfer"]
     stages["warm1"]["during"].pop()
+
+
+def unanswered(*ways: dict[str, Any], **more: Any) -> list[str]:
+    one = document(grown("1", "done", SNAPSHOT), interrupts=list(ways), **more)
+    return [f.pointer for f in findings(one) if f.code == "nonfinite-unanswered"]
+
+
+@pytest.mark.parametrize(
+    ("when", "found"),
+    [
+        ("regressed(loss, by=5%, since=s)", True),
+        ("unstable(loss, since=s, over=9 steps)", True),
+        ("not recovered(loss, within=1%, since=s)", True),
+        ("elapsed(4 steps) and not (recovered(loss, within=1%, since=s) or step > 90)", True),
+        ("not recovered(loss, within=1%, since=s) or nonfinite(loss) >= 1", False),
+        ("recovered(loss, within=1%, since=s)", False),  # what is not known to be good goes on
+        ("not not recovered(loss, within=1%, since=s)", False),
+        ("not improved(loss, by=1%, since=s)", False),  # growth no longer helps: no answer to harm
+        ("loss > 5", False),
+    ],
+)
+def test_what_compares_numbers_does_not_answer_for_nan(when: str, found: bool):
+    assert unanswered(undo("rest1", when=when)) == (["/interrupts/0/when"] if found else [])
+
+
+def test_nonfinite_elsewhere_after_the_growth_answers():
+    undoing, counting = undo("rest1"), "nonfinite(loss) >= 2"
+    assert unanswered(undoing, {**undo("warm1", when=counting), "name": "nan"}) == []
+    assert unanswered(undoing, {**undo("train", when=counting), "name": "nan"}) != []
+    loud = {"loss": {"goal": "minimize", "nonfinite": "error"}}
+    one = {**document(grown("1", "done", SNAPSHOT), interrupts=[undoing]), "metrics": loud}
+    assert "nonfinite-unanswered" not in {f.code for f in findings(one)}

@@ -9,8 +9,10 @@ from stagegraph.graph.rules.context import Context, leaves
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.structure import RegionView, leaving, rolls_back
 from stagegraph.schema.actions import AddHead, Baseline, SnapshotAction
-from stagegraph.schema.guards import Harmful
-from stagegraph.schema.since_guards import Since
+from stagegraph.schema.base import Model
+from stagegraph.schema.expressions import Nonfinite
+from stagegraph.schema.guards import Harmful, Not
+from stagegraph.schema.since_guards import Recovered, Regressed, Since, Unstable
 
 __all__: list[str] = []
 
@@ -55,6 +57,77 @@ def no_monitor(context: Context) -> Iterator[Found]:
             )
 
 
+@rule("nonfinite-unanswered", "warning")
+def nonfinite_unanswered(context: Context) -> Iterator[Found]:
+    """A growth that may make its metric NaN or infinite, where nothing would answer that.
+
+    `regressed`, `unstable` and `not recovered` compare numbers. Of a value that is not finite they
+    cannot tell, `not` makes nothing known of it, and what was to undo the growth waits to the end
+    of the run. `nonfinite(…)` counts such values; `nonfinite: error` at the metric stops the run.
+
+    Example: an interrupt on `regressed(val_loss, by=5%, since=before)` alone.
+    """
+    known: dict[tuple[str, str], Found] = {}
+    for stages in context.growing.values():
+        for stage in stages:
+            if not stage.possible_growths or stage.key not in context.views[stage.region].reached:
+                continue
+            answers = list(_answers(context, stage))
+            if any(good for _, _, good in answers) or _counts_nonfinite(context, stage):
+                continue
+            for edge, node, _ in answers:
+                metric = context.graph.metrics.get(node.metric)
+                if metric is None or metric.nonfinite == "error":
+                    continue
+                found = Found(
+                    f"{context.way(edge)} answers for {context.name(stage.key)} only where "
+                    f"{node.metric!r} is finite: if that becomes NaN or infinite, nothing does",
+                    f"write 'or nonfinite({node.metric}) >= 1' beside it",
+                    f"{edge.pointer}/when",
+                )
+                known.setdefault((edge.id, node.metric), found)
+    yield from known.values()
+
+
+def _answers(
+    context: Context, growth: CompiledStage
+) -> Iterator[tuple[Edge, Regressed | Recovered | Unstable, bool]]:
+    """The comparisons after a growth with what was before, and whether each asks for good news.
+
+    Where the good news is asked for, what is not known to be good is left for another way out.
+    """
+    view = context.views[growth.region]
+    for name in _remembered(context, growth):
+        for key in _still(view, growth, name):
+            for edge in _open(context, view, key):
+                for node, positive in _signed(edge.guard):
+                    # 'improved' stops growing that no longer helps; it answers for no harm
+                    if isinstance(node, Regressed | Recovered | Unstable) and node.since == name:
+                        yield edge, node, positive is isinstance(node, Recovered)
+
+
+def _signed(guard: Model | None, *, positive: bool = True) -> Iterator[tuple[Model, bool]]:
+    """The conditions of a guard, and whether they must hold or must not."""
+    if guard is None:
+        return
+    yield guard, positive
+    inner = getattr(guard, "of", None)
+    for part in inner if isinstance(inner, tuple) else (inner,):
+        if isinstance(part, Model):
+            yield from _signed(part, positive=positive is not isinstance(guard, Not))
+
+
+def _counts_nonfinite(context: Context, growth: CompiledStage) -> bool:
+    """Whether something counts values that are not finite after a growth, or at the same time."""
+    for region, view in context.views.items():
+        own = region == growth.region
+        for key in view.from_stage(growth.key) if own else view.region.stages:
+            edges = _open(context, view, key)
+            if any(isinstance(node, Nonfinite) for e in edges for node in leaves(e.guard)):
+                return True
+    return False
+
+
 def _adds_heads_alone(stage: CompiledStage) -> bool:
     return all(isinstance(growth, AddHead) for growth in stage.possible_growths)
 
@@ -66,11 +139,7 @@ def _monitored(context: Context, growth: CompiledStage) -> bool:
     own = context.views[growth.region]
     if any(_asks_for_harm(context, own, key) for key in own.from_stage(growth.key)):
         return True
-    names = {
-        fact.partition(":")[2]
-        for fact in context.history[growth.region][growth.key].sometimes
-        if fact.startswith(("snapshot:", "baseline:"))
-    }
+    names = _remembered(context, growth)
     for name in names:
         if any(_asks(context, own, key, name) for key in _still(own, growth, name)):
             return True
@@ -94,6 +163,15 @@ def _monitored_elsewhere(context: Context, growth: CompiledStage, names: set[str
         ):
             return True
     return False
+
+
+def _remembered(context: Context, growth: CompiledStage) -> set[str]:
+    """The snapshots and baselines of its region that were taken before a growth, or at it."""
+    return {
+        fact.partition(":")[2]
+        for fact in context.history[growth.region][growth.key].sometimes
+        if fact.startswith(("snapshot:", "baseline:"))
+    }
 
 
 def _still(view: RegionView, growth: CompiledStage, name: str) -> frozenset[str]:
