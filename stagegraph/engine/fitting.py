@@ -46,7 +46,7 @@ def check_fits(plans: Plans, state: State) -> None:
     _known("event", (event.name for event in state.events), document.events)
     _known("stage", state.visits, graph.stages)
     _known("edge", (*state.fired, *state.errors, *state.blocked), graph.edges)
-    _known("growth", state.alphas, state.cohorts)
+    _known("growth", (*state.alphas, *state.unblended), state.cohorts)
     _known("metric", (one.metric for one in state.attributions), document.metrics)
     measured = (one for found in state.attributions for one in found.contributions)
     _known("growth", (one.cohort for one in measured), state.cohorts)

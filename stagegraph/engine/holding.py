@@ -142,7 +142,11 @@ def values(graph: CompiledGraph, state: State) -> dict[str, float]:
 
 
 def alphas(graph: CompiledGraph, state: State) -> dict[str, float]:
-    """Alpha of every cohort that is not 1: ramps in force over what was kept before."""
+    """Alpha of every cohort that is not 1: ramps in force over what was kept before.
+
+    A growth that added no block, where another option of it would have, is left out: there is
+    nothing that a ramp could blend in.
+    """
     found = dict(state.alphas)
     for held, region in _held(graph, state):
         if isinstance(held.activity, AlphaRamp):
@@ -150,7 +154,8 @@ def alphas(graph: CompiledGraph, state: State) -> dict[str, float]:
             assert value is not None
             of = held.activity.selection
             for cohort in selected(held.place, of, region, state).cohorts:
-                found[cohort] = value
+                if cohort not in state.unblended:
+                    found[cohort] = value
     return {cohort: value for cohort, value in found.items() if value != 1.0}
 
 

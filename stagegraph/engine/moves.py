@@ -33,6 +33,7 @@ from stagegraph.engine.state import (
 )
 from stagegraph.engine.ways_back import roll_back
 from stagegraph.errors import ActionError
+from stagegraph.graph.blending import adds_no_block
 from stagegraph.graph.compiled import STOP, CompiledGraph, PlacedAction
 from stagegraph.schema.actions import (
     Attribute,
@@ -222,6 +223,9 @@ class _Work:
         self.deeds.append(deed)
         if cohort is not None:
             self.cohorts[deed.place] = cohort
+            if adds_no_block(self.plans.graph, placed):
+                unblended = (*self.after.unblended, cohort)
+                self.after = replace(self.after, unblended=unblended)
         self.after = _kept(self.after, deed, self.start)
         return cohort
 

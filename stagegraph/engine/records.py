@@ -217,13 +217,15 @@ def boundary_records(
 def _growth_records(at: State, step: Step, move: Move, outcome: Outcome) -> Iterator[Record]:
     for placed in move.actions:
         if placed.place in step.cohorts:
+            cohort = step.cohorts[placed.place]
             yield record(
                 "growth",
                 at,
                 place=placed.place,
                 region=move.region,
-                cohort=step.cohorts[placed.place],
+                cohort=cohort,
                 certificate=dict(outcome.evidence.get(placed.place, {})),
+                **({"unblended": True} if cohort in step.state.unblended else {}),
             )
 
 

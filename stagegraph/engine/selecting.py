@@ -125,4 +125,5 @@ def without_pruned(state: State, gone: Collection[str], *, boundary: int) -> Sta
             for key, region in state.regions.items()
         },
         pruned={**state.pruned, **dict.fromkeys(gone, boundary)},
+        unblended=tuple(name for name in state.unblended if name not in gone),
     )

@@ -243,6 +243,8 @@ class State:
             last.
         pruned: Growths on the present branch of which nothing is left, and at which boundary the
             last of it was pruned.
+        unblended: Growths that added no block, where the graph has the same growth add some too:
+            alpha ramps leave them out.
     """
 
     clock: Progress = Progress()
@@ -273,6 +275,7 @@ class State:
     host: tuple[HostRate, ...] = ()
     attributions: tuple[Attribution, ...] = ()
     pruned: Mapping[str, int] = field(default_factory=dict)
+    unblended: tuple[str, ...] = ()
 
     @property
     def stages(self) -> dict[str, str]:
@@ -363,6 +366,7 @@ def _state_to_json(state: State) -> dict[str, Any]:
         "host": rates_to_json(state.host),
         "attributions": [one.to_json() for one in state.attributions],
         "pruned": dict(state.pruned),
+        "unblended": list(state.unblended),
     }
 
 
@@ -431,6 +435,7 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         host=rates_from_json(data.get("host", ())),
         attributions=tuple(map(Attribution.from_json, data.get("attributions", ()))),
         pruned=dict(data.get("pruned", {})),
+        unblended=tuple(data.get("unblended", ())),
     )
 
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from stagegraph.progress import Duration, Unit, parse_number
 
-__all__ = ["NUMBER_TEXT", "Count", "Factor", "Number", "Operations", "Share", "in_reach"]
+__all__ = ["NUMBER_TEXT", "Count", "Factor", "Number", "Operations", "Share", "bounded", "in_reach"]
 
 
 def _number(value: Any) -> Any:
@@ -35,6 +35,13 @@ def in_reach(value: float) -> float:
     if value and not _SMALLEST <= abs(value) <= _LARGEST:
         raise ValueError(f"numbers lie between {_SMALLEST:g} and {_LARGEST:g}, got {value!r}")
     return value
+
+
+def bounded(relation: str, limit: float) -> str:
+    """How a bound is told: ``at least 1``; what must be the least number or more is ``over 0``."""
+    if relation == "at least" and limit == _SMALLEST:
+        return "over 0"
+    return f"{relation} {limit:,}" if isinstance(limit, int) else f"{relation} {limit:g}"
 
 
 NUMBER_TEXT = {

@@ -18,14 +18,14 @@ It is not Python's grammar and is not read by Python: nothing in it can run.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pydantic import ValidationError
 
 from stagegraph.errors import did_you_mean
 from stagegraph.progress import UNIT_WORDS, Duration, parse_number
-from stagegraph.schema.amounts import in_reach
+from stagegraph.schema.amounts import bounded, in_reach
 from stagegraph.schema.base import Model
 from stagegraph.schema.expressions import EXPRESSION_CALLS, Arithmetic, NameExpr, Negative
 from stagegraph.schema.guards import (
@@ -378,8 +378,24 @@ def _first_message(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         return f"the argument {place!r} is missing"
-    message = first["msg"].removeprefix("Value error, ")
+    message = _out_of_bounds(first) or first["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
+
+
+_BOUNDS = {
+    "greater_than": ("over", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("under", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def _out_of_bounds(error: Mapping[str, Any]) -> str | None:
+    """What bounds a number that lies outside of them; ``None`` for other errors."""
+    relation, key = _BOUNDS.get(error["type"], ("", ""))
+    if not key:
+        return None
+    return f"it is {bounded(relation, error['ctx'][key])}, got {error['input']:g}"
 
 
 _LEVELS = {"any": 1, "all": 2, "not": 3, "compare": 4}

@@ -8,8 +8,10 @@ from typing import Any, get_args
 
 from stagegraph.errors import did_you_mean
 from stagegraph.schema.activities import GrownCohort
+from stagegraph.schema.amounts import bounded
 from stagegraph.schema.base import Model
 from stagegraph.schema.guards import Guard
+from stagegraph.schema.levels import Shape
 from stagegraph.schema.places import Place, keys_of, same_union, tags_of
 from stagegraph.schema.reading import child, shown
 from stagegraph.schema.stagegraph import StageGraph
@@ -245,7 +247,11 @@ def _no_choice(value: Any, context: dict[str, Any], place: Place) -> str:
     if place.model is StageGraph and place.key == "stagegraph":
         return f"'stagegraph' is the version of the document, the number 1; got {shown(value)}"
     known = [str(choice) for choice in get_args(place.expected)]
-    return f"{shown(value)} is no {place.key!r}{_one_of(str(value), known)}"
+    more = _POINTS if place.expected == Shape else ""
+    return f"{shown(value)} is no {place.key!r}{_one_of(str(value), known)}{more}"
+
+
+_POINTS = ", or points from [0, 0] to [1, 1] such as [[0, 0], [0.3, 0.1], [1, 1]]"
 
 
 def _no_text(value: Any, context: dict[str, Any], place: Place) -> str:
@@ -276,9 +282,7 @@ def _no_name(value: Any, context: dict[str, Any], place: Place) -> str:
 
 def _bound(relation: str, key: str) -> Callable[[Any, dict[str, Any], Place], str]:
     def write(value: Any, context: dict[str, Any], place: Place) -> str:
-        limit = context[key]
-        bound = f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
-        return f"{place.key!r} is {relation} {bound}, got {shown(value)}"
+        return f"{place.key!r} is {bounded(relation, context[key])}, got {shown(value)}"
 
     return write
 

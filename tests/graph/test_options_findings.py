@@ -85,3 +85,24 @@ def test_an_attribution_on_the_way_into_a_trial_is_refused():
     (found,) = [f for f in findings({**TRYING, "stages": stages}) if f.code == "trial-misplaced"]
     assert "would measure the first option" in found.message and found.severity == "error"
     assert found.pointer == "/stages/train/transitions/0/actions/0"
+
+
+def test_an_alpha_ramp_over_a_growth_in_width_by_its_name_is_refused():
+    """What it is of adds no block, whatever other options do."""
+    grow = {
+        "kind": "grow",
+        "options": [
+            {"name": "a", "actions": [{"type": "deepen", "stack": "b", "add": 1, "name": "d"}]},
+            {"name": "b", "actions": [{"type": "widen", "space": "m", "factor": 2, "name": "w"}]},
+        ],
+        "next": "ease",
+    }
+    for name, expected in (("w", ["alpha-of-width"]), ("d", [])):
+        ramps = [
+            {"type": "alpha_ramp", "of": {"grown": name}, "over": "9 steps"},
+            {"type": "lr_ramp", "of": "grown", "start": 0, "over": "9 steps"},
+        ]
+        ease = {"kind": "warmup", "during": ramps, "next": "rest"}
+        stages = {**TRYING["stages"], "grow": grow, "ease": ease}
+        document = {**TRYING, "stages": stages, "interrupts": []}
+        assert [c for c in codes(document) if c.startswith("alpha-of")] == expected

@@ -234,7 +234,7 @@ DERIVED = {
 all weights, the model tells its facts."""
 
 IDLE = {"errors", "events", "blocked", "ended", "teachers", "commands"} | {
-    *("options", "trial", "baselines", "recent", "attributions", "pruned")
+    *("options", "trial", "baselines", "recent", "attributions", "pruned", "unblended")
 }
 """Of the engine's state: what this run never uses; the second line is left out of a run of its own
 in ``tests/engine/test_left_out.py``."""

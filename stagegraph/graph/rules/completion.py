@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 
-from stagegraph.graph.compiled import CompiledStage
+from stagegraph.graph.compiled import CompiledStage, HeldActivity
 from stagegraph.graph.rules.context import Context, leaves
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.schema.activities import Ramp
@@ -136,7 +137,7 @@ def ramp_cut_short(context: Context) -> Iterator[Found]:
     """A ramp that is longer than its stage.
 
     A stage that ends before its ramp does cuts it off in the middle: a learning rate that was
-    to reach zero jumps back.
+    to reach zero jumps back. A named ramp that goes on from the stages before has had their time.
 
     Example: `{kind: train, during: [{type: lr_ramp, end: 0, over: 5k steps}], duration: 2k steps}`.
     """
@@ -149,10 +150,47 @@ def ramp_cut_short(context: Context) -> Iterator[Found]:
             ramp = held.activity
             if not isinstance(ramp, Ramp) or (held.named and held.place in goes_on):
                 continue
-            if ramp.over.unit is ends.unit and ramp.over.exact > ends.exact:
+            ran = _ran(context, stage, held) if held.named else Fraction(0)
+            if (
+                ramp.over.unit is ends.unit
+                and ran is not None
+                and ramp.over.exact > ends.exact + ran
+            ):
                 yield Found(
                     f"the {ramp.type} of {context.name(stage.key)} takes {ramp.over}, but the "
                     f"stage ends after {ends}",
                     "shorten the ramp's 'over', or lengthen the stage",
                     held.pointer,
                 )
+
+
+def _ran(
+    context: Context,
+    stage: CompiledStage,
+    held: HeldActivity,
+    seen: frozenset[str] = frozenset(),
+) -> Fraction | None:
+    """How long a named ramp has run at the least when a stage is entered.
+
+    ``None`` if it is over: a warm-up that all ways in come from waits for all its ramps.
+    """
+    ramp, view = held.activity, context.views[stage.region]
+    if stage.key == view.region.initial or stage.key in seen or not isinstance(ramp, Ramp):
+        return Fraction(0)
+    least: list[Fraction] = []
+    for move in view.live_moves:
+        if move.target != stage.key:
+            continue
+        source = context.stages[move.source]
+        if move.how != "way" or held.place not in {h.place for h in source.during}:
+            return Fraction(0)
+        if source.kind == "warmup" and move.edge.kind == "next":
+            continue
+        before = _ran(context, source, held, seen | {stage.key})
+        if before is None:
+            continue
+        stays = source.min_duration if move.edge.kind != "interrupt" else None
+        ends = context.truth.limits.completion(source) if move.edge.kind == "next" else stays
+        known = [one.exact for one in (stays, ends) if one and one.unit is ramp.over.unit]
+        least.append(before + max(known, default=Fraction(0)))
+    return min(least, default=None)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stagegraph.graph.compiled import CompiledStage, HeldActivity
+from stagegraph.graph.compiled import CompiledStage, HeldActivity, PlacedAction
 from stagegraph.graph.linear import Constraint
-from stagegraph.graph.rules.context import Context, leaves
+from stagegraph.graph.rules.context import Context
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.truth import Case, Condition
 from stagegraph.schema.actions import Attach, Deepen, GrowthAction, Inherit, Regrow
@@ -19,8 +19,7 @@ from stagegraph.schema.activities import (
     LrRamp,
     Ramp,
 )
-from stagegraph.schema.guards import Completed, Harmful
-from stagegraph.schema.since_guards import Since
+from stagegraph.schema.guards import Completed
 
 __all__ = ["landing"]
 
@@ -238,22 +237,19 @@ def growth_without_transfer(context: Context) -> Iterator[Found]:
     0 blends them in, `inherit` maps the old weights so that the function stays, and `distill` from
     a teacher made before the growth teaches what it knew.
 
-    Example: `{type: deepen, how: random}` with an LR ramp alone after it.
+    Example: `{type: deepen, how: random}` with an LR ramp alone after it; among `options` too.
     """
     for name, stages in context.growing.items():
         view = context.views[name]
         growing = frozenset(stage.key for stage in stages)
         for stage in stages:
-            if any(isinstance(growth, Inherit) and not _jumps(growth) for growth in stage.growths):
-                continue
             later = view.from_stage(stage.key, without=growing) - growing
             if any(isinstance(h.activity, Distill) for k in later for h in _during(context, k)):
                 continue
             after = landing(context, stage)
-            for placed in stage.actions:
+            for placed in _not_handed_over(stage):
                 growth = placed.action
-                if not isinstance(growth, GrowthAction) or not _jumps(growth):
-                    continue
+                assert isinstance(growth, GrowthAction)
                 if not (growth.blends and after is not None and _blends_in(after)):
                     yield Found(
                         f"{growth.type!r} in {context.name(stage.key)} begins with random weights, "
@@ -262,6 +258,16 @@ def growth_without_transfer(context: Context) -> Iterator[Found]:
                         "it, or grow so that the function stays (how: identity, split, …)",
                         placed.pointer,
                     )
+
+
+def _not_handed_over(stage: CompiledStage) -> Iterator[PlacedAction]:
+    """The growths with random weights, those of options too, that no `inherit` stands beside."""
+    for actions in (stage.actions, *(option.actions for option in stage.options)):
+        beside = [placed.action for placed in (*stage.actions, *actions)]
+        if not any(isinstance(growth, Inherit) and not _jumps(growth) for growth in beside):
+            for placed in actions:
+                if isinstance(placed.action, GrowthAction) and _jumps(placed.action):
+                    yield placed
 
 
 def _during(context: Context, key: str) -> tuple[HeldActivity, ...]:
@@ -326,27 +332,3 @@ def _completed(context: Context, stage: CompiledStage, case: Case) -> bool:
         )
         for part in case
     )
-
-
-@rule("no-monitor", "warning")
-def no_monitor(context: Context) -> Iterator[Found]:
-    """A graph that grows and never looks whether that made it worse.
-
-    A growth can hurt, and nobody watches at night. A guard with `regressed(…)`, `recovered(…)`,
-    `improved(…)`, `unstable(…)` or `harmful(…)` notices, and a `roll_back`, a `prune` or a longer
-    settling answers.
-
-    Example: any graph with a `grow` stage and neither `regressed(…)` nor `harmful(…)` in it.
-    """
-    if context.growing and not any(
-        isinstance(node, Since | Harmful)
-        for edge, _ in context.guarded
-        for node in leaves(edge.guard)
-    ):
-        first = next(iter(context.growing.values()))[0]
-        yield Found(
-            f"{context.name(first.key)} changes the model, but no guard asks whether a metric has "
-            "regressed since",
-            "take a snapshot before the growth, and add an interrupt with "
-            "regressed(metric, by=5%, since=snapshot)",
-        )

@@ -8,6 +8,7 @@ from fractions import Fraction
 from stagegraph.graph.compiled import CompiledStage, Edge
 from stagegraph.graph.rules.context import Context, leaves
 from stagegraph.graph.rules.registry import Found, rule
+from stagegraph.graph.spans import most_values
 from stagegraph.progress import Duration, Unit
 from stagegraph.schema.activities import AlphaRamp, overs
 from stagegraph.schema.expressions import Gain, NameExpr, Spent
@@ -137,6 +138,35 @@ def unstable_too_few(context: Context) -> Iterator[Found]:
                     f"the window of unstable({node.metric}, over={node.over}) never holds "
                     f"{LEAST_IN_WINDOW} values at {every} each",
                     f"evaluate more often, or write 'over={least}' or more",
+                    f"{edge.pointer}/when",
+                )
+
+
+@rule("reference-too-early", "warning")
+def reference_too_early(context: Context) -> Iterator[Found]:
+    """A comparison with a time before which too few values can have come.
+
+    `unstable` needs eight values of its metric before the snapshot or baseline, all of them since
+    the last growth, which begins the memory of trends anew; `regressed`, `recovered` and `improved`
+    need one. Where the stages before are over sooner, the guard is unknown for ever: "cannot tell".
+
+    Example: `unstable(val_loss, since=before, …)` with `every: 100 steps` and a snapshot `before`
+    at 500 steps.
+    """
+    for edge, _ in context.guarded:
+        for node in leaves(edge.guard):
+            every = _every(context, node.metric) if isinstance(node, Since) else None
+            if not isinstance(node, Since) or every is None:
+                continue
+            needs = OBSERVATIONS if isinstance(node, Unstable) else 1
+            most = most_values(context, node.since, every, trends=isinstance(node, Unstable))
+            if most is not None and most < needs:
+                yield Found(
+                    f"{node.type}({node.metric}, since={node.since}) needs {needs} values of "
+                    f"{node.metric!r} before {node.since!r} is taken"
+                    f"{', since the last growth' if needs > 1 else ''}, and at {every} each there "
+                    f"can be {most} at the most: it cannot tell",
+                    "evaluate more often, or take it later",
                     f"{edge.pointer}/when",
                 )
 

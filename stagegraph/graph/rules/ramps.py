@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from stagegraph.graph.compiled import BACK, STOP, CompiledStage, Edge
+from stagegraph.graph.blending import added_at, may_name, named_growths
+from stagegraph.graph.compiled import BACK, STOP, CompiledStage, Edge, HeldActivity
 from stagegraph.graph.linear import Constraint
 from stagegraph.graph.rules.context import Context
 from stagegraph.graph.rules.growth import landing
 from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.structure import rolls_back
-from stagegraph.schema.activities import AlphaRamp, Freeze, LrFactor, LrRamp, Selection
+from stagegraph.schema.actions import GrowthAction
+from stagegraph.schema.activities import (
+    AlphaRamp,
+    Freeze,
+    GroupMembers,
+    GrownCohort,
+    LrFactor,
+    LrRamp,
+    Selection,
+)
 from stagegraph.schema.guards import Completed
 
 __all__: list[str] = []
@@ -33,7 +43,8 @@ def alpha_without_lr(context: Context) -> Iterator[Found]:
     """An alpha ramp without a learning-rate ramp.
 
     Adam divides by the size of the gradient, so a small alpha does not make a small update: at
-    alpha 0.01 the new parameters move at the full rate. Ramp their learning rate beside it.
+    alpha 0.01 the new parameters move at the full rate. Ramp their learning rate beside it. A
+    pattern counts if it may name something of what the growth adds, as far as paths tell.
 
     Example: a warm-up with only `{type: alpha_ramp, of: grown, over: 500 steps}`.
     """
@@ -42,13 +53,40 @@ def alpha_without_lr(context: Context) -> Iterator[Found]:
         if not isinstance(ramp, AlphaRamp):
             continue
         rates = [h.activity for h in stage.during if isinstance(h.activity, LrRamp | LrFactor)]
-        if not any(_meet(ramp.of, r.of) and not set(ramp.of) <= set(r.but) for r in rates):
+        paths = _paths(context, stage, ramp)
+        if not any(_rates(ramp, r.of, paths) and not set(ramp.of) <= set(r.but) for r in rates):
             yield Found(
                 f"{context.name(stage.key)} ramps alpha, but not the learning rate of the same "
                 "parameters; Adam does not see alpha",
                 "add {type: lr_ramp, of: grown, start: 0, end: 1, over: …} beside it",
                 held.pointer,
             )
+
+
+def _rates(ramp: AlphaRamp, of: Selection, paths: list[str] | None) -> bool:
+    """Whether a selection may have something of what a ramp blends in."""
+    known = [part for part in of if isinstance(part, str) and part not in ("all", "grown")]
+    others = tuple(part for part in of if part not in known)
+    grouped = any(isinstance(part, GroupMembers) for part in others)
+    if grouped or (others and _meet(ramp.of, others)):
+        return True
+    return any(paths is None or any(may_name(part, path) for path in paths) for part in known)
+
+
+def _paths(context: Context, stage: CompiledStage, ramp: AlphaRamp) -> list[str] | None:
+    """Where the growths that a ramp is of put their blocks; ``None`` where that is not said."""
+    found: list[str] = []
+    for part in ramp.of:
+        growths = list(_named(context, part))
+        if part == "grown":
+            stages = context.compiled.by_name[stage.region].stages.values()
+            growths = [growth for other in stages for growth in other.possible_growths]
+        for growth in growths:
+            places = added_at(growth)
+            if growth.blends and places is None:
+                return None
+            found += places or ()
+    return found or None
 
 
 @rule("closed-in-frozen-host", "error")
@@ -84,19 +122,70 @@ def alpha_of_width(context: Context) -> Iterator[Found]:
 
     Example: a warm-up with `{type: alpha_ramp, of: grown, over: 500 steps}` after a `widen`.
     """
-    for stage in context.stages.values():
-        growths = stage.possible_growths
-        after = landing(context, stage) if growths else None
-        if after is None or any(growth.blends for growth in growths):
-            continue
-        for held in after.during:
-            if isinstance(held.activity, AlphaRamp) and "grown" in held.activity.of:
+    for stage, after, held in _landing_ramps(context):
+        if not any(growth.blends for growth in stage.possible_growths):
+            yield Found(
+                f"{context.name(after.key)} ramps the alpha of what {context.name(stage.key)} "
+                "grew, which is no module that could be blended in",
+                "take an lr_ramp of: grown alone",
+                held.pointer,
+            )
+    for stage, held in context.held():
+        named = held.activity.of if isinstance(held.activity, AlphaRamp) else ()
+        for part in named:
+            growths = list(_named(context, part))
+            if growths and not any(growth.blends for growth in growths):
                 yield Found(
-                    f"{context.name(after.key)} ramps the alpha of what {context.name(stage.key)} "
-                    "grew, which is no module that could be blended in",
-                    "take an lr_ramp of: grown alone",
+                    f"{context.name(stage.key)} ramps the alpha of {growths[0].name!r}, a "
+                    f"{_type(growths[0])!r}, which adds no module that could be blended in",
+                    f"take an lr_ramp of: {{grown: {growths[0].name}}} alone",
                     held.pointer,
                 )
+
+
+@rule("alpha-passes-over", "note")
+def alpha_passes_over(context: Context) -> Iterator[Found]:
+    """An alpha ramp over a growth that adds blocks by some of its options only.
+
+    Where the option that is taken makes tensors larger, or an action beside one that adds blocks
+    does, there is nothing to blend in. The ramp passes over it, and the record of the growth in
+    the journal has `unblended: true`. A learning-rate ramp over the same growth eases it in.
+
+    Example: `options` of which one is a `widen` and one a `deepen`, then
+    `{type: alpha_ramp, of: grown, over: 500 steps}`.
+    """
+    for stage, after, held in _landing_ramps(context):
+        growths = stage.possible_growths
+        without = sorted({_type(growth) for growth in growths if not growth.blends})
+        if without and any(growth.blends for growth in growths):
+            yield Found(
+                f"the alpha ramp of {context.name(after.key)} passes over what "
+                f"{' and '.join(map(repr, without))} in {context.name(stage.key)} adds: there is "
+                "no block to blend in",
+                "nothing, if an lr_ramp of: grown beside it eases that in",
+                held.pointer,
+            )
+
+
+def _landing_ramps(
+    context: Context,
+) -> Iterator[tuple[CompiledStage, CompiledStage, HeldActivity]]:
+    """Alpha ramps over ``grown`` in the first stage that takes time after each growth."""
+    for stage in context.stages.values():
+        after = landing(context, stage) if stage.possible_growths else None
+        for held in () if after is None else after.during:
+            if isinstance(held.activity, AlphaRamp) and "grown" in held.activity.of:
+                assert after is not None
+                yield stage, after, held
+
+
+def _type(growth: GrowthAction) -> str:
+    return str(getattr(growth, "type", "growth"))
+
+
+def _named(context: Context, part: object) -> Iterator[GrowthAction]:
+    if isinstance(part, GrownCohort):
+        yield from named_growths(context.compiled, part.grown)
 
 
 @rule("alpha-left-open", "warning")
