@@ -115,16 +115,23 @@ class Full:
         }
 
 
+def case(device, backend, *cuts, marks=()):
+    name = "-".join([device, backend or "plain", *map(str, cuts)])
+    return pytest.param(torch.device(device), backend, cuts, id=name, marks=marks)
+
+
+# It grows in the fourth update, and alpha rises up to the eighth.
 @pytest.mark.parametrize(
-    ("device", "backend"),
+    ("device", "backend", "cuts"),
     [
-        pytest.param(torch.device("cpu"), None, id="cpu"),
-        pytest.param(torch.device("cpu"), "aot_eager", id="cpu-aot_eager", marks=pytest.mark.slow),
-        pytest.param(torch.device("cuda"), None, id="cuda", marks=CUDA),
-        pytest.param(torch.device("cuda"), "inductor", id="cuda-inductor", marks=CUDA),
+        case("cpu", None, 2, 6, 11),
+        case("cpu", "aot_eager", 2, 6, 11, marks=pytest.mark.slow),
+        case("cuda", None, 2, 6, 11, marks=CUDA),
+        case("cuda", "aot_eager", 2, 6, 11, marks=CUDA),
+        *(case("cuda", "inductor", cut, marks=CUDA) for cut in (2, 6, 11)),
     ],
 )
-def test_it_resumes_before_and_in_and_after_a_growth(tmp_path, device, backend):
+def test_it_resumes_before_and_in_and_after_a_growth(tmp_path, device, backend, cuts):
     if backend == "inductor" and not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("inductor needs a C compiler")
     whole = Full(device, backend, tmp_path / "whole").go()
@@ -132,7 +139,7 @@ def test_it_resumes_before_and_in_and_after_a_growth(tmp_path, device, backend):
     assert len(whole.seen) == 13
     assert [blocks for *_, blocks in whole.seen][:4] == [2, 2, 2, 3]
     expected, records = whole.numbers(), told(tmp_path / "whole")
-    for cut in (2, 6, 11):
+    for cut in cuts:
         begun = Full(device, backend, tmp_path / f"cut-{cut}").go(cut)
         again = Full(device, backend, tmp_path / f"cut-{cut}").go()
         assert begun.seen + again.seen == whole.seen, cut

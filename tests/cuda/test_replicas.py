@@ -51,19 +51,20 @@ def check(found: list[Any], kind: str) -> None:
 
 
 def case(backend: str, device: str, compiled: str | None, cuts: tuple[int, ...]) -> Any:
-    marks = CUDA if device.startswith("cuda") else [pytest.mark.slow] if compiled else []
-    return pytest.param(backend, device, compiled, cuts, id=f"{backend}-{compiled}", marks=marks)
+    marks = CUDA if device.startswith("cuda") else pytest.mark.slow  # tests/ranks has two of them
+    name = "-".join([backend, compiled or "plain", *map(str, cuts)])
+    return pytest.param(backend, device, compiled, cuts, id=name, marks=marks)
 
 
 # Grows deeper at 3, wider at 6, freezes until 9: before, in a ramp, and after it all.
 @pytest.mark.parametrize(
     ("backend", "device", "compiled", "cuts"),
     [
-        case("gloo", "cpu", None, (4,)),
+        case("gloo", "cpu", None, (2, 4, 10)),
         case("gloo", "cpu", "aot_eager", (2, 4, 10)),
         case("nccl", "cuda:0", None, (2, 4, 10)),
         case("nccl", "cuda:0", "aot_eager", (2, 4, 10)),
-        case("nccl", "cuda:0", "inductor", (4,)),
+        *(case("nccl", "cuda:0", "inductor", (cut,)) for cut in (2, 4, 10)),
     ],
 )
 def test_one_rank_grows_in_place_and_goes_on(
