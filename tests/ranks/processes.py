@@ -35,6 +35,7 @@ def on_ranks(
     folder: Path,
     seconds: float = 60,
     failing: bool = False,
+    backend: str = "gloo",
 ) -> list[Any]:
     """Call a function on each of several ranks.
 
@@ -45,6 +46,7 @@ def on_ranks(
         folder: Where the ranks find each other; a new one each time.
         seconds: After so long a rank is taken to hang.
         failing: Whether ranks may raise: their errors are then what they return.
+        backend: Of the process group; with ``"nccl"`` each rank has a CUDA device of its number.
 
     Returns:
         What each rank has returned.
@@ -52,7 +54,9 @@ def on_ranks(
     answers = _CONTEXT.Queue()
     meeting = folder / f"meeting-{time.monotonic_ns()}"
     processes = [
-        _CONTEXT.Process(target=_run, args=(rank, size, str(meeting), answers, function, args))
+        _CONTEXT.Process(
+            target=_run, args=(rank, size, str(meeting), answers, function, args, backend)
+        )
         for rank in range(size)
     ]
     for process in processes:
@@ -86,12 +90,20 @@ def on_ranks(
 
 
 def _run(
-    rank: int, size: int, meeting: str, answers: Any, function: Callable[..., Any], args: Any
+    rank: int,
+    size: int,
+    meeting: str,
+    answers: Any,
+    function: Callable[..., Any],
+    args: Any,
+    backend: str,
 ) -> None:
     torch.set_num_threads(1)
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(rank), str(size)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
     dist.init_process_group(
-        "gloo",
+        backend,
         init_method=f"file://{meeting}",
         rank=rank,
         world_size=size,

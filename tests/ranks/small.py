@@ -76,9 +76,9 @@ class Net(nn.Module):
         return self.head(x)
 
 
-def batches(rank: int, size: int) -> list[Tensor]:
+def batches(rank: int, size: int, device: str = "cpu") -> list[Tensor]:
     """A rank's share of the data."""
-    everything = torch.randn(24, 8, SIZE, generator=torch.Generator().manual_seed(7))
+    everything = torch.randn(24, 8, SIZE, generator=torch.Generator().manual_seed(7)).to(device)
     return [batch[rank::size] for batch in everything]
 
 
@@ -96,13 +96,20 @@ def train(
     graph: str = GROWING,
     wrap: bool = True,
     dropout: float = 0.1,
+    device: str = "cpu",
+    compiled: str | None = None,
     seen: Callable[[sg.Engine, nn.Module], Any] | None = None,
     **engine: Any,
 ) -> dict[str, Any]:
     """Train for some updates, or to the end; go on if the folder holds a run."""
     torch.manual_seed(0)
-    net = Net(dropout)
-    model = DistributedDataParallel(net) if wrap else net
+    net = Net(dropout).to(device)
+    model: nn.Module = net
+    if wrap:
+        model = DistributedDataParallel(net, device_ids=None if device == "cpu" else [device])
+    if compiled is not None:
+        torch.compiler.reset()
+        model = torch.compile(model, backend=compiled)  # type: ignore[assignment]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + 0.1 * step))
     torch.manual_seed(rank)
@@ -111,7 +118,7 @@ def train(
         model=model,
         optimizer=optimizer,
         scheduler=scheduler,
-        probe=torch.ones(2, SIZE),
+        probe=torch.ones(2, SIZE, device=device),
         run=folder,
         checkpoints=sg.Checkpoints(every="1 steps"),
         **engine,
@@ -119,7 +126,7 @@ def train(
     told, losses = list[Any](), list[float]()
     with held:
         held.resume()
-        for x in _until(held, batches(rank, size), updates):
+        for x in _until(held, batches(rank, size, device), updates):
             loss = (model(x) - x.sum(1, keepdim=True)).pow(2).mean()
             optimizer.zero_grad()
             loss.backward()

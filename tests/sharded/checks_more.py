@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 import stagegraph as sg
 from stagegraph.actions import TorchActor
+from stagegraph.actions.sharding.units import groups_of
 from tests.actions.models import accept, boundary, deepen, growth
 from tests.sharded.small import (
     Model,
@@ -65,9 +66,7 @@ def onto_a_smaller_mesh_after_the_forward_pass():
         train(*one[:2], range(3), part=part)
         grow(one[2], deepen(how="stack", add=1))
         train(*one[:2], range(3, 6), part=part)
-    (old,), (new,) = (
-        first[0].blocks[place]._get_fsdp_state()._fsdp_param_groups for place in (0, 2)
-    )
+    (old,), (new,) = (groups_of(first[0].blocks[place]._get_fsdp_state()) for place in (0, 2))
     assert new.post_forward_mesh_info.shard_mesh_size == 2
     assert new._use_post_forward_mesh == old._use_post_forward_mesh is True
     return furthest(weights(first[0]), weights(second[0]))

@@ -1,4 +1,4 @@
-"""Ranks for tests: processes of one gloo group that run function after function.
+"""Ranks for tests: processes of one group that run function after function.
 
 To start them takes seconds, so they are started once. A function that hangs, or raises on some
 ranks alone, ends them all; the next test gets new ones.
@@ -55,10 +55,11 @@ class Ranks:
     Args:
         size: How many.
         timeout: Seconds for one function.
+        backend: Of the group; with ``"nccl"`` each rank has a CUDA device of its number.
     """
 
-    def __init__(self, size, timeout=TIMEOUT):
-        self.size, self.timeout = size, timeout
+    def __init__(self, size, timeout=TIMEOUT, backend="gloo"):
+        self.size, self.timeout, self.backend = size, timeout, backend
         self._processes, self._pipes, self._folder = [], [], None
 
     def _start(self):
@@ -67,7 +68,9 @@ class Ranks:
         address = (Path(self._folder.name) / "rendezvous").as_uri()
         for rank in range(self.size):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, address, rank, self.size))
+            process = context.Process(
+                target=_serve, args=(there, address, rank, self.size, self.backend)
+            )
             process.daemon = True
             process.start()
             there.close()
@@ -117,14 +120,17 @@ class Ranks:
             self._folder = None
 
 
-def _serve(pipe, address, rank, size):
+def _serve(pipe, address, rank, size, backend):
     import torch
     from torch import distributed
 
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+        torch.use_deterministic_algorithms(True, warn_only=True)
     distributed.init_process_group(
-        "gloo", init_method=address, rank=rank, world_size=size, timeout=timedelta(seconds=START)
+        backend, init_method=address, rank=rank, world_size=size, timeout=timedelta(seconds=START)
     )
     pipe.send((True, "ready"))
     while True:

@@ -57,7 +57,8 @@ EVERY = 3
 
 def main(folder, kill_after=None):
     alone = "RANK" not in os.environ
-    if not alone:
+    begins = not (alone or distributed.is_initialized())
+    if begins:
         distributed.init_process_group("gloo")
     rank = 0 if alone else distributed.get_rank()
     model, part = (plain(), everything) if alone else (sharded(), mine)
@@ -93,6 +94,7 @@ def main(folder, kill_after=None):
         (folder / "end.json").write_text(json.dumps(found))
     if not alone:
         distributed.barrier()
+    if begins:
         distributed.destroy_process_group()
     return found
 

@@ -53,15 +53,21 @@ class Model(nn.Module):
         return self.head(self.norm(x))
 
 
+def kind():
+    """The kind of device that this process trains on: CUDA where its group is NCCL's."""
+    alone = not distributed.is_initialized()
+    return "cpu" if alone or distributed.get_backend() != "nccl" else "cuda"
+
+
 def mesh():
     from torch.distributed.device_mesh import init_device_mesh
 
-    return init_device_mesh("cpu", (distributed.get_world_size(),))
+    return init_device_mesh(kind(), (distributed.get_world_size(),))
 
 
 def plain(num=2, seed=0, **more):
     torch.manual_seed(seed)
-    return Model(num, **more)
+    return Model(num, **more).to(kind())
 
 
 def sharded(num=2, seed=0, model=None, root=True, each=True, dropout=0.0, **policy):
@@ -79,7 +85,7 @@ def sharded(num=2, seed=0, model=None, root=True, each=True, dropout=0.0, **poli
 
 def batch(step):
     generator = torch.Generator().manual_seed(step)
-    return torch.randint(0, WORDS, (SIZE, 7), generator=generator)
+    return torch.randint(0, WORDS, (SIZE, 7), generator=generator).to(kind())
 
 
 def loss_of(model, words):

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from stagegraph.actions.sharding.tensors import is_shard
-from stagegraph.actions.sharding.units import is_sharded, owner_of, units
+from stagegraph.actions.sharding.units import groups_of, is_sharded, owner_of, units
 from stagegraph.errors import UnsupportedError
 
 __all__ = ["plan_of", "shard_alike", "why_not_alike"]
@@ -89,7 +89,7 @@ def why_not_alike(model: nn.Module, block: nn.Module) -> str | None:
 def _shared(state: Any, names: Mapping[int, str]) -> list[str]:
     """The parameters that a state shards and that modules inside and outside of a block hold."""
     found: list[str] = []
-    for group in state._fsdp_param_groups:
+    for group in groups_of(state):
         for one in group.fsdp_params:
             info = one._module_info
             holders = [(info.module, info.param_name)]
@@ -161,7 +161,7 @@ def _shard(
     """Call ``fully_shard`` with the policy of a state."""
     from torch.distributed.fsdp import fully_shard
 
-    groups = state._fsdp_param_groups
+    groups = groups_of(state)
     if not groups:  # nothing of its own to shard: it only casts what goes in and out
         raise UnsupportedError(
             f"{type(modules[0]).__name__} was given to fully_shard and has no parameters of its own"
@@ -182,12 +182,13 @@ def _shard(
         ignored_params=left_out or None,
     )
     (made,) = {id(one): one for module in modules for one in units(module)[:1]}.values()
-    if len(made._fsdp_param_groups) != len(groups):
+    new = groups_of(made)
+    if len(new) != len(groups):
         raise UnsupportedError(
             f"{type(modules[0]).__name__} is sharded over {len(groups)} meshes, and a copy of a "
-            f"part of it over {len(made._fsdp_param_groups)}"
+            f"part of it over {len(new)}"
         )
-    for group, kept in zip(made._fsdp_param_groups, groups, strict=True):
+    for group, kept in zip(new, groups, strict=True):
         for name in _SETTINGS:
             if name in vars(kept):
                 setattr(group, name, vars(kept)[name])

@@ -13,7 +13,13 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from stagegraph.actions.sharding.tensors import shards_in
-from stagegraph.actions.sharding.units import is_sharded, owner_of, units, why_unknown
+from stagegraph.actions.sharding.units import (
+    groups_of,
+    is_sharded,
+    owner_of,
+    units,
+    why_unknown,
+)
 from stagegraph.schema.actions import Action, Deepen
 
 __all__ = ["why_not_frozen", "why_not_here"]
@@ -101,12 +107,12 @@ def _not_fsdp2(model: nn.Module, sharded: Sequence[str]) -> list[str]:
             "fully_shard (tensor parallelism), of which stagegraph knows nothing; use fully_shard "
             "(FSDP2) alone"
         ]
-    groups = [group for state in states for group in state._fsdp_param_groups]
+    groups = [group for state in states for group in groups_of(state)]
     within = {
         id(one.sharded_param)
         for group in groups
         for one in group.fsdp_params
-        if one.is_dtensor or group.mesh_info.is_spmd_mesh
+        if one.is_dtensor or getattr(group.mesh_info, "is_spmd_mesh", False)  # not in torch 2.11
     }
     also = [name for name in sharded if id(named[name]) in within]
     if also:
@@ -117,8 +123,8 @@ def _not_fsdp2(model: nn.Module, sharded: Sequence[str]) -> list[str]:
     missing = why_unknown()
     if missing is not None:
         return [
-            f"fully_shard of this torch has no {missing}; stagegraph was tried with torch 2.13, "
-            "install that"
+            f"fully_shard of this torch has no {missing}; stagegraph was tried with torch 2.11 and "
+            "2.13, install one of them"
         ]
     return []
 

@@ -19,12 +19,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["is_sharded", "owner_of", "reducing", "reshard", "settle", "units", "why_unknown"]
+__all__ = [
+    "groups_of",
+    "is_sharded",
+    "owner_of",
+    "reducing",
+    "reshard",
+    "settle",
+    "units",
+    "why_unknown",
+]
 
 _MODULE = "torch.distributed.fsdp._fully_shard"
 
-_STATE = ("_lazy_init", "_reset_iter_state", "_get_state_for_module", "init")
-_GROUP = ("lazy_init", "reshard", "_init_mp_dtypes")
+_STATE = ("_lazy_init", "_get_state_for_module", "init")
+_GROUP = ("lazy_init", "reshard", "_init_mp_dtypes", "_to_sharded")
+_RESET = "_reset_iter_state"
 
 
 def units(module: nn.Module) -> list[Any]:
@@ -44,6 +54,19 @@ def units(module: nn.Module) -> list[Any]:
     return list(found.values())
 
 
+def groups_of(state: Any) -> list[Any]:
+    """A unit's parameters, in groups that are each gathered at once; older torch has one at most.
+
+    Args:
+        state: The unit's FSDP state.
+    """
+    several = vars(state).get("_fsdp_param_groups")
+    if several is not None:
+        return list(several)
+    one = state._fsdp_param_group
+    return [] if one is None else [one]
+
+
 def is_sharded(module: nn.Module) -> bool:
     """Whether ``fully_shard`` was called on a module, or on something in it."""
     return bool(units(module))
@@ -52,7 +75,7 @@ def is_sharded(module: nn.Module) -> bool:
 def owner_of(parameter: Tensor, states: Iterable[Any]) -> Any:
     """The state that shards a parameter; ``None`` if none of these does."""
     for state in states:
-        for group in state._fsdp_param_groups:
+        for group in groups_of(state):
             if any(one.sharded_param is parameter for one in group.fsdp_params):
                 return state
     return None
@@ -75,7 +98,7 @@ def reshard(models: Iterable[nn.Module]) -> None:
     """Let every parameter be a shard again, as after an update."""
     for model in models:
         for state in units(model):
-            for group in state._fsdp_param_groups:
+            for group in groups_of(state):
                 group.reshard()
 
 
@@ -85,7 +108,7 @@ def reducing(model: nn.Module) -> Iterator[None]:
 
     What it has set (``set_requires_gradient_sync`` and its like) is in force again afterwards.
     """
-    groups = [group for state in units(model) for group in state._fsdp_param_groups]
+    groups = [group for state in units(model) for group in groups_of(state)]
     before = [(group, group.reduce_grads, group.all_reduce_grads) for group in groups]
     try:
         for group in groups:
@@ -112,12 +135,42 @@ def settle(models: Sequence[nn.Module], *, interrupted: bool = False) -> None:
         if interrupted:
             for state in states:
                 if state._is_root:
-                    state._reset_iter_state()
+                    _give_up(state)
         reshard([model])
         _link(states)
         for state in states:
-            for group in state._fsdp_param_groups:
+            for group in groups_of(state):
                 group._init_mp_dtypes()  # torch asks only once which parameters are trained
+
+
+def _give_up(root: Any) -> None:
+    """Wait for what is still on its way of a pass, and forget the pass."""
+    if _RESET in vars(type(root)):
+        root._reset_iter_state()
+        return
+    from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
+
+    inside = [(state, groups_of(state)) for state in root._state_ctx.all_states]
+    for group in (one for _, several in inside for one in several):
+        gathered = group._all_gather_result
+        work = None if gathered is None else gathered.all_gather_work
+        if work is not None:
+            work.wait()
+    root._device_handle.synchronize()  # whatever events there are, they have come
+    root._comm_ctx.all_gather_state = root._comm_ctx.reduce_scatter_state = None
+    root._comm_ctx.post_forward_order.clear()
+    for state, several in inside:
+        state._modules_to_run_forward.clear()
+        state._training_state = TrainingState.IDLE
+        for group in several:
+            group._all_gather_result = group._post_reduce_event = None
+            group._all_reduce_state = group._reshard_after_forward_event = None
+            group._partial_reduce_output = None
+            group._post_forward_indices.clear()
+            group._training_state = TrainingState.IDLE
+            group._to_sharded()
+    root._state_ctx.iter_forward_root = None
+    root._state_ctx.post_backward_final_callback_queued = False
 
 
 def _begin(model: nn.Module, states: Sequence[Any]) -> None:
@@ -154,7 +207,7 @@ def _begin_anew(root: Any, states: Iterable[Any]) -> None:
         state._is_root = None
         state._state_ctx = _fsdp_state.FSDPStateContext()
         state._comm_ctx = _fsdp_param_group.FSDPCommContext()
-        for group in state._fsdp_param_groups:
+        for group in groups_of(state):
             group.comm_ctx = state._comm_ctx
             group._module_fqn = None
             group._post_forward_indices.clear()

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 import stagegraph as sg
 from stagegraph.session.checkpoints import Checkpoints
 from stagegraph.trainers.accelerate import AcceleratedEngine, newest_whole
+from tests.actions.models import devices_numbers
 
 WIDTH, ITEMS, CLASSES = 8, 26, 3
 
@@ -101,10 +102,10 @@ class Dies(Exception):
 
 
 class Skips(torch.amp.GradScaler):
-    """A scaler on the CPU that finds an infinite gradient at some updates."""
+    """A scaler that finds an infinite gradient at some updates."""
 
-    def __init__(self, at=()):
-        super().__init__("cpu", init_scale=4.0, growth_interval=3)
+    def __init__(self, at=(), device="cpu"):
+        super().__init__(device, init_scale=4.0, growth_interval=3)
         self.at = at
 
     def state_dict(self):
@@ -119,9 +120,8 @@ def fresh_accelerator(**given):
         for key in ("use_stateful_dataloader", "use_seedable_sampler")
         if key in given
     }
-    return Accelerator(
-        cpu=True, dataloader_config=DataLoaderConfiguration(**data) if data else None, **given
-    )
+    given = {"cpu": True, **given}
+    return Accelerator(dataloader_config=DataLoaderConfiguration(**data) if data else None, **given)
 
 
 class Life:
@@ -177,7 +177,8 @@ class Life:
         )
         self.seen, self.moves, self.batches = {}, [], []
         self.engine.listen(self)
-        torch.rand(3)  # a new process does not begin with the random numbers of another
+        for where in ("cpu", accelerator.device):
+            torch.rand(3, device=where)  # a new process does not begin with another's numbers
         try:
             self.begin(resume=resume)
             self.train(die)
@@ -195,7 +196,7 @@ class Life:
 
     def train(self, die):
         engine, accelerator, model = self.engine, self.accelerator, self.model
-        held_out = Items(1).rows
+        held_out = Items(1).rows.to(accelerator.device)
         count = 0
         model.train()
         for epoch in engine.epochs(self.loader):
@@ -263,6 +264,7 @@ class Life:
                 of_tensors([("torch", torch.random.get_rng_state())]),
                 repr(np.random.get_state()),
                 random.getstate(),
+                devices_numbers(),
             ),
             "trained": [n for n, p in model.named_parameters() if p.requires_grad],
             "engine": json.dumps(state, sort_keys=True),
@@ -274,7 +276,7 @@ def of_tensors(named):
     made = hashlib.sha256()
     for name, value in named:
         made.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        made.update(value.detach().contiguous().numpy().tobytes())
+        made.update(value.detach().contiguous().cpu().numpy().tobytes())
     return made.hexdigest()[:16]
 
 

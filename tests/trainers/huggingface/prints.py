@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from tests.actions.models import devices_numbers
+
 
 def of_tensors(named):
     made = hashlib.sha256()
@@ -44,7 +46,7 @@ def names_of(parameters, names):
 
 
 class Prints(TrainerCallback):
-    """Per update: weights, buffers, moments, schedule, random numbers, engine."""
+    """Per update: weights, buffers, moments, schedule, scaler, random numbers, engine."""
 
     def __init__(self):
         self.seen = {}
@@ -54,16 +56,18 @@ class Prints(TrainerCallback):
         trainer = self.trainer
         model = trainer.model
         optimizer = trainer.optimizer.optimizer
-        engine = trainer.engine
+        engine, scaler = trainer.engine, trainer.accelerator.scaler
         self.seen[state.global_step] = {
             "weights": of_tensors(model.named_parameters()),
             "buffers": of_tensors(model.named_buffers()),
             "optimizer": of_optimizer(model, optimizer),
             "scheduler": repr(sorted(trainer.lr_scheduler.state_dict().items())),
+            "scaler": repr(scaler and scaler.state_dict()),
             "random": (
                 of_tensors([("torch", torch.random.get_rng_state())]),
                 hashlib.sha256(repr(np.random.get_state()).encode()).hexdigest(),
                 hashlib.sha256(repr(random.getstate()).encode()).hexdigest(),
+                *devices_numbers(),
             ),
             "trained": [n for n, p in model.named_parameters() if p.requires_grad],
             "engine": json.dumps(without_seconds(engine.state_dict()), sort_keys=True),

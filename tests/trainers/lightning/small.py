@@ -16,6 +16,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 import stagegraph as sg
 from stagegraph.trainers.lightning import StagegraphCallback, engine_of
+from tests.actions.models import devices_numbers
 
 for quiet in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(quiet).setLevel(logging.ERROR)
@@ -180,6 +181,7 @@ def of_optimizer(model, optimizer):
 
 def print_of(trainer, module):
     engine = engine_of(trainer)
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
     return {
         "weights": of_tensors(module.named_parameters()),
         "buffers": of_tensors(module.named_buffers()),
@@ -187,10 +189,12 @@ def print_of(trainer, module):
         "schedulers": [
             repr(sorted(one.scheduler.state_dict().items())) for one in trainer.lr_scheduler_configs
         ],
+        "scaler": repr(scaler and scaler.state_dict()),
         "random": (
             of_tensors([("torch", torch.random.get_rng_state())]),
             hashlib.sha256(repr(np.random.get_state()).encode()).hexdigest(),
             hashlib.sha256(repr(random.getstate()).encode()).hexdigest(),
+            *devices_numbers(),
         ),
         "trained": [n for n, p in module.named_parameters() if p.requires_grad],
         "engine": json.dumps(without_seconds(engine.state_dict()), sort_keys=True),
@@ -202,7 +206,7 @@ def print_of(trainer, module):
 
 
 class Prints(Callback):
-    """Per batch: weights, buffers, moments, schedules, random numbers, engine."""
+    """Per batch: weights, buffers, moments, schedules, scaler, random numbers, engine."""
 
     def __init__(self):
         self.seen, self.metrics = {}, {}
