@@ -78,5 +78,5 @@ def _may_come(model: nn.Module, path: str, actions: Sequence[Action]) -> bool:
     where = path.rpartition(".")[0]
     if not matching_owners(model, where) or any(isinstance(one, Regrow) for one in actions):
         return True
-    of_any_name = not set("*?[").isdisjoint(where.rpartition(".")[2])
+    of_any_name = not set("*?[").isdisjoint(where)  # a wildcard may stand for several levels
     return of_any_name and any(isinstance(one, Attach | Upcycle) for one in actions)

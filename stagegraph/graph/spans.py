@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from stagegraph.graph.compiled import CompiledStage, Edge
 from stagegraph.graph.linear import Constraint
@@ -139,8 +140,11 @@ def most_values(context: Context, name: str, every: Duration, *, trends: bool) -
 
     Returns:
         The largest number over all places that take it; ``None`` if it is not bounded for certain,
-        or if it is only taken where no metric has any value yet, at boundary 0.
+        or if it is only taken where no metric has any value yet, at boundary 0. Only intervals in
+        steps are: an update may overshoot any other by more than an interval.
     """
+    if every.unit is not Unit.STEPS:
+        return None
     takes = [
         (edge, stage)
         for placed, edge, stage in context.actions()
@@ -150,11 +154,11 @@ def most_values(context: Context, name: str, every: Duration, *, trends: bool) -
     if begun == 0 or not takes:
         return None
     tries = sum(stage.kind == "trial" for stage in context.stages.values())  # each asks once more
-    most = math.floor(begun / float(every.exact)) + tries if begun < math.inf else math.inf
+    most = math.floor(Fraction(begun) / every.exact) + tries if begun < math.inf else math.inf
     if trends:
         since = _longest(context, takes, every.unit, since_growth=True)
         if since < math.inf:
-            most = min(most, math.ceil(since / float(every.exact)) + tries)
+            most = min(most, math.ceil(Fraction(since) / every.exact) + tries)
     return None if most == math.inf else int(most)
 
 

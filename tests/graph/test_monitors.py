@@ -139,6 +139,17 @@ def test_what_compares_numbers_does_not_answer_for_nan(when: str, found: bool):
     assert unanswered(undo("rest1", when=when)) == (["/interrupts/0/when"] if found else [])
 
 
+@pytest.mark.parametrize("more", ["", " or nonfinite(loss) >= 1"])
+def test_what_another_region_answers_is_asked_too(more: str):
+    one = document(grown("1", "done", SNAPSHOT))
+    grows = {"initial": one.pop("initial"), "stages": one.pop("stages")}
+    way = {"target": "after", "when": f"regressed(loss, by=5%, since=s){more}"}
+    watch = {"now": {"kind": "train", "transitions": [way]}, "after": {"kind": "train"}}
+    one["regions"] = {"m": grows, "w": {"initial": "now", "stages": watch}}
+    asked = [f.pointer for f in findings(one) if f.code == "nonfinite-unanswered"]
+    assert asked == ([] if more else ["/regions/w/stages/now/transitions/0/when"])
+
+
 def test_nonfinite_elsewhere_after_the_growth_answers():
     undoing, counting = undo("rest1"), "nonfinite(loss) >= 2"
     assert unanswered(undoing, {**undo("warm1", when=counting), "name": "nan"}) == []

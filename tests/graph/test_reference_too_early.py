@@ -72,6 +72,11 @@ def test_the_time_before_a_growth_is_what_durations_and_guards_say(train: str, e
     assert found(graph(f"{{kind: train, {train}}}")) is expected
 
 
+def test_an_update_overshoots_what_is_not_counted_in_steps():
+    early = "{kind: train, duration: 900 samples, next: grow}"
+    assert not found(graph(early, REGRESSED, **{"every: 100 steps": "every: 1000 samples"}))
+
+
 def test_values_from_before_the_last_growth_do_not_count():
     before = "train2: {kind: train, duration: AFTER steps, next: grow}\n  grow:"
     early = "{kind: train, duration: 9k steps, next: first}"

@@ -149,7 +149,9 @@ def test_what_only_a_grown_module_will_have_is_waited_for():
     assert [block.drop.p for block in training.model.blocks] == [0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("path", ["*.strength", "blocks.0.up.noisy.module.strength"])
+@pytest.mark.parametrize(
+    "path", ["*.strength", "blocks.*.module.strength", "blocks.0.up.noisy.module.strength"]
+)
 def test_so_is_what_another_kind_of_module_may_bring(path):
     text = document(f"attribute: '{path}', value: 0.5", ATTACH)
     graph, known = given(text, parts={"noisy": noisy})

@@ -70,6 +70,8 @@ def _sentence(kind: type, path: str, value: float, number: float, said: str, *, 
 def _refusal(kind: type[Optimizer], group: Group, key: str, changed: Any) -> str | None:
     """What the constructor says of a group's settings with one changed, if not of its own."""
     own = _arguments(kind, group, key)
+    if own is not None and "nesterov" in own:
+        own["nesterov"] = False  # it is asked for at the constructor alone; a step passes over it
     if own is None or _error(kind, group, own) is not None:
         return None
     error = _error(kind, group, {**own, key: changed})

@@ -130,10 +130,11 @@ class StepHooks:
     def rest(self) -> None:
         """Take the hooks off if there is nothing for them to do; called whenever that may change.
 
-        Where it is called in a closure, factors may come in force there: the hooks stay.
+        Where it is called inside of a step, in a closure or another hook, factors may come in force
+        there, and hooks that torch goes through must not change: ours stay.
         """
         self.heal()
-        self._inside = self._inside or bool(self._depth)
+        self._inside = self._inside or bool(self._depth) or _steps(self._optimizer)
         if self._begun and self._stepped and not (self._inside or self.rates.active):
             self._take_off()
 
@@ -279,6 +280,17 @@ class StepHooks:
             take_over(one, name)
         hosts, self._hosts = self._hosts, []
         self.rates.settings.give_back(hosts)
+
+
+def _steps(optimizer: Optimizer) -> bool:
+    """Whether the optimizer's step is under way, our own hook behind it perhaps over."""
+    step = getattr(type(optimizer).step, "__code__", None)
+    above: FrameType | None = currentframe()
+    while above is not None:
+        if above.f_code is step and above.f_locals.get("args", (None,))[0] is optimizer:
+            return True
+        above = above.f_back
+    return False
 
 
 def _put_back(hooks: OrderedDict[int, Any], key: int, hook: Any) -> None:

@@ -96,14 +96,18 @@ def _answers(
 
     Where the good news is asked for, what is not known to be good is left for another way out.
     """
-    view = context.views[growth.region]
-    for name in _remembered(context, growth):
-        for key in _still(view, growth, name):
-            for edge in _open(context, view, key):
-                for node, positive in _signed(edge.guard):
-                    # 'improved' stops growing that no longer helps; it answers for no harm
-                    if isinstance(node, Regressed | Recovered | Unstable) and node.since == name:
-                        yield edge, node, positive is isinstance(node, Recovered)
+    own, names = context.views[growth.region], _remembered(context, growth)
+    places = [(own, key, {name}) for name in names for key in _still(own, growth, name)]
+    for region, view in context.views.items():
+        if region != growth.region:
+            known = _known_elsewhere(context, region, names)
+            places += [(view, key, known) for key in view.region.stages]
+    for view, key, known in places:
+        for edge in _open(context, view, key):
+            for node, positive in _signed(edge.guard):
+                # 'improved' stops growing that no longer helps; it answers for no harm
+                if isinstance(node, Regressed | Recovered | Unstable) and node.since in known:
+                    yield edge, node, positive is isinstance(node, Recovered)
 
 
 def _signed(guard: Model | None, *, positive: bool = True) -> Iterator[tuple[Model, bool]]:
@@ -152,8 +156,7 @@ def _monitored_elsewhere(context: Context, growth: CompiledStage, names: set[str
     for region, view in context.views.items():
         if region == growth.region:
             continue
-        # In which order regions come to theirs cannot be told: what may be from before, is.
-        known = names if region in context.growing else names | _taken_in(view)
+        known = _known_elsewhere(context, region, names)
         if any(_asks(context, view, key, name) for name in known for key in view.region.stages):
             return True
         if region not in context.growing and any(
@@ -163,6 +166,14 @@ def _monitored_elsewhere(context: Context, growth: CompiledStage, names: set[str
         ):
             return True
     return False
+
+
+def _known_elsewhere(context: Context, region: str, names: set[str]) -> set[str]:
+    """What another region may compare with that was before a growth which remembers these names.
+
+    In which order regions come to theirs cannot be told: what may be from before, is.
+    """
+    return names if region in context.growing else names | _taken_in(context.views[region])
 
 
 def _remembered(context: Context, growth: CompiledStage) -> set[str]:

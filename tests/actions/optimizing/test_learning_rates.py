@@ -465,6 +465,23 @@ def test_hooks_stay_where_boundaries_are_decided_in_a_closure():
     assert hooks_of(optimizer) == (1, 1)
 
 
+def test_hooks_stay_where_boundaries_are_decided_in_another_hook():
+    optimizer = SGD(parameters(), lr=0.5)
+    rates = LearningRates([optimizer])
+    rates.hold([], {}, lasting=1.0)
+    factors = [everything(1.0), ([], {}), everything(0.5), ([], {})]
+
+    def decide(*_):
+        rates.hold(*factors.pop(0), lasting=1.0)
+        rates.rest()
+
+    seen = []
+    optimizer.register_step_post_hook(decide)
+    optimizer.register_step_post_hook(lambda *_: seen.append(len(factors)))
+    assert [stepped(optimizer) for _ in range(4)] == [0.5, 0.5, 0.5, 0.25]
+    assert seen == [3, 2, 1, 0] and hooks_of(optimizer) == (1, 3)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, as it compiles
 def test_a_compiled_step_takes_factors_and_gives_them_back():
     optimizer = SGD(parameters(), lr=0.5)

@@ -109,11 +109,11 @@ def test_several_optimizers_are_asked_each():
     assert "RMSprop refuses momentum of -1 (Invalid momentum value: -1.0)" in said[1]
 
 
-def test_the_rest_of_the_groups_settings_counts():
+def test_momentum_may_begin_at_zero_under_nesterov():
     nesterov = grouped(SGD, {}, momentum=0.9, nesterov=True)
-    (said,) = why_no_value([nesterov], "momentum", [0.0], times=False)
-    assert "Nesterov momentum requires a momentum" in said
-    assert why_no_value([grouped(SGD, {}, momentum=0.9)], "momentum", [0.0], times=False) == []
+    assert why_no_value([nesterov], "momentum", [0.0, 0.9], times=False) == []
+    (said,) = why_no_value([nesterov], "momentum", [-0.1], times=False)
+    assert "Invalid momentum value: -0.1" in said
 
 
 class Own(Optimizer):
