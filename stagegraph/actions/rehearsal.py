@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from inspect import unwrap
 from types import MethodType
 from typing import Any
 
@@ -131,10 +132,14 @@ def _without_hooks(optimizers: Iterable[Optimizer]) -> Iterator[None]:
         yield
     finally:
         for several, before in zip(hooks, kept, strict=True):
+            # Ours may have come or gone meanwhile; all are in the order in which they were made.
+            ours = {key: hook for key, hook in several.items() if _is_ours(hook)}
+            theirs = {key: hook for key, hook in before.items() if not _is_ours(hook)}
             several.clear()
-            several.update(before)
+            several.update(sorted((ours | theirs).items()))
 
 
 def _is_ours(hook: object) -> bool:
+    hook = unwrap(hook) if callable(hook) else hook
     owner = hook.__self__ if isinstance(hook, MethodType) else hook
     return type(owner).__module__.startswith("stagegraph.")

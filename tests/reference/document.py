@@ -6,6 +6,7 @@ with the compiler or the engine. Rules S6 (order), S18 (references) and S20 (``u
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,6 +182,11 @@ class Document:
                     self.names["snapshot"].add(prefix + action.name)
                 elif action.type in GROWTHS and action.name is not None:
                     self.names["cohort"].add(prefix + action.name)
+
+    def growths(self, stage: Stage) -> Iterator[Any]:
+        """The growths that a stage may make."""
+        for actions in (stage.actions, *(option.actions for option in stage.options)):
+            yield from (action for action in actions if action.type in GROWTHS)
 
     # Looking names up
 

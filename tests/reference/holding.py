@@ -33,7 +33,8 @@ def alphas(model: Model) -> dict[str, float]:
             if activity.type == "alpha_ramp":
                 value = _value(model, place, where, activity)
                 assert value is not None
-                found |= dict.fromkeys(_growths(model, place, activity, prefix), value)
+                over = _growths(model, place, activity, prefix)
+                found |= {c: value for c in over if c not in model.branch.blockless}
     return found
 
 

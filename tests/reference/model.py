@@ -678,7 +678,21 @@ class Model:
             cost = self.costs.get(place)
             self.branch.params = None if cost is None else self.branch.params + cost
         self.branch.cohorts = (*self.branch.cohorts, name)
+        if not action.blends and self._may_blend(action, prefix, stage):
+            self.branch.blockless = (*self.branch.blockless, name)
         return name
+
+    def _may_blend(self, action: Any, prefix: str, stage: Stage) -> bool:
+        """Whether something else in the stage, or of the same name, adds blocks."""
+        beside = list(self.document.growths(stage))
+        if action.name is not None:
+            beside += [
+                other
+                for another in self.document.stages.values()
+                for other in self.document.growths(another)
+                if other.name and another.prefix + other.name == prefix + action.name
+            ]
+        return any(other.blends for other in beside)
 
     def _deliver(self, moves: list[Move], sent: list[tuple[str, bool]]) -> None:
         """S12: an event is seen once, by all; kept once if a way that listens was blocked."""

@@ -74,6 +74,8 @@ class Branch:
     disturbed: int = 0
     asked: dict[str, int] = field(default_factory=dict)
     cohorts: tuple[str, ...] = ()
+    blockless: tuple[str, ...] = ()
+    """Growths that added no block where another growth in their place would have."""
     alphas: dict[str, float] = field(default_factory=dict)
     params: int | None = None
 

@@ -92,7 +92,7 @@ class StepHooks:
 
     Attributes:
         rates: What is in force.
-        first: Called once, before the first step.
+        first: Called once, before the first step, if nothing was put in force yet.
     """
 
     def __init__(self, optimizer: Optimizer, rates: InForce) -> None:
@@ -172,7 +172,8 @@ class StepHooks:
         self, _optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if self.first is not None:
-            self.first()
+            if not self._begun:  # else it is the rehearsal of what the beginning itself does
+                self.first()
             self.first = None
         self._stepped = True
         if self._frame is not None:

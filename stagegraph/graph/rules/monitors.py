@@ -178,9 +178,12 @@ def _known_elsewhere(context: Context, region: str, names: set[str]) -> set[str]
 
 def _remembered(context: Context, growth: CompiledStage) -> set[str]:
     """The snapshots and baselines of its region that were taken before a growth, or at it."""
+    facts = context.history[growth.region].get(growth.key)
+    if facts is None:  # nothing leads there
+        return set()
     return {
         fact.partition(":")[2]
-        for fact in context.history[growth.region][growth.key].sometimes
+        for fact in facts.sometimes
         if fact.startswith(("snapshot:", "baseline:"))
     }
 
