@@ -56,7 +56,7 @@ FORMS = ["fp16", "bf16", "bf16, scaled"]
 """Precisions; on the CPU accelerate has no scaler of its own."""
 
 
-@pytest.mark.parametrize(("device", "form"), cases(FORMS, on_cpu=["bf16, scaled"]))
+@pytest.mark.parametrize(("device", "form"), cases(FORMS, on_cpu=["bf16, scaled"], slow=True))
 def test_hugging_faces_resumes_before_and_after_a_growth(tmp_path, device, form):
     given = {form[:4]: True, "use_cpu": device.type == "cpu", "save_steps": 4}
     given["kind"] = StagedTrainer if form == "bf16" else Overflows
@@ -96,7 +96,9 @@ PRECISIONS = {
 }
 
 
-@pytest.mark.parametrize(("device", "precision"), cases(PRECISIONS, on_cpu=["bf16-mixed"]))
+@pytest.mark.parametrize(
+    ("device", "precision"), cases(PRECISIONS, on_cpu=["bf16-mixed"], slow=True)
+)
 def test_lightnings_resumes_before_and_after_a_growth(tmp_path, device, precision):
     """``Scaled`` overflows in its fourth batch: that update is skipped."""
     given = {
@@ -129,7 +131,7 @@ def test_lightnings_resumes_before_and_after_a_growth(tmp_path, device, precisio
 
 
 @pytest.mark.parametrize("host", [False, True], ids=["the run's", "the host's"])
-@pytest.mark.parametrize(("device", "form"), cases(FORMS, on_cpu=["bf16, scaled"]))
+@pytest.mark.parametrize(("device", "form"), cases(FORMS, on_cpu=["bf16, scaled"], slow=True))
 def test_accelerates_resumes_before_and_after_a_growth(tmp_path, device, form, host):
     """With either's checkpoints; a scaler skips two updates, one before and one after."""
     scaled = form != "bf16"

@@ -65,6 +65,7 @@ def in_a_group(rank, size, steps):
     return plain.train(steps=steps)
 
 
+@pytest.mark.slow
 def test_plain_learns(tmp_path):
     assert max(on_ranks(2, in_a_group, 2, 40, folder=tmp_path)) < 1.0
 

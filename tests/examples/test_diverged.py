@@ -95,7 +95,10 @@ TOO_SLOW = Diverging(  # its answer to a growth that does not help is to grow no
     ("warmup", "consolidate", "train", "anneal"),
     ends=3,
 )
-RUNS = [pytest.param(one, id=one.graph) for one in (SHOCK, TOO_FAST, CYCLE, TOO_SLOW)]
+RUNS = [
+    pytest.param(SHOCK, id=SHOCK.graph, marks=pytest.mark.slow),
+    *(pytest.param(one, id=one.graph) for one in (TOO_FAST, CYCLE, TOO_SLOW)),
+]
 
 
 def comes_through(run: Run, wanted: tuple[str, ...]) -> bool:

@@ -219,6 +219,7 @@ def here(task, monkeypatch, capsys):
     sys.modules.pop("fast", None)
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_is_told_to_go_and_resumes(task, here):
     status, whole, _ = here("--task", "fast:train", "--run", "whole")
     assert status == 0

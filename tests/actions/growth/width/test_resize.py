@@ -307,6 +307,7 @@ def grown_thrice():
     return hashlib.sha256(weights).hexdigest()
 
 
+@pytest.mark.slow
 def test_another_process_grows_alike_bit_for_bit(request):
     pytest.importorskip("numpy")
     root = str(request.config.rootpath)
