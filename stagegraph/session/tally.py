@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from stagegraph.engine.core import Core
 from stagegraph.engine.meter import exact_passes
 from stagegraph.engine.metrics import as_number
-from stagegraph.errors import MetricError, MissingFact, ProgressError
 from stagegraph.progress import read_fraction
 
 if TYPE_CHECKING:
@@ -119,12 +118,12 @@ class Tally:
             core.meter.coming = self._passes
             asked = self.asked
             given = self.metrics if not asked else {}
+            state, unabsorbed = core.state, core.unabsorbed
             try:
                 self._engine.step(loss=self.loss, samples=self.samples, tokens=self.tokens, **given)
-            except (MetricError, MissingFact, ProgressError):
-                raise  # it was refused, and is still owed
             except BaseException:
-                self._counted(given)
+                if core.state is not state or core.unabsorbed != unabsorbed:
+                    self._counted(given)  # else it was refused, and is still owed
                 raise
             if asked or given:
                 self._counted(given)
