@@ -28,7 +28,7 @@ from stagegraph.engine.foretelling import Foretelling
 from stagegraph.engine.holding import all_alphas, alphas, effects, moving, values
 from stagegraph.engine.locks import held_at_start
 from stagegraph.engine.machine import Machines
-from stagegraph.engine.meter import MOST, Meter, Passes, exact_passes
+from stagegraph.engine.meter import Meter, Passes, exact_passes
 from stagegraph.engine.metrics import MetricNames, check_number
 from stagegraph.engine.moves import Step, work_out
 from stagegraph.engine.pausing import wait_while_paused
@@ -274,7 +274,7 @@ class Core:
         ends = why_it_ends(self.graph, self.state, moves, {})
         self.carry_out(Decision(moves, {}, ends))
 
-    def step(  # noqa: C901, PLR0912, PLR0915 - every update comes through here, and each call costs
+    def step(  # noqa: C901, PLR0912 - every update comes through here, and each call costs
         self,
         /,
         *,
@@ -305,43 +305,12 @@ class Core:
             MissingFact: The graph reads samples, tokens, epochs or flops, and nobody counts them.
             ProgressError: Progress goes backwards.
         """
-        kind = type(loss)
         if (
             self._may_tick
-            and self.unabsorbed + 1 < self._look
-            and not (flops or seconds or metrics or self.mail)
             and epoch is None
-            and type(samples) is int
-            and 0 <= samples <= MOST
-            and (not tokens or (type(tokens) is int and 0 <= tokens <= MOST))
-            and (
-                (kind is self._scalar and loss.dtype is self._dtype and not loss.ndim)
-                or kind is float
-                or loss is None
-            )
-        ):  # As most updates are: what follows would come to the same. A call would cost as much.
-            meter = self.meter
-            coming = meter.coming
-            if coming is not None:
-                if type(coming) is tuple and (told := coming[0] / coming[1]) > meter.told:
-                    meter.seen, meter.told = coming, told  # a fraction only when somebody looks
-                else:
-                    meter.passed(coming)
-                meter.coming = None
-            self.unabsorbed += 1
-            if kind is self._scalar:
-                self.loss = loss.data if loss.requires_grad else loss
-            elif loss is not None:
-                self.loss = loss
-            meter.samples += samples
-            if tokens:
-                meter.tokens += tokens
-            if (
-                meter.told >= meter.told_at
-                or meter.samples >= meter.samples_left
-                or meter.tokens >= meter.tokens_left
-            ) and meter.due():
-                self._boundary()
+            and not (flops or seconds or metrics)
+            and self.tick(loss, samples, tokens, self.meter.coming)
+        ):
             return
         if self.refuse is not None:
             self.refuse()
@@ -383,6 +352,57 @@ class Core:
             if before is not None:
                 self._undo(before)
             raise
+
+    def tick(  # noqa: C901, PLR0912 - every update comes here, and each call costs
+        self, loss: Any, samples: int, tokens: int, passes: Fraction | tuple[int, int] | None
+    ) -> bool:
+        """Count an update as :meth:`step` would, where it is sure that nothing is due after it.
+
+        As most updates are, so this does without a call.
+
+        Args:
+            loss: As for :meth:`step`.
+            samples: Samples in it, over all ranks.
+            tokens: Tokens in it, over all ranks.
+            passes: The reading of passes after it; ``None``: nobody counts them.
+
+        Returns:
+            Whether it was counted; if not, nothing was, and :meth:`step` does what is to be done.
+        """
+        if not self._may_tick or self.unabsorbed + 1 >= self._look or self.mail:
+            return False
+        meter = self.meter
+        if meter.timed and meter.due():
+            return False
+        more, many = meter.samples + samples, meter.tokens
+        if type(samples) is not int or not meter.samples <= more < meter.samples_left:
+            return False
+        if tokens:
+            many += tokens
+            if type(tokens) is not int or not meter.tokens < many < meter.tokens_left:
+                return False
+        if type(loss) is self._scalar:
+            if loss.dtype is not self._dtype or loss.ndim:
+                return False
+            if loss.requires_grad:
+                loss = loss.data
+        elif loss is None:
+            loss = self.loss
+        elif type(loss) is not float:
+            return False
+        if passes is None:
+            if meter.told >= meter.told_at:  # by a pass that was over before this update
+                return False
+        else:
+            if type(passes) is not tuple:
+                return False
+            told = passes[0] / passes[1]
+            if not meter.told < told < meter.told_at:
+                return False
+            meter.seen, meter.told, meter.coming = passes, told, None  # exact if somebody looks
+        self.unabsorbed += 1
+        self.loss, meter.samples, meter.tokens = loss, more, many
+        return True
 
     def observe(self, /, **metrics: Any) -> None:
         """Metrics of an evaluation; decides the boundary if it waited, else the next sees them.

@@ -31,6 +31,9 @@ MOST_FLOPS = 10**26
 LEAP_SECONDS, LEAP_FACTOR = 60.0, 10.0
 """Updates that took so long, and so many times as long as usual, are a leap of the clock."""
 
+_ROUNDING = 1e-15
+"""More than a sum of two numbers is rounded by, for each of them."""
+
 _PACES, _LEAST_PACES = 9, 3
 _COUNTED = (
     *("seen", "coming", "uncounted", "samples", "tokens", "_flops", "_seconds"),
@@ -69,8 +72,9 @@ class Meter:
         told: The same as a number.
         samples: Samples since the last look.
         tokens: Tokens since the last look.
-        told_at: With this reading of the passes something may be due; :meth:`due` knows.
-        samples_left: The same in samples since the last look.
+        timed: Whether the wall clock is waited for.
+        told_at: Before this reading of the passes nothing is due by them.
+        samples_left: The same in samples since the last look; at most ``MOST``.
         tokens_left: The same in tokens.
     """
 
@@ -89,7 +93,7 @@ class Meter:
         self.told = self._shift = 0.0
         self._epoch_at = self._samples_at = self._tokens_at = self._seconds_at = math.inf
         self.told_at = self.samples_left = self.tokens_left = math.inf
-        self._timed = False
+        self.timed = False
         self._read_at = self._now()
         self._paces: deque[float] = deque(maxlen=_PACES)
 
@@ -246,7 +250,7 @@ class Meter:
         self._samples_at = looks.get(Unit.SAMPLES, math.inf)
         self._tokens_at = looks.get(Unit.TOKENS, math.inf)
         self._seconds_at = looks.get(Unit.SECONDS, math.inf)
-        self.waits, self._timed = bool(looks), Unit.SECONDS in looks
+        self.waits, self.timed = bool(looks), Unit.SECONDS in looks
         self.stand(self._began)
 
     def due(self) -> bool:
@@ -262,7 +266,7 @@ class Meter:
             or self.samples >= self.samples_left
             or self.tokens >= self.tokens_left
             or (
-                self._timed
+                self.timed
                 and self._began.seconds + self._elapsed(self._now(), 0) >= self._seconds_at
             )
         )
@@ -338,10 +342,12 @@ class Meter:
     def stand(self, clock: Progress) -> None:
         """The clock stands here at this look."""
         self._began = clock
-        self.samples_left = self._samples_at - clock.samples
-        self.tokens_left = self._tokens_at - clock.tokens
-        # Where the wall clock is waited for, it is looked at with every update.
-        self.told_at = -math.inf if self._timed else self._epoch_at - self._shift
+        self.samples_left = min(MOST, self._samples_at - clock.samples)
+        self.tokens_left = min(MOST, self._tokens_at - clock.tokens)
+        self.told_at = self._epoch_at
+        if self._shift and self._epoch_at < math.inf:  # early by what may be rounded off
+            slack = _ROUNDING * (abs(self._epoch_at) + abs(self._shift))
+            self.told_at -= self._shift + slack
 
     def align(self, clock: Progress) -> None:
         """The clock stands here; it may have gone back, and the host's reading not."""

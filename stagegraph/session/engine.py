@@ -559,7 +559,12 @@ class Engine:
     def tally(self) -> Tally:
         """What counts the updates of a host that evaluates and saves before it tells of them."""
         together = self._together
-        return Tally(self, self._core, None if together is None else together.evaluation_follows)
+        return Tally(
+            self,
+            self._core,
+            follows=None if together is None else together.evaluation_follows,
+            quick=self._tell == self._core.step and type(self).step is Engine.step,
+        )
 
     def explain(self) -> list[Explanation]:
         """For each way out: its guard as a tree with the values it sees."""

@@ -32,7 +32,7 @@ class Tally:
         tally = engine.tally()
         tally.samples += 8  # with each micro-batch
         tally.loss = loss if tally.loss is None else tally.loss + loss
-        follows = tally.updated(passes=(batches, batches_in_a_pass))
+        follows = tally.updated((batches, batches_in_a_pass))
         ...  # the host logs into tally.metrics, evaluates if that follows, saves tally.to_json()
         tally.tell()  # the engine counts the update, and decides its boundary
 
@@ -40,13 +40,20 @@ class Tally:
         engine: Who is told.
         core: Its core.
         follows: As :meth:`Engine.evaluation_follows`, where several ranks decide together.
+        quick: Whether each update counts as it was told, on this rank alone.
     """
 
     def __init__(
-        self, engine: Engine, core: Core, follows: Callable[..., bool] | None = None
+        self,
+        engine: Engine,
+        core: Core,
+        *,
+        follows: Callable[..., bool] | None = None,
+        quick: bool = False,
     ) -> None:
         self._engine, self._core = engine, core
         self._follows = core.evaluation_follows if follows is None else follows
+        self._tick = core.tick if quick else _never
         self.loss: Any = None
         """Its loss so far, on this rank; the host adds each micro-batch's share.
 
@@ -75,7 +82,7 @@ class Tally:
         """Whether the boundary waits for an evaluation that nobody had foretold."""
         return self._core.wants_evaluation
 
-    def updated(self, *, passes: tuple[int, int] | None = None, tokens: int | None = None) -> bool:
+    def updated(self, passes: tuple[int, int] | None = None, tokens: int | None = None) -> bool:
         """The optimizer has made an update of what was learnt since the last.
 
         Args:
@@ -114,6 +121,13 @@ class Tally:
             MetricError: As :meth:`Engine.step`.
         """
         core = self._core
+        if (
+            self.owes
+            and not (self.asked or self.metrics)
+            and self._tick(self.loss, self.samples, self.tokens, self._passes)
+        ):
+            self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
+            return False
         if self.owes:
             core.meter.coming = self._passes
             asked = self.asked
@@ -176,3 +190,8 @@ class Tally:
             self.tokens, epoch = update["tokens"], update["epoch"]
             self._passes = None if epoch is None else read_fraction(epoch)
             self.asked = update["asked"]
+
+
+def _never(*_: object) -> bool:
+    """Whether it was counted: no."""
+    return False

@@ -73,7 +73,7 @@ def again(engine, tally, every, sink):
     state, owed = json.loads(json.dumps([engine.state_dict(), tally.to_json()]))
     resumed = core_of(every, sink)
     resumed.load_state_dict(state)
-    new = Tally(resumed, resumed)
+    new = Tally(resumed, resumed, quick=True)
     new.load(owed)
     assert new.to_json() == owed
     return resumed, new
@@ -97,7 +97,8 @@ def assert_alike(updates, size, every):
     engine, other = core_of(every, told), core_of(every, one_by_one)
     engine.start()
     other.start()
-    tally, batches = Tally(engine, engine), 0
+    tally, batches = Tally(engine, engine, quick=True), 0
+    other.tick = lambda *_: False  # counts each update the long way
     # The first has some of all: what the graph reads must be counted by somebody.
     for micro, samples, tokens, value, cut in [(1, 1, 1, None, False), *updates]:
         for _ in range(micro):
@@ -163,7 +164,8 @@ def test_passes_go_on_after_a_rollback(size):
     """The host's batches do not go back; the clock does."""
     graph = runnable(sg.load(ROLLS))
     engine, other = (Core(graph, NumbersActor(None, {})) for _ in range(2))
-    tally = Tally(engine, engine)
+    tally = Tally(engine, engine, quick=True)
+    other.tick = lambda *_: False
     engine.start()
     for n in range(1, 12 * size):
         tally.samples += 2
@@ -239,6 +241,56 @@ def test_amounts_are_checked_at_any_update(samples):
     with pytest.raises(ProgressError):
         engine.step(samples=samples)
     assert engine.progress.step == 2
+
+
+def test_an_update_counts_once_though_its_boundary_fails():
+    """The loss is read when it is asked for; the update is over by then, and owed no more."""
+    engine = sg.Engine(
+        sg.load(
+            """
+            {stagegraph: 1, name: fails, initial: a, metrics: {free: {goal: minimize}},
+             stages: {a: {kind: train, duration: 9 steps, next: done,
+                          transitions: [{target: done, when: "free < 0"}]},
+                      done: {kind: final}}}
+            """
+        )
+    )
+
+    class Lost(torch.Tensor):
+        """A value that its device does not give back."""
+
+        def item(self):
+            raise RuntimeError("the device is gone")
+
+    engine.start()
+    tally = engine.tally()
+    for n in range(3):
+        tally.samples += 2
+        tally.updated((n + 1, 50))
+        if n == 1:
+            tally.metrics["free"] = torch.ones(()).as_subclass(Lost)
+            with pytest.raises(MetricError, match="'free'"):
+                tally.tell()
+            assert not tally.owes and not tally.metrics and tally.samples == 0
+        else:
+            tally.tell()
+    assert engine.progress.step == 3
+    assert engine.progress.samples == 6
+
+
+def test_an_update_that_is_refused_is_still_owed():
+    engine = engine_of("900 steps")
+    tally = engine.tally()
+    tally.samples, tally.tokens, tally.loss = 2, 1, torch.ones(3)
+    tally.updated((1, 50))
+    with pytest.raises(MetricError, match="'loss' must be one number"):
+        tally.tell()
+    assert tally.owes and tally.samples == 2
+    assert engine.progress.step == 0
+    tally.loss = torch.ones(())
+    tally.tell()
+    assert not tally.owes
+    assert engine.progress.samples == 2
 
 
 @pytest.mark.parametrize("pair", [(1,), (1, 0), (-1, 5), (1.0, 5), (1, 2, 3), (True, 5), ("1", 5)])

@@ -94,6 +94,8 @@ class StagegraphCallback(TrainerCallback):
         self.asked_alone = False
         """Whether the evaluation after the last update is one that the graph alone wanted."""
         self._seen: int | None = None
+        self._input = "input_ids"
+        """Which of a batch's tensors says how many samples and tokens it has."""
 
     @property
     def engine(self) -> Engine:
@@ -161,17 +163,17 @@ class StagegraphCallback(TrainerCallback):
         self._evaluate = trainer.evaluate
         self._wrapped = lambda: trainer.model_wrapped
 
-    def saw(self, inputs: Mapping[str, Any]) -> None:
-        """A micro-batch is about to be learnt from."""
-        first: Any = inputs.get("input_ids")
-        if first is None:
-            for one in inputs.values():
-                if isinstance(one, Tensor):
-                    first = one
-                    break
-            else:
-                return
+    def learnt(self, inputs: Mapping[str, Any], loss: Any) -> None:
+        """A micro-batch was learnt from."""
         tally = self.tally
+        tally.loss = loss if tally.loss is None else tally.loss + loss
+        first: Any = inputs.get(self._input)
+        if first is None:
+            tensors = (name for name, one in inputs.items() if isinstance(one, Tensor))
+            self._input = next(tensors, "input_ids")
+            first = inputs.get(self._input)
+            if first is None:
+                return
         tally.samples += first.shape[0] if type(first) is Tensor else len(first)
         if self._counts_tokens:
             tally.tokens += first.numel()
@@ -253,17 +255,18 @@ class StagegraphCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An update is over: count it, and ask for an evaluation if the graph wants one."""
-        tally = self.tally
-        tokens, size = None, self.steps_in_epoch
-        batches = round(state.epoch * size) if size else 0
+        tally, tokens, passes, size = self.tally, None, None, self.steps_in_epoch
+        if size:
+            passes = round(state.epoch * size), size
         if args.include_num_input_tokens_seen != "no":  # as the host counts them
             tokens = state.num_input_tokens_seen - (self._seen or 0)
             self._seen = state.num_input_tokens_seen
             if self.engine.rank:
                 tokens = 0  # they are those of all processes, and rank 0 has told of them
-        self.pass_ended, self.asked_alone = False, False
-        follows = tally.updated(passes=(batches, size) if size else None, tokens=tokens)
-        if follows and not (size and batches % size == 0 and _at_its_end(args, state)):
+        self.pass_ended = self.asked_alone = False
+        if tally.updated(passes, tokens) and not (
+            passes and passes[0] % size == 0 and _at_its_end(args, state)
+        ):
             self.asked_alone = not control.should_evaluate
             control.should_evaluate = True
 

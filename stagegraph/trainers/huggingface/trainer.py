@@ -55,7 +55,7 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         # One call less at every micro-batch.
         if not self._stages.distils and type(self).compute_loss is StagedTrainerMixin.compute_loss:
             self.compute_loss = super().compute_loss  # type: ignore[method-assign]
-        self._saves_late = False
+        self._evaluates_each_pass = self._saves_late = False
         self._random: RandomState | None = None
 
     @property
@@ -90,10 +90,8 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's own; the engine hears of the batch and its loss."""
-        self._stages.saw(inputs)
         loss = super().training_step(model, inputs, *args, **kwargs)
-        tally = self._stages.tally
-        tally.loss = loss if tally.loss is None else tally.loss + loss
+        self._stages.learnt(inputs, loss)
         return loss
 
     def compute_loss(
@@ -125,6 +123,8 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
     # The loop
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        strategies = self.args.eval_strategy, self.args.logging_strategy
+        self._evaluates_each_pass = _EPOCH in [getattr(one, "value", one) for one in strategies]
         self._stages.steps_in_epoch = kwargs["steps_in_epoch"]
         self._stages.deaf = False
         if not self._stages.owes_update:
@@ -149,9 +149,9 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Called after each update, and again after each pass, which may evaluate too."""
         if (
-            float(self.state.epoch).is_integer()
+            self._evaluates_each_pass
             and not self._stages.pass_ended
-            and self._evaluates_each_pass
+            and float(self.state.epoch).is_integer()
         ):
             # What this pass's evaluation finds belongs to this boundary, and into its checkpoint.
             self._saves_late, self.control.should_save = self.control.should_save, False
@@ -165,13 +165,6 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
             self._stages.decide(self.control)
         elif tally.tell():  # as after most updates, and a call less
             self._stages.told(self.control, owed=True)
-
-    @property
-    def _evaluates_each_pass(self) -> bool:
-        return _EPOCH in (
-            getattr(one, "value", one)
-            for one in (self.args.eval_strategy, self.args.logging_strategy)
-        )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's own; while training, of the model that the next update begins with."""

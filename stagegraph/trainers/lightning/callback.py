@@ -333,7 +333,7 @@ class StagegraphCallback(Callback):
                 "the graph reads 'loss', and training_step returns none; let it return the loss, "
                 "or {'loss': loss}"
             )
-        if tally.updated(passes=loops.passes(trainer)):
+        if tally.updated(loops.passes(trainer)):
             self._validation.ask(trainer)
         if trainer.loggers:
             self._log(trainer)
