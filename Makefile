@@ -13,7 +13,7 @@ pip := $(python) -m pip --disable-pip-version-check
 ready := $(VENV)/.ready
 
 # Small matrices on many threads wait for each other; pytest runs one process per core instead.
-tests := OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 8
+tests := OMP_NUM_THREADS=1 $(python) -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format slow gpu bench bench-trainers clean

@@ -212,7 +212,7 @@ def test_a_failing_growth_leaves_everything_as_it_was(name):
 
         return actor, lambda: actor.transact(act, accept), seen
 
-    check(make, 12)
+    check(make, 6)
 
 
 def test_a_part_is_needed_again_at_resume():

@@ -19,7 +19,15 @@ from stagegraph.actions.growth.width.resize import tensors_of
 from stagegraph.actions.optimizing.optimizers import check_state_shapes
 from stagegraph.schema.actions import Action, GrowthAction
 from tests.actions.models import accept, back_to, boundary, freeze, values
-from tests.contracts.growths import GROWTHS, OPTIMIZERS, Scene, fingerprint, fingerprints, sample
+from tests.contracts.growths import (
+    ALWAYS,
+    GROWTHS,
+    OPTIMIZERS,
+    Scene,
+    fingerprint,
+    fingerprints,
+    sample,
+)
 from tests.pages import ROOT
 
 EXACT = ("exact", "exact up to rounding")
@@ -28,8 +36,15 @@ FIRSTS = {
     for number, (name, row) in enumerate(GROWTHS.items())
     if type(row.action) not in {type(r.action) for r in list(GROWTHS.values())[:number]}
 }
-"""One row per operator, where all would be dear."""
+"""One row per operator, where all would be dear; among the slow tests there are all."""
 growths = pytest.mark.parametrize("row", GROWTHS.values(), ids=GROWTHS)
+first_growths = pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=name, marks=() if name in FIRSTS else pytest.mark.slow)
+        for name, row in GROWTHS.items()
+    ],
+)
 
 
 def test_every_growth_that_a_document_can_name_has_a_row():
@@ -92,7 +107,7 @@ def test_references_names_and_ties_stay_good(row):
     assert all(p.grad.shape == p.shape for p in cached if p.grad is not None)
 
 
-@growths
+@first_growths
 def test_no_half_of_what_is_new_is_dead(row):
     """Each row and each column of what is new or larger gets a gradient within three updates."""
     scene = Scene(row, OPTIMIZERS["SGD"], dtype=torch.float64).prepare()
@@ -120,7 +135,15 @@ def _along(tensor, dim):
     return tensor.transpose(0, dim).reshape(tensor.shape[dim], -1)
 
 
-@pytest.mark.parametrize(("row", "name"), sample())
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        pytest.param(
+            row, name, marks=() if row in FIRSTS or name not in ALWAYS else pytest.mark.slow
+        )
+        for row, name in sample()
+    ],
+)
 def test_optimizers_go_on(row, name):
     scene = Scene(GROWTHS[row], OPTIMIZERS[name]).prepare()
     scene.step(2)
@@ -148,7 +171,7 @@ def test_optimizers_go_on(row, name):
         assert scheduler.get_last_lr() == pytest.approx([rate * 0.9**2 for rate in before])
 
 
-@growths
+@first_growths
 def test_a_second_growth_on_top_of_the_first(row):
     scene = Scene(row).prepare()
     scene.step(1)
@@ -164,7 +187,7 @@ def test_a_second_growth_on_top_of_the_first(row):
     check_state_shapes(scene.optimizers, {})
 
 
-@growths
+@first_growths
 def test_what_is_frozen_does_not_move(row):
     scene = Scene(row).prepare()
     held = [freeze(*row.frozen)]
@@ -215,7 +238,7 @@ def test_a_checkpoint_of_a_grown_model_goes_on_bit_for_bit(row):
     assert fingerprint(other.model) == fingerprint(scene.model)
 
 
-@growths
+@first_growths
 def test_a_rollback_brings_everything_back(row):
     scene = Scene(row).prepare()
     scene.step(2)
@@ -233,10 +256,16 @@ def test_a_rollback_brings_everything_back(row):
     scene.step(1)
 
 
-def test_a_fresh_process_grows_the_same_bits():
+@pytest.mark.parametrize(
+    "rows",
+    [tuple(FIRSTS), pytest.param(tuple(GROWTHS), marks=pytest.mark.slow)],
+    ids=["few", "all"],
+)
+def test_a_fresh_process_grows_the_same_bits(rows):
     program = (
         "import json, torch; torch.set_num_threads(1);"
-        "from tests.contracts.growths import fingerprints; print(json.dumps(fingerprints()))"
+        "from tests.contracts.growths import fingerprints;"
+        f"print(json.dumps(fingerprints({rows})))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "12345"}
     done = subprocess.run(
@@ -247,4 +276,4 @@ def test_a_fresh_process_grows_the_same_bits():
         cwd=ROOT,
         env=environment,
     )
-    assert json.loads(done.stdout) == fingerprints()
+    assert json.loads(done.stdout) == fingerprints(rows)

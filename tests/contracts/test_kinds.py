@@ -214,12 +214,25 @@ def _uses(node: object, model: type[Model]) -> bool:
     return callable(values) and any(_uses(part, model) for part in values())
 
 
-@every_kind
-def test_a_run_that_is_cut_goes_on_as_if_it_was_not(kind):
+CUTS = (1, 67, 733, 1060)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cuts"),
+    [
+        pytest.param(kind, cuts, id=kind + name, marks=marks)
+        for number, kind in enumerate(sorted(KINDS))
+        for name, cuts, marks in (
+            ("", CUTS[number % 2 :: 2], ()),
+            (" at all", CUTS, pytest.mark.slow),
+        )
+    ],
+)
+def test_a_run_that_is_cut_goes_on_as_if_it_was_not(kind, cuts):
     graph = sg.load(DOCUMENTS / f"{kind}.valid.yaml")
     whole, _ = _moves(_engine(graph), 1, 2100)
     assert len(whole) > 1
-    for cut in (1, 67, 733, 1060):
+    for cut in cuts:
         first, state = _moves(_engine(graph), 1, cut)
         resumed = _engine(graph)
         resumed.load_state_dict(json.loads(json.dumps(state)))

@@ -43,6 +43,9 @@ class Ended:
         return [record for record in self.records if record["type"] in kinds]
 
 
+pytestmark = pytest.mark.xdist_group("images")  # one process trains for all tests here
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return Ended(tmp_path_factory.mktemp("images") / "run")

@@ -56,7 +56,7 @@ class Target:
     kind: Kind
     read: Callable[[Any], object]
     own: tuple[type[Exception], ...] = (StageGraphError,)
-    examples: int = 100
+    examples: int = 50
 
     @property
     def seeds(self) -> tuple[Any, ...]:
@@ -193,21 +193,21 @@ def _inbox(content: bytes) -> object:
 TARGETS = {
     target.name: target
     for target in (
-        Target("document as text", "text", _load, examples=250),
-        Target("document as data", "json", _load_data, examples=120),
-        Target("document checked", "text", _check, examples=60),
-        Target("guard", "text", _guard, own=(GuardTextError,), examples=400),
-        Target("expression", "text", _expression, own=(GuardTextError,), examples=200),
-        Target("journal", "bytes", _journal, examples=120),
-        Target("journal looked at", "bytes", _history, examples=60),
-        Target("metrics of a simulation", "bytes", _metrics, examples=60),
-        Target("engine state", "json", _state, examples=250),
-        Target("engine goes on", "json", _core, examples=250),
-        Target("lineage", "json", _lineage, examples=250),
-        Target("checkpoint taken up", "json", _checkpoint, examples=60),
-        Target("tensors", "bytes", _tensors, examples=150),
-        Target("manifest", "bytes", _generation, examples=80),
-        Target("inbox", "bytes", _inbox, examples=80),
+        Target("document as text", "text", _load, examples=125),
+        Target("document as data", "json", _load_data, examples=60),
+        Target("document checked", "text", _check, examples=30),
+        Target("guard", "text", _guard, own=(GuardTextError,), examples=200),
+        Target("expression", "text", _expression, own=(GuardTextError,), examples=100),
+        Target("journal", "bytes", _journal, examples=60),
+        Target("journal looked at", "bytes", _history, examples=30),
+        Target("metrics of a simulation", "bytes", _metrics, examples=30),
+        Target("engine state", "json", _state, examples=125),
+        Target("engine goes on", "json", _core, examples=125),
+        Target("lineage", "json", _lineage, examples=125),
+        Target("checkpoint taken up", "json", _checkpoint, examples=30),
+        Target("tensors", "bytes", _tensors, examples=75),
+        Target("manifest", "bytes", _generation, examples=40),
+        Target("inbox", "bytes", _inbox, examples=40),
     )
 }
 """Every reader."""

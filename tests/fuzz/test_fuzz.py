@@ -74,7 +74,7 @@ def test_only_our_own_errors_come_out(name, little_memory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_only_our_own_errors_come_out_of_very_many(name, little_memory):
-    _fuzz(TARGETS[name], 30 * TARGETS[name].examples)
+    _fuzz(TARGETS[name], 60 * TARGETS[name].examples)
 
 
 def _fuzz(target: Target, examples: int) -> None:

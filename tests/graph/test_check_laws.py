@@ -9,7 +9,7 @@ from stagegraph.graph.rules import RULES
 from stagegraph.schema.load import load
 from tests.graph.graphs import chains, documents
 
-RELAXED = settings(suppress_health_check=[HealthCheck.too_slow])
+RELAXED = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
 @RELAXED

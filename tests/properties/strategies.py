@@ -7,6 +7,7 @@ be run. ``expressions()``, ``guards()``, ``durations()`` and the rest build thei
 
 from __future__ import annotations
 
+from functools import cache
 from types import SimpleNamespace
 
 from hypothesis import strategies as st
@@ -114,6 +115,7 @@ NOTES = _maybe(texts())
 AMOUNTS = st.sampled_from(["params", "steps", "epochs", "samples", "tokens", "flops", "seconds"])
 
 
+@cache
 def expressions():
     """Expression trees: numbers, names, calls and what arithmetic makes of them."""
     leaves = (
@@ -144,6 +146,7 @@ def _shares():
     return st.floats(1e-15, 9.99)
 
 
+@cache
 def plateaus():
     worth = st.builds(
         gd.Plateau,
@@ -164,6 +167,7 @@ def plateaus():
     return worth | patience
 
 
+@cache
 def compared():
     """``regressed``, ``recovered`` and ``improved``."""
 
@@ -184,6 +188,7 @@ def compared():
     )
 
 
+@cache
 def unstables():
     """``unstable``, its durations in one unit and in order."""
 
@@ -204,6 +209,7 @@ def unstables():
     )
 
 
+@cache
 def guards():
     """Guard trees of every type."""
     leaves = (
@@ -264,6 +270,7 @@ def _ways():
     )
 
 
+@cache
 def growths():
     """Structural actions."""
     deepen = st.builds(
@@ -367,6 +374,7 @@ def growths():
     return deepen | widen | modules | inherit | regrow | _unit_growths()
 
 
+@cache
 def _unit_growths():
     """Growths of units that have a name of their own."""
 
@@ -412,6 +420,7 @@ def _unit_growths():
     )
 
 
+@cache
 def actions():
     """Actions of every type."""
     return (
@@ -472,6 +481,7 @@ def chosen():
     return pairs.filter(lambda pair: not set(pair[0]) <= set(pair[1]))
 
 
+@cache
 def curves():
     """Curves by name and by their points."""
     inner = st.floats(1e-9, 1 - 1e-9)
@@ -492,6 +502,7 @@ def levels(least=0.0, most=1000.0):
     )
 
 
+@cache
 def lessons():
     """Distillations, on logits and on features."""
     weighted = st.builds(during.WeightedTeacher, name=names(), weight=levels(1e-9))
@@ -527,6 +538,7 @@ def counts(least=1, most=10**6):
     )
 
 
+@cache
 def settings():
     """Any numbers, and numbers that move."""
     ends = numbers(-1e6, 1e6)
@@ -539,6 +551,7 @@ def settings():
     )
 
 
+@cache
 def of_the_data():
     """Activities of the data, and hyper-parameters."""
     about = st.sampled_from([{"optimizer": "betas.0"}, {"attribute": "*.p"}, {"knob": "clip"}])
@@ -575,6 +588,7 @@ def of_the_data():
     )
 
 
+@cache
 def activities():
     """Activities of every type."""
     grown = _tuples(st.just("grown") | st.builds(during.GrownCohort, grown=names()), 1)
@@ -620,6 +634,7 @@ def activities():
     )
 
 
+@cache
 def _way():
     on_error = st.builds(tr.OnError, retry=st.integers(0, 1000), then=references())
     return {
@@ -632,10 +647,12 @@ def _way():
     }
 
 
+@cache
 def interrupts():
     return st.builds(tr.Interrupt, name=names(), within=_maybe(_tuples(references(), 1)), **_way())
 
 
+@cache
 def _timed():
     return {
         "during": _tuples(names() | activities(), max_size=2),
@@ -647,6 +664,7 @@ def _timed():
     }
 
 
+@cache
 def stages():
     """Stages of every kind, and those that ``use`` an entry of ``graphs`` or a template."""
     length = _maybe(durations())
@@ -713,6 +731,7 @@ def stages():
     )
 
 
+@cache
 def _fillings():
     """What may stand in the fields of templates."""
     return SimpleNamespace(
@@ -728,6 +747,7 @@ def _fillings():
     )
 
 
+@cache
 def budgets():
     counts = _maybe(st.integers(1, 2**53))
     return st.builds(
@@ -742,6 +762,7 @@ def budgets():
     )
 
 
+@cache
 def graphs():
     """Any well-formed graph: one region or several, with everything that may stand in it."""
     some_stages = _maps(names(), stages(), 1)

@@ -17,8 +17,8 @@ from stagegraph.schema.load import load
 from tests.properties.strategies import durations, expressions, graphs, guards, sound_graphs
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
-few = settings(max_examples=20, suppress_health_check=SLOW)
-sound = settings(max_examples=40, suppress_health_check=SLOW)
+few = settings(max_examples=12, suppress_health_check=SLOW)
+sound = settings(max_examples=25, suppress_health_check=SLOW)
 many = settings(max_examples=400, suppress_health_check=SLOW)
 
 
