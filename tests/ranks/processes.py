@@ -1,6 +1,7 @@
 """Processes: run a function on several ranks, in one process group, and collect what it returns.
 
-The processes are forked off a server that has torch loaded already, so that they start at once.
+The processes are forked off a server that has loaded already what they need, so that they start at
+once.
 """
 
 from __future__ import annotations
@@ -18,10 +19,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["Died", "on_ranks"]
+__all__ = ["CONTEXT", "Died", "on_ranks"]
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "stagegraph.session.engine"])
+CONTEXT = multiprocessing.get_context("forkserver")
+"""How processes are started; tests that do are of one ``xdist_group``, and share the server."""
+
+CONTEXT.set_forkserver_preload(
+    [
+        "pytest",
+        "stagegraph.session.engine",
+        "stagegraph.actions.actor",
+        "torch._dynamo",  # optimizers and DistributedDataParallel ask for it, and it is large
+        "torch.distributed.fsdp",
+        "torch.distributed.tensor",
+    ]
+)
 
 
 class Died(AssertionError):
@@ -51,10 +63,10 @@ def on_ranks(
     Returns:
         What each rank has returned.
     """
-    answers = _CONTEXT.Queue()
+    answers = CONTEXT.Queue()
     meeting = folder / f"meeting-{time.monotonic_ns()}"
     processes = [
-        _CONTEXT.Process(
+        CONTEXT.Process(
             target=_run, args=(rank, size, str(meeting), answers, function, args, backend)
         )
         for rank in range(size)

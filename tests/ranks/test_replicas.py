@@ -16,6 +16,8 @@ from stagegraph.actions.ranks.replicated import Replicated
 from tests.ranks.processes import on_ranks
 from tests.ranks.small import GROWING, SIZE, Net, batches, train, weights
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 
 def growing(rank: int, size: int, folder: Path) -> Any:
     """A whole run, the same cut and gone on with at several updates, and it all on each rank."""

@@ -7,7 +7,6 @@ ranks alone, ends them all; the next test gets new ones.
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import tempfile
 import time
@@ -15,6 +14,8 @@ import traceback
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+
+from tests.ranks.processes import CONTEXT
 
 TIMEOUT = 60.0
 """Seconds for one function, if nothing else is said."""
@@ -63,12 +64,11 @@ class Ranks:
         self._processes, self._pipes, self._folder = [], [], None
 
     def _start(self):
-        context = multiprocessing.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory()
         address = (Path(self._folder.name) / "rendezvous").as_uri()
         for rank in range(self.size):
-            here, there = context.Pipe()
-            process = context.Process(
+            here, there = CONTEXT.Pipe()
+            process = CONTEXT.Process(
                 target=_serve, args=(there, address, rank, self.size, self.backend)
             )
             process.daemon = True

@@ -4,6 +4,8 @@ import pytest
 
 from tests.sharded.ranks import Checks
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 checks = Checks("tests.sharded.checks_growing")
 CLOSE = 1e-6
 

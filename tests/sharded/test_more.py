@@ -7,7 +7,7 @@ from tests.sharded.ranks import Checks, Ranks
 checks = Checks("tests.sharded.checks_more")
 CLOSE = 1e-6
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import pytest
 
 from tests.pages import ROOT, Reader
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 WORLD = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}
 
 

@@ -11,6 +11,8 @@ from stagegraph.schema.actions import Deepen
 from tests.sharded.ranks import Checks
 from tests.sharded.small import plain
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 checks = Checks("tests.sharded.checks_refusing")
 DEEPEN = Deepen(type="deepen", stack="blocks", add=1)
 

@@ -9,6 +9,8 @@ from tests.actions.models import accept, back_to, boundary
 from tests.sharded.ranks import Checks
 from tests.sharded.small import HELD, everything, listed, made, plain, train
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 checks = Checks("tests.sharded.checks_saving")
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.ranks.processes import on_ranks
 from tests.trainers.accelerate.small import EVERYTHING, Dies, Life, differences
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 
 def lives(rank, folder, host, text, cuts):
     """A whole run, and runs that die on all ranks and go on; what is different."""

@@ -24,6 +24,8 @@ from tests.trainers.huggingface import small
 from tests.trainers.huggingface.prints import Prints, differences
 from tests.trainers.huggingface.test_resuming import EVERYTHING, DieAt, Dies
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 
 def life(rank, folder, *, resume=None, text=small.GROWS, callbacks=(), **given):
     """One life on one rank; each rank has random numbers of its own."""
