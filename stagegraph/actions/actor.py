@@ -308,7 +308,7 @@ class TorchActor:
                 self._follow()
             with self._together(boundary):  # all are here: what is measured may be exchanged
                 attributions = self._attribute(boundary, evidence)
-                facts = self.facts()
+                facts, structure = self.facts(), self._structure_now()
             if self._replicas is not None:
                 self._replicas.align()
             retapped = self._standing.teaching.taps is not taps
@@ -330,7 +330,7 @@ class TorchActor:
             raise
         if failed is not None:
             raise Parted(f"this boundary has held here, and not on all ranks: {failed}")
-        self._structure = self._structure_now()
+        self._structure = structure
         if boundary.structural or boundary.forget:
             self._standing.release_pruned()  # not before: what is undone may still go back to it
         return outcome
