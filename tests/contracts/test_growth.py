@@ -52,8 +52,17 @@ def test_every_growth_that_a_document_can_name_has_a_row():
     assert named == {type(row.action) for row in GROWTHS.values()}
 
 
-@growths
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    ("row", "dtype"),
+    [
+        pytest.param(row, dtype, id=f"{name}-{word}", marks=marks)
+        for name, row in GROWTHS.items()
+        for word, dtype, marks in (
+            ("float32", torch.float32, () if name in FIRSTS else pytest.mark.slow),
+            ("float64", torch.float64, ()),
+        )
+    ],
+)
 def test_a_growth_keeps_the_function_or_says_that_it_does_not(row, dtype):
     scene = Scene(row, dtype=dtype).prepare()
     scene.step(2)

@@ -1,7 +1,7 @@
 """Each way of training progressively that is promised: a document, the same in Python, a real run.
 
 ``SYSTEMS`` has the rows of docs/systems.md. Every graph is checked, made again from Python's own
-data, run on a small model to its end, and cut where a stage has just been entered, three times;
+data, run on a small model to its end, and cut where a stage has just been entered, twice;
 among the slow tests after every update. What goes on from the folder as it was then is the same,
 bit for bit.
 """
@@ -205,7 +205,7 @@ def comes_through(stages: list[str], wanted: tuple[str, ...]) -> bool:
 class Cuts:
     """Copies of the folder, each with the digest of the run a few updates later.
 
-    A cut is made where a stage is entered for the first time, the three that come after those that
+    A cut is made where a stage is entered for the first time, the two that come after those that
     the run begins in; or after every update.
     """
 
@@ -227,7 +227,7 @@ class Cuts:
             if due <= updates or run.engine.done:
                 self.digests[self._due.pop(due)] = run.fingerprint()
         now = set(run.engine.stages.values())
-        fresh = bool(self._seen) and not now <= self._seen and len([*self._due, *self.digests]) < 3
+        fresh = bool(self._seen) and not now <= self._seen and len([*self._due, *self.digests]) < 2
         self._seen |= now
         if (fresh or self._every) and not run.engine.done:
             shutil.copytree(

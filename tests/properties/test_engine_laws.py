@@ -16,7 +16,7 @@ from tests.properties.runnable import runnable_graphs, streams
 from tests.properties.ticking import begin, finish, seen, tick
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-few = settings(max_examples=25, suppress_health_check=SLOW)
+few = settings(max_examples=20, suppress_health_check=SLOW)
 many = settings(max_examples=3000, suppress_health_check=SLOW)
 
 

@@ -54,8 +54,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("dtype", [torch.float32, F64])
-@pytest.mark.parametrize("how", ["split", "zero_in"])
+@pytest.mark.parametrize(("dtype", "how"), [(torch.float32, "split"), (F64, "zero_in")])
 def test_state_grows_with_its_parameter_and_the_next_steps_work(name, dtype, how):
     make, options = OPTIMIZERS[name]
     model, optimizer, standing = made(make, dtype=dtype, **options)
