@@ -353,7 +353,7 @@ class Core:
                 self._undo(before)
             raise
 
-    def tick(  # noqa: C901, PLR0912 - every update comes here, and each call costs
+    def tick(  # noqa: C901, PLR0911, PLR0912 - each call would cost
         self, loss: Any, samples: int, tokens: int, passes: Fraction | tuple[int, int] | None
     ) -> bool:
         """Count an update as :meth:`step` would, where it is sure that nothing is due after it.
@@ -372,14 +372,16 @@ class Core:
         if not self._may_tick or self.unabsorbed + 1 >= self._look or self.mail:
             return False
         meter = self.meter
-        if meter.timed and meter.due():
+        if type(samples) is not int or (meter.timed and meter.due()):
             return False
         more, many = meter.samples + samples, meter.tokens
-        if type(samples) is not int or not meter.samples <= more < meter.samples_left:
+        if not meter.samples <= more < meter.samples_left:
             return False
         if tokens:
+            if type(tokens) is not int:
+                return False
             many += tokens
-            if type(tokens) is not int or not meter.tokens < many < meter.tokens_left:
+            if not meter.tokens < many < meter.tokens_left:
                 return False
         if type(loss) is self._scalar:
             if loss.dtype is not self._dtype or loss.ndim:
@@ -399,10 +401,15 @@ class Core:
             told = passes[0] / passes[1]
             if not meter.told < told < meter.told_at:
                 return False
-            meter.seen, meter.told, meter.coming = passes, told, None  # exact if somebody looks
+            meter.seen, meter.told = passes, told  # a fraction only when somebody looks
+        meter.coming = None
         self.unabsorbed += 1
         self.loss, meter.samples, meter.tokens = loss, more, many
         return True
+
+    def slow_down(self) -> None:
+        """Count no update by :meth:`tick`, until :meth:`step` has counted one."""
+        self._may_tick = False
 
     def observe(self, /, **metrics: Any) -> None:
         """Metrics of an evaluation; decides the boundary if it waited, else the next sees them.

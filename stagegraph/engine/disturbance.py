@@ -18,7 +18,7 @@ from stagegraph.graph.compiled import CompiledGraph
 from stagegraph.schema.activities import AlphaRamp
 from stagegraph.schema.base import Model
 
-__all__ = ["causes", "forgetting", "kept_through", "retaken", "still_moving"]
+__all__ = ["causes", "changes_data", "forgetting", "kept_through", "retaken", "still_moving"]
 
 
 def causes(
@@ -48,6 +48,12 @@ def causes(
     found += [f"end of {_words(activity)}" for activity, _ in (held - holds).elements()]
     found += [f"start of {_words(activity)}" for activity, _ in (holds - held).elements()]
     return tuple(found)
+
+
+def changes_data(graph: CompiledGraph, before: State, after: State) -> bool:
+    """Whether an activity that changes the data starts or ends between two states."""
+    held, holds = bending(graph, before), bending(graph, after)
+    return any(activity.data for activity, _ in ((held - holds) + (holds - held)))
 
 
 def _words(activity: Model) -> str:

@@ -15,7 +15,14 @@ from stagegraph.engine import trials
 from stagegraph.engine.absorb import active_memories
 from stagegraph.engine.decide import listens
 from stagegraph.engine.decision import Decision, Move, Turn
-from stagegraph.engine.disturbance import causes, forgetting, kept_through, retaken, still_moving
+from stagegraph.engine.disturbance import (
+    causes,
+    changes_data,
+    forgetting,
+    kept_through,
+    retaken,
+    still_moving,
+)
 from stagegraph.engine.holding import all_alphas, alphas, effects, held_after
 from stagegraph.engine.memories import Memory
 from stagegraph.engine.moment import moment_of
@@ -122,6 +129,8 @@ def work_out(plans: Plans, state: State, decision: Decision, *, seed: int) -> St
     remembered = active_memories(plans, after)
     if bent:
         after = _disturb(after)
+    if changes_data(graph, restored, after):
+        after = replace(after, data_changed=after.observations)
     fresh = retaken(restored, after, restore)
     after = forgetting(plans, after, fresh)
     left = _memories(plans, after, decision, disturbed=bool(bent))

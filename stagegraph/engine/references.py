@@ -29,7 +29,8 @@ class Reference:
 
     Attributes:
         value: Its last finite value before.
-        recent: The newest values before, where a guard asks for them.
+        recent: The newest values before, where a guard asks for them; none if they are of other
+            data than there is now.
         taken: Progress when it was taken.
     """
 
@@ -46,11 +47,13 @@ class BaselineState:
         taken: Progress at that boundary.
         values: The last finite value of each metric that had one.
         recent: The newest values of metrics whose level and spread a guard asks for, by key.
+        observations: The count of observations then.
     """
 
     taken: Progress
     values: Mapping[str, float] = field(default_factory=dict)
     recent: Mapping[str, Recent] = field(default_factory=dict)
+    observations: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The baseline as JSON data."""
@@ -58,6 +61,7 @@ class BaselineState:
             "taken": self.taken.to_json(),
             "values": dict(self.values),
             "recent": recent_to_json(self.recent),
+            "observations": self.observations,
         }
 
     @classmethod
@@ -67,13 +71,14 @@ class BaselineState:
             Progress.from_json(data["taken"]),
             dict(data["values"]),
             recent_from_json(data["recent"]),
+            data.get("observations", 0),
         )
 
 
 def baseline_of(state: State) -> BaselineState:
     """A baseline taken in a state."""
     values = {n: metric.last for n, metric in state.metrics.items() if metric.last is not None}
-    return BaselineState(state.clock, values, state.recent)
+    return BaselineState(state.clock, values, state.recent, state.observations)
 
 
 def reference_of(leaf: MemoryLeaf, state: State) -> Reference | None:
@@ -84,16 +89,12 @@ def reference_of(leaf: MemoryLeaf, state: State) -> Reference | None:
     if leaf.since is None:
         return None
     snapshot = state.snapshot(leaf.since)
-    if snapshot is not None:
-        metric = snapshot.metrics.get(leaf.metric)
-        last = None if metric is None else metric.last
-        recent = snapshot.state.recent.get(leaf.before or "", Recent())
-        return Reference(last, recent, snapshot.state.clock)
-    baseline = state.baselines.get(leaf.since)
-    if baseline is None:
+    kept = state.baselines.get(leaf.since) if snapshot is None else baseline_of(snapshot.state)
+    if kept is None:
         return None
-    recent = baseline.recent.get(leaf.before or "", Recent())
-    return Reference(baseline.values.get(leaf.metric), recent, baseline.taken)
+    of_this_data = state.data_changed < kept.observations
+    recent = kept.recent.get(leaf.before or "", Recent()) if of_this_data else Recent()
+    return Reference(kept.values.get(leaf.metric), recent, kept.taken)
 
 
 def recent_to_json(recent: Mapping[str, Recent]) -> dict[str, Any]:

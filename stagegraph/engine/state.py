@@ -218,6 +218,7 @@ class State:
         regions: Every region's state; empty before boundary 0.
         observations: How many metric values have come.
         disturbed: The count of observations when the curves were last bent.
+        data_changed: The same when an activity that changes the data last began or ended.
         memories: Guard memories, by ``scope|leaf``.
         visits: How often each stage was entered.
         fired: How often each edge was taken.
@@ -252,6 +253,7 @@ class State:
     regions: Mapping[str, RegionState] = field(default_factory=dict)
     observations: int = 0
     disturbed: int = 0
+    data_changed: int = -1
     memories: Mapping[str, Memory] = field(default_factory=dict)
     visits: Mapping[str, int] = field(default_factory=dict)
     fired: Mapping[str, int] = field(default_factory=dict)
@@ -340,6 +342,7 @@ def _state_to_json(state: State) -> dict[str, Any]:
         "regions": {name: _region_to_json(region) for name, region in state.regions.items()},
         "observations": state.observations,
         "disturbed": state.disturbed,
+        "data_changed": state.data_changed,
         "memories": _memories_to_json(state.memories),
         "visits": dict(state.visits),
         "fired": dict(state.fired),
@@ -404,6 +407,7 @@ def _state_from_json(data: Mapping[str, Any]) -> State:
         regions={name: _region_from_json(region) for name, region in data["regions"].items()},
         observations=data["observations"],
         disturbed=data["disturbed"],
+        data_changed=data.get("data_changed", -1),
         memories=_memories_from_json(data["memories"]),
         visits=dict(data["visits"]),
         fired=dict(data["fired"]),

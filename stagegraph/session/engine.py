@@ -563,7 +563,7 @@ class Engine:
             self,
             self._core,
             follows=None if together is None else together.evaluation_follows,
-            quick=self._tell == self._core.step and type(self).step is Engine.step,
+            quick=self.step == self._core.step,
         )
 
     def explain(self) -> list[Explanation]:
@@ -771,6 +771,7 @@ class Engine:
         if self._closed:
             return
         self._closed = True
+        self._core.slow_down()
         self.step = self._refuse_if_closed  # type: ignore[method-assign]
         if self._model is not None:
             from stagegraph.actions.attach import release

@@ -161,8 +161,7 @@ def test_what_has_not_come_back_by_the_deadline_is_unstable_at_once():
     assert came_back.stage == "b" and evidence(came_back)["came_back"]
 
 
-def test_a_disturbance_restarts_the_window_and_not_what_came_back():
-    text = """
+BESIDE = """
 metrics: {m: {goal: minimize}}
 regions:
   main:
@@ -176,15 +175,87 @@ regions:
     initial: a
     stages:
       a: {kind: train, duration: 30 steps, next: b}
-      b: {kind: train, during: [{type: difficulty, level: 1}]}
+      b: {kind: train, during: [ACTIVITY]}
 """
-    run = fed(Run(text), [*BEFORE, *BEFORE[:6], *[3.0] * 7])
+"""Another region begins an activity at 30, while the first one watches a metric since 16."""
+
+
+def test_a_disturbance_restarts_the_window_and_not_what_came_back():
+    run = Run(BESIDE.replace("ACTIVITY", "{type: lr_factor, factor: 0.5}"))
+    fed(run, [*BEFORE, *BEFORE[:6], *[3.0] * 7])
     assert evidence(run)["verdict"] == "excess"
     fed(run, [3.0] * 3)
     assert evidence(run)["came_back"] and evidence(run)["observations"] < 4
-    assert run.of_type("reference", "boundary", "because") == [(30, ["start of difficulty 1"])]
+    assert run.of_type("reference", "boundary", "because") == [(30, ["start of lr_factor 0.5"])]
     fed(run, [3.0] * 10)
     assert run.stages["main"] == "done"
+
+
+DATA = [
+    "{type: difficulty, level: 1}",
+    "{type: mixture, weights: {a: 1}}",
+    "{type: sequence_length, length: 64}",
+    "{type: batch_size, size: 16}",
+]
+
+
+@pytest.mark.parametrize("activity", DATA)
+def test_what_was_before_is_no_reference_for_other_data(activity):
+    """That the loss is higher on harder data is no evidence against a growth."""
+    run = fed(Run(BESIDE.replace("ACTIVITY", activity)), [*BEFORE, *BEFORE[:15], *[3.0] * 40])
+    assert run.stages == {"main": "b", "other": "b"}
+    assert evidence(run)["verdict"] == "cannot tell"
+    assert evidence(run)["came_back"]
+    (told,) = run.of_type("reference", "boundary", "because")
+    assert told[0] == 30
+
+
+@pytest.mark.parametrize("taken", ["snapshot", "baseline"])
+def test_a_reference_that_is_taken_anew_is_of_the_new_data(taken):
+    text = BESIDE.replace("ACTIVITY", "{type: difficulty, level: 1}").replace("baseline", taken)
+    text = text.replace("name: s}]}", "name: s}], duration: 34 steps, next: c}", 1)
+    text = text.replace(
+        "      done:",
+        f"      c: {{kind: train, actions: [{{type: {taken}, name: s}}]}}\n      done:",
+    ).replace("within: [b]", "within: [b, c]")
+    run = fed(Run(text), [*BEFORE, *BEFORE[:15], *[3.0, 3.1, 2.9] * 9])
+    assert (run.stages["main"], evidence(run)["verdict"]) == ("c", "stable")
+    fed(run, [5.0] * 20)
+    assert run.stages["main"] == "done"
+
+
+def test_a_return_brings_back_the_data_and_its_reference():
+    text = """
+metrics: {m: {goal: minimize}}
+regions:
+  main:
+    initial: a
+    stages:
+      a: {kind: train, duration: 16 steps, next: b}
+      b: {kind: train, actions: [{type: snapshot, name: s}], duration: 40 steps, next: done}
+      c: {kind: train, duration: 40 steps, next: done}
+      done: {kind: final}
+    interrupts:
+      - name: undo
+        within: [b]
+        when: elapsed(20 steps)
+        actions: [{type: roll_back, to: s, rng: fork}]
+        target: c
+        at_most: 1
+      - {name: i, within: [b, c], when: "unstable(m, since=s, over=8 steps)", target: done}
+  other:
+    initial: a
+    stages:
+      a: {kind: train, duration: 30 steps, next: b}
+      b: {kind: train, during: [{type: difficulty, level: 1}]}
+"""
+    run = fed(Run(text), [*BEFORE, *BEFORE[:15], *[3.0] * 4])
+    assert evidence(run)["verdict"] == "cannot tell"
+    fed(run, [3.0] * 8)  # it returns at update 36
+    assert run.stages == {"main": "c", "other": "a"}
+    assert evidence(run)["verdict"] == "excess"
+    fed(run, [3.0] * 8)
+    assert run.stages == {"main": "done", "other": "a"}
 
 
 def test_gaps_and_nan_neither_advance_nor_reset():

@@ -18,6 +18,7 @@ DURING: list[Any] = [
     {"type": "lr_factor", "factor": 0.5},
     {"type": "lr_factor", "factor": 0.3},
     {"type": "freeze", "of": "x.*"},
+    {"type": "difficulty", "level": 1},
     {"type": "lr_ramp", "start": 0, "over": "4 steps", "curve": "cosine"},
     {"type": "lr_ramp", "end": 0.1, "over": "9 samples"},
 ]

@@ -159,7 +159,9 @@ class Model:
         kept = self.kept_as(prefix, leaf.since)
         level = taken = None
         if kept is not None:
-            level = Level.of(kept.recent.get(_window(spec, leaf), Recent()).values)
+            before = kept.recent.get(_window(spec, leaf), Recent()).values
+            of_this_data = self.branch.data_changed < kept.observations
+            level = Level.of(before) if of_this_data else None
             taken = float(kept.clock.of(unit))
         now = float(self.branch.clock.of(unit))
         old = memory.statistics or UnstableMemory()
@@ -476,7 +478,8 @@ class Model:
         if moves and moves[0].turn is not None and trying is not None:
             moves = self._turn(moves, moves[0].turn, trying)
             restored = True
-        start = self.branch.copy()
+        was_in_force = holding.in_force(self)
+        start = replace(self.branch.copy(), observations=self.observations)
         self.branch.alphas = holding.alphas(self)
         sent: list[tuple[str, bool]] = []
         grown = False
@@ -501,6 +504,9 @@ class Model:
         self.ended = self._end(moves)
         if grown or restored or in_force != holding.in_force(self):
             self._disturb()
+        now = holding.in_force(self)
+        if any(activity.data for activity, _ in (was_in_force - now) + (now - was_in_force)):
+            self.branch.data_changed = self.observations
         alive = guards.listening(self)
         self.branch.memories = {k: m for k, m in self.branch.memories.items() if k in alive}
         self._compare_anew(self.branch)

@@ -72,6 +72,9 @@ class Branch:
     """Per metric and window the newest values, of which references are made."""
     baselines: dict[str, Branch] = field(default_factory=dict)
     disturbed: int = 0
+    data_changed: int = -1
+    observations: int = 0
+    """How many there had been, when this was kept."""
     asked: dict[str, int] = field(default_factory=dict)
     cohorts: tuple[str, ...] = ()
     blockless: tuple[str, ...] = ()

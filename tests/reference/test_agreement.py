@@ -77,7 +77,7 @@ def engine_sees(run: Run, already: int) -> dict[str, Any]:
         "tried": () if state.trial is None else [(t.option, t.value) for t in state.trial.tried],
         "params": state.facts.params,
         "waits": core.wants_evaluation,
-        "disturbed": state.disturbed,
+        "disturbed": (state.disturbed, state.data_changed),
         "memories": sorted(m.truth for m in state.memories.values() if m.truth is not None),
         "end": state.ended,
     }
@@ -118,7 +118,7 @@ def model_sees(model: Model) -> dict[str, Any]:
         "tried": () if model.trial is None else list(model.trial.tried),
         "params": branch.params,
         "waits": model.undecided,
-        "disturbed": branch.disturbed,
+        "disturbed": (branch.disturbed, branch.data_changed),
         "memories": sorted(m.truth for m in branch.memories.values() if m.truth is not None),
         "end": model.ended,
     }

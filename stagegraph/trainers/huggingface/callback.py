@@ -94,8 +94,6 @@ class StagegraphCallback(TrainerCallback):
         self.asked_alone = False
         """Whether the evaluation after the last update is one that the graph alone wanted."""
         self._seen: int | None = None
-        self._input = "input_ids"
-        """Which of a batch's tensors says how many samples and tokens it has."""
 
     @property
     def engine(self) -> Engine:
@@ -163,20 +161,21 @@ class StagegraphCallback(TrainerCallback):
         self._evaluate = trainer.evaluate
         self._wrapped = lambda: trainer.model_wrapped
 
-    def learnt(self, inputs: Mapping[str, Any], loss: Any) -> None:
-        """A micro-batch was learnt from."""
+    def saw(self, inputs: Mapping[str, Any]) -> Tally:
+        """A micro-batch is about to be learnt from; what its loss is to be added to."""
         tally = self.tally
-        tally.loss = loss if tally.loss is None else tally.loss + loss
-        first: Any = inputs.get(self._input)
+        first: Any = inputs.get("input_ids")
         if first is None:
-            tensors = (name for name, one in inputs.items() if isinstance(one, Tensor))
-            self._input = next(tensors, "input_ids")
-            first = inputs.get(self._input)
-            if first is None:
-                return
+            for one in inputs.values():
+                if isinstance(one, Tensor):
+                    first = one
+                    break
+            else:
+                return tally
         tally.samples += first.shape[0] if type(first) is Tensor else len(first)
         if self._counts_tokens:
             tally.tokens += first.numel()
+        return tally
 
     def decide(self, control: Any) -> None:
         """The Trainer has logged, evaluated and saved after an update: decide its boundary.

@@ -90,8 +90,9 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's own; the engine hears of the batch and its loss."""
+        tally = self._stages.saw(inputs)
         loss = super().training_step(model, inputs, *args, **kwargs)
-        self._stages.learnt(inputs, loss)
+        tally.loss = loss if tally.loss is None else tally.loss + loss
         return loss
 
     def compute_loss(
