@@ -44,6 +44,60 @@ def test_what_is_taken_out_does_not_count():
     assert without_lr("all", but="grown")
 
 
+@pytest.mark.parametrize(
+    "rate",
+    [{"start": 1, "end": 0.1}, {"start": 2}, {"type": "lr_factor", "factor": 3, "over": None}],
+    ids=str,
+)
+def test_a_rate_that_begins_in_full_does_not_count(rate):
+    document = growing_twice("grown")
+    ramp = {**document["stages"]["ease"]["during"][1], **rate}
+    document["stages"]["ease"]["during"][1] = {
+        key: value
+        for key, value in ramp.items()
+        if value is not None and not (key == "start" and ramp["type"] == "lr_factor")
+    }
+    assert "alpha-without-lr" in {finding.code for finding in findings(document)}
+
+
+def growing_twice(of):
+    first = {"type": "deepen", "stack": "blocks", "add": 1, "name": "one"}
+    return {
+        "initial": "grow",
+        "stages": {
+            "grow": {"kind": "grow", "actions": [first], "next": "warm"},
+            "warm": {
+                "kind": "warmup",
+                "during": [
+                    {"type": "alpha_ramp", "of": "grown", "over": "9 steps"},
+                    {"type": "lr_ramp", "of": "grown", "start": 0, "over": "9 steps"},
+                ],
+                "next": "again",
+            },
+            "again": {"kind": "grow", "actions": [{**first, "name": "two"}], "next": "ease"},
+            "ease": {
+                "kind": "warmup",
+                "during": [
+                    {"type": "alpha_ramp", "of": "grown", "over": "9 steps"},
+                    {"type": "lr_ramp", "of": of, "start": 0, "over": "9 steps"},
+                ],
+                "next": "rest",
+            },
+            "rest": {"kind": "consolidate", "duration": "9 steps", "next": "done"},
+            "done": {"kind": "final"},
+        },
+    }
+
+
+def test_the_rate_of_an_earlier_growth_is_another():
+    codes = {
+        name: {finding.code for finding in findings(growing_twice({"grown": name}))}
+        for name in ("one", "two")
+    }
+    assert "alpha-without-lr" in codes["one"]
+    assert "alpha-without-lr" not in codes["two"]
+
+
 def test_the_host_of_what_is_attached_tells_too():
     attached = {"type": "attach", "host": ["blocks.*.mlp"], "module": "adapter", "bottleneck": 2}
     assert without_lr("head.*", attached)

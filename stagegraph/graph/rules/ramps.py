@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import TypeGuard
 
 from stagegraph.graph.blending import added_at, may_name, named_growths
 from stagegraph.graph.compiled import BACK, STOP, CompiledStage, Edge, HeldActivity
@@ -43,8 +44,9 @@ def alpha_without_lr(context: Context) -> Iterator[Found]:
     """An alpha ramp without a learning-rate ramp.
 
     Adam divides by the size of the gradient, so a small alpha does not make a small update: at
-    alpha 0.01 the new parameters move at the full rate. Ramp their learning rate beside it. A
-    pattern counts if it may name something of what the growth adds, as far as paths tell.
+    alpha 0.01 the new parameters move at the full rate. Ramp their learning rate beside it, from
+    under 1. A pattern counts if it may name something of what the growth adds, as far as paths
+    tell, and the name of a growth if that may be the last one when the stage begins.
 
     Example: a warm-up with only `{type: alpha_ramp, of: grown, over: 500 steps}`.
     """
@@ -52,9 +54,10 @@ def alpha_without_lr(context: Context) -> Iterator[Found]:
         ramp = held.activity
         if not isinstance(ramp, AlphaRamp):
             continue
-        rates = [h.activity for h in stage.during if isinstance(h.activity, LrRamp | LrFactor)]
-        paths = _paths(context, stage, ramp)
-        if not any(_rates(ramp, r.of, paths) and not set(ramp.of) <= set(r.but) for r in rates):
+        rates = [h.activity for h in stage.during if _slows(h.activity)]
+        if not any(
+            _rates(context, stage, ramp, r.of) and not set(ramp.of) <= set(r.but) for r in rates
+        ):
             yield Found(
                 f"{context.name(stage.key)} ramps alpha, but not the learning rate of the same "
                 "parameters; Adam does not see alpha",
@@ -63,14 +66,35 @@ def alpha_without_lr(context: Context) -> Iterator[Found]:
             )
 
 
-def _rates(ramp: AlphaRamp, of: Selection, paths: list[str] | None) -> bool:
+def _slows(activity: object) -> TypeGuard[LrRamp | LrFactor]:
+    """Whether an activity begins with a learning rate under the host's."""
+    if isinstance(activity, LrRamp):
+        return activity.start < 1
+    return isinstance(activity, LrFactor) and activity.factor < 1
+
+
+def _rates(context: Context, stage: CompiledStage, ramp: AlphaRamp, of: Selection) -> bool:
     """Whether a selection may have something of what a ramp blends in."""
-    known = [part for part in of if isinstance(part, str) and part not in ("all", "grown")]
-    others = tuple(part for part in of if part not in known)
-    grouped = any(isinstance(part, GroupMembers) for part in others)
-    if grouped or (others and _meet(ramp.of, others)):
+    if "all" in (*of, *ramp.of) or any(isinstance(part, GroupMembers) for part in of):
         return True
+    if set(of) & set(ramp.of) or any(
+        _may_be_last(context, stage, part)
+        for one, other in ((of, ramp.of), (ramp.of, of))
+        for part in one
+        if "grown" in other and isinstance(part, GrownCohort)
+    ):
+        return True
+    known = [part for part in of if isinstance(part, str) and part != "grown"]
+    paths = _paths(context, stage, ramp) if known else None
     return any(paths is None or any(may_name(part, path) for path in paths) for part in known)
+
+
+def _may_be_last(context: Context, stage: CompiledStage, cohort: GrownCohort) -> bool:
+    """Whether a named growth may be the region's last when a stage begins."""
+    stages = context.compiled.by_name[stage.region].stages.values()
+    landed = [s for s in stages if s.possible_growths and landing(context, s) is stage]
+    names = {growth.name for growing in landed for growth in growing.possible_growths}
+    return not landed or cohort.grown in names
 
 
 def _paths(context: Context, stage: CompiledStage, ramp: AlphaRamp) -> list[str] | None:
