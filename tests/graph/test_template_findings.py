@@ -134,7 +134,11 @@ stages:
 @pytest.mark.parametrize(
     ("use", "more", "codes"),
     [
-        (f"grow_cycle trigger: loss < 1, wait: 9 steps, {CYCLE}, undo: {{metric: loss}}", "", ()),
+        (
+            f"grow_cycle trigger: loss < 1, wait: 9 steps, {CYCLE}, undo: {{metric: loss}}",
+            "",
+            ("rollback-on-one-value",),
+        ),
         ("warmup_stable_decay stable: [9 steps, 9 steps], decay: 5 steps", "", ()),
         ("gradual_unfreezing groups: [a, b], every: 9 steps", "", ()),
         (
@@ -159,7 +163,9 @@ regions:
   watch:
     initial: spikes
     stages:
-      spikes: {use: spike_rule, with: {metric: loss, every: 10 steps, at_most: 2, then: stop}}
+      spikes:
+        use: spike_rule
+        with: {metric: loss, lasting: 4 steps, every: 10 steps, at_most: 2, then: stop}
 """)
     assert check(graph) == []
 

@@ -12,7 +12,7 @@ from stagegraph.graph.rules.registry import Found, rule
 from stagegraph.graph.structure import RegionView, rolls_back
 from stagegraph.graph.truth import Case, Condition
 from stagegraph.schema.actions import Baseline, RollBack, SnapshotAction
-from stagegraph.schema.since_guards import Since
+from stagegraph.schema.since_guards import Regressed, Since
 
 __all__: list[str] = []
 
@@ -61,6 +61,26 @@ def rollback_without_limit(context: Context) -> Iterator[Found]:
                 "add 'at_most', such as at_most: 2",
                 edge.pointer,
             )
+
+
+@rule("rollback-on-one-value", "note", needs_names=False)
+def rollback_on_one_value(context: Context) -> Iterator[Found]:
+    """A rollback that a single value can bring about.
+
+    Metrics have outliers. `regressed` without `lasting` is true of one bad value, and the model
+    goes back for it. With `lasting` two in a row are wanted, so long apart; `unstable` looks at the
+    median of a window, which one value does not move.
+
+    Example: `regressed(val_loss, by=5%, since=before)` on a way with a `roll_back`.
+    """
+    for edge, _ in context.guarded:
+        for node in leaves(edge.guard) if rolls_back(edge) is not None else ():
+            if isinstance(node, Regressed) and node.lasting is None:
+                yield Found(
+                    f"{context.way(edge)} rolls back for one bad value of {node.metric!r}",
+                    "add 'lasting', several evaluations long, or ask unstable(…)",
+                    f"{edge.pointer}/when",
+                )
 
 
 @rule("rollback-in-stage", "error", needs_names=False)
