@@ -17,7 +17,9 @@ from stagegraph.graph.structure import Move, RegionView, rolls_back
 from stagegraph.graph.truth import Condition
 from stagegraph.progress import Duration, Unit
 from stagegraph.schema.actions import Baseline, SnapshotAction
+from stagegraph.schema.base import Model
 from stagegraph.schema.guards import Completed
+from stagegraph.schema.since_guards import Since, Unstable
 
 __all__ = ["Spans", "most_values"]
 
@@ -32,12 +34,15 @@ class Spans:
         unit: What progress is counted in.
         since_growth: Whether to count from the last growth or rollback, if there was one, instead
             of from the beginning of the run.
+        asks: A leaf of a guard that is unknown until the span is over: no move is made that needs
+            it.
     """
 
     context: Context
     view: RegionView
     unit: Unit
     since_growth: bool = False
+    asks: Model | None = None
     arrivals: dict[str, float] = field(init=False, default_factory=dict)
     """Per stage, the span when a move arrives there; what the move does counts as before."""
     _entries: dict[str, float] = field(init=False, default_factory=dict)
@@ -60,12 +65,23 @@ class Spans:
         for move in self.view.live_moves:
             if move.source not in self._entries or move.target not in self.view.region.stages:
                 continue
+            if self._waits_for_itself(move):
+                continue
             at = self.leaving(move.edge, self.view.region.stages[move.source])
             for found, value in ((self.arrivals, at), (self._entries, self._begins(move, at))):
                 if value > found.get(move.target, -1.0):
                     found[move.target] = math.inf if endless else value
                     changed = True
         return changed
+
+    def _waits_for_itself(self, move: Move) -> bool:
+        if self.asks is None or move.how == "back":
+            return False
+        cases = self.context.truth.cases(move.edge, self.view.region.stages[move.source])
+        return bool(cases) and all(
+            any(isinstance(part, Condition) and part.node == self.asks for part in case)
+            for case in cases or ()
+        )
 
     def _begins(self, move: Move, at: float) -> float:
         source, target = (self.view.region.stages[key] for key in (move.source, move.target))
@@ -129,14 +145,17 @@ class Spans:
         return float(ends.exact) if ends is not None and ends.unit is self.unit else math.inf
 
 
-def most_values(context: Context, name: str, every: Duration, *, trends: bool) -> int | None:
+def most_values(context: Context, asks: Since, every: Duration) -> int | None:
     """How many values of a metric there can be before a snapshot or baseline is taken, at the most.
+
+    What a guard brings about that compares with it does not come before it: a rollback that returns
+    to before a snapshot leaves no more time to the first one.
 
     Args:
         context: The graph.
-        name: The snapshot or baseline.
+        asks: The leaf of a guard that compares with it. A trend counts values since the last growth
+            only.
         every: How often the metric is evaluated.
-        trends: Whether only values since the last growth count.
 
     Returns:
         The largest number over all places that take it; ``None`` if it is not bounded for certain,
@@ -148,15 +167,15 @@ def most_values(context: Context, name: str, every: Duration, *, trends: bool) -
     takes = [
         (edge, stage)
         for placed, edge, stage in context.actions()
-        if isinstance(placed.action, SnapshotAction | Baseline) and placed.action.name == name
+        if isinstance(placed.action, SnapshotAction | Baseline) and placed.action.name == asks.since
     ]
-    begun = _longest(context, takes, every.unit, since_growth=False)
+    begun = _longest(context, takes, every.unit, asks, since_growth=False)
     if begun == 0 or not takes:
         return None
     tries = sum(stage.kind == "trial" for stage in context.stages.values())  # each asks once more
     most = math.floor(Fraction(begun) / every.exact) + tries if begun < math.inf else math.inf
-    if trends:
-        since = _longest(context, takes, every.unit, since_growth=True)
+    if isinstance(asks, Unstable):
+        since = _longest(context, takes, every.unit, asks, since_growth=True)
         if since < math.inf:
             most = min(most, math.ceil(Fraction(since) / every.exact) + tries)
     return None if most == math.inf else int(most)
@@ -166,11 +185,13 @@ def _longest(
     context: Context,
     takes: list[tuple[Edge | None, CompiledStage | None]],
     unit: Unit,
+    asks: Since,
     *,
     since_growth: bool,
 ) -> float:
     regions = {
-        region: Spans(context, view, unit, since_growth) for region, view in context.views.items()
+        region: Spans(context, view, unit, since_growth, asks)
+        for region, view in context.views.items()
     }
     found = [0.0]
     for edge, stage in takes:

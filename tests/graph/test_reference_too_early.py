@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,13 +113,43 @@ def test_one_value_is_enough_to_compare_with():
         assert found(graph(train, REGRESSED)) is expected
 
 
+@pytest.mark.parametrize(
+    ("guard", "steps", "expected"),
+    [
+        (REGRESSED, 99, True),
+        (REGRESSED, 100, False),
+        (f'{REGRESSED[:-1]} and step >= 400"', 99, True),
+        (f'{REGRESSED[:-1]} or step >= 400"', 99, False),
+        ('"not improved(loss, by=5%, since=s)"', 99, True),
+        (UNSTABLE, 799, True),
+        (UNSTABLE, 800, False),
+    ],
+)
+def test_a_way_back_that_waits_for_the_answer_gives_no_time(
+    guard: str, steps: int, expected: bool, tmp_path: Path
+):
+    train = f"{{kind: train, duration: {steps} steps, next: grow}}"
+    again = {
+        "  undone: {kind: train, duration: 10 steps, next: done}\n": "",
+        "target: undone": "target: train",
+    }
+    one = graph(train, guard, **again)
+    assert found(one) is expected
+    returns = [r for r in simulated(one, steps, tmp_path) if r["type"] == "roll_back"]
+    assert bool(returns) is not expected
+
+
 @pytest.mark.parametrize("steps", [300, 700, 799, 800])
 def test_a_run_on_numbers_agrees(steps: int, tmp_path: Path):
     """What is said never to tell never tells; where nothing is said, it does."""
     one = graph(f"{{kind: train, duration: {steps} steps, next: grow}}")
-    rows = (f"{s},{(3 if s <= steps else 9) + 0.01 * math.sin(s)}" for s in range(100, 6001, 100))
-    path = tmp_path / "loss.csv"
-    path.write_text("\n".join(["step,loss", *rows]) + "\n", encoding="utf-8")
-    ran = sg.simulate(one, metrics=str(path), params=1000, costs={"grow": 100})
-    came = [one["target"] for one in ran.records if one["type"] == "move"]
+    came = [one["target"] for one in simulated(one, steps, tmp_path) if one["type"] == "move"]
     assert found(one) is ("main:undone" not in came)
+
+
+def simulated(one: sg.StageGraph, steps: int, folder: Path) -> Sequence[Mapping[str, Any]]:
+    """The records of a run in which the loss is high from after so many steps on."""
+    rows = (f"{s},{(3 if s <= steps else 9) + 0.01 * math.sin(s)}" for s in range(100, 6001, 100))
+    path = folder / "loss.csv"
+    path.write_text("\n".join(["step,loss", *rows]) + "\n", encoding="utf-8")
+    return sg.simulate(one, metrics=str(path), params=1000, costs={"grow": 100}).records

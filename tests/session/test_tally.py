@@ -13,7 +13,7 @@ import stagegraph as sg
 from stagegraph.engine.core import Core
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.simulate import runnable
-from stagegraph.errors import MetricError, ProgressError
+from stagegraph.errors import MetricError, ProgressError, StageGraphError
 from stagegraph.progress import Unit
 from stagegraph.session.tally import Tally
 
@@ -227,6 +227,47 @@ def test_a_loss_that_is_no_number_is_refused_at_any_update():
             with pytest.raises(MetricError, match="'loss' must be one number"):
                 engine.step(loss=bad, samples=1, tokens=1)
         assert engine.progress.step == before
+
+
+def test_a_closed_engine_counts_nothing_more():
+    engine = engine_of("900 steps")
+    tally = engine.tally()
+    for n in range(5):
+        if n == 4:
+            engine.close()
+        tally.samples, tally.tokens = 2, 1
+        tally.updated((n + 1, 50))
+        if n < 4:
+            tally.tell()
+        else:
+            with pytest.raises(StageGraphError, match="closed"):
+                tally.tell()
+    assert engine.progress.step == 4
+
+
+def test_an_announced_reading_holds_for_one_update():
+    engine = engine_of("900 steps")
+    tally, meter = engine.tally(), engine._core.meter
+    for n in range(1, 5):
+        tally.samples, tally.tokens = 2, 1
+        tally.updated((n, 50))
+        tally.tell()
+    meter.coming = (30, 50)
+    tally.samples, tally.tokens = 2, 1
+    tally.updated()
+    tally.tell()
+    assert meter.coming is None
+    assert engine.progress.epoch == Fraction(4, 50)
+
+
+@pytest.mark.parametrize("wrong", [{"samples": "3"}, {"samples": [1]}, {"tokens": "3"}])
+def test_what_is_no_number_is_refused_at_any_update(wrong):
+    engine = engine_of("900 steps")
+    for n in range(4):
+        engine.step(samples=2, tokens=1, epoch=(n, 50) if not n else None)
+        with pytest.raises(ProgressError, match="are counted in whole numbers, got a"):
+            engine.step(**wrong)
+    assert engine.progress.step == 4
 
 
 @pytest.mark.parametrize("samples", [-1, 10**19, 1.5, True])

@@ -159,7 +159,7 @@ def reference_too_early(context: Context) -> Iterator[Found]:
             if not isinstance(node, Since) or every is None:
                 continue
             needs = OBSERVATIONS if isinstance(node, Unstable) else 1
-            most = most_values(context, node.since, every, trends=isinstance(node, Unstable))
+            most = most_values(context, node, every)
             if most is not None and most < needs:
                 yield Found(
                     f"{node.type}({node.metric}, since={node.since}) needs {needs} values of "
