@@ -283,7 +283,15 @@ class AcceleratedEngine(Engine):
         self._refuse_if_closed()
         self._refuse_between()
         state = {"engine": self.host_state(), "position": self._position.state()}
+        if self._own_data is not None:
+            state["data"] = self._own_data.state_dict()
         keeping.write(Path(folder), state, self.accelerator)
+
+    @property
+    def _own_data(self) -> Any:
+        """``data=``, where its position is ours to keep, as accelerate knows nothing of it."""
+        registered = self.accelerator._custom_objects  # noqa: SLF001 - accelerate says it nowhere
+        return None if any(one is self._data for one in registered) else self._data
 
     def _refuse_between(self) -> None:
         """Refuse a checkpoint from which nobody could go on as it was.
@@ -322,6 +330,13 @@ class AcceleratedEngine(Engine):
             raise SnapshotError(f"{checkpoint} cannot be read: {error!r}") from error
         self.resume_from(engine)
         self._position.load(position)
+        if self._own_data is not None:
+            if "data" not in state:
+                raise SnapshotError(
+                    f"{checkpoint} says nothing of the position in data=, which this engine was "
+                    "given; load it with the engine that it was saved with"
+                )
+            self._own_data.load_state_dict(state["data"])
         self._loaded = True
         configuration = self.accelerator.project_configuration
         number = keeping.number_of(checkpoint)

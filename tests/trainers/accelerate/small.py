@@ -97,6 +97,27 @@ class Items(Dataset):
         return self.rows[index], int(self.rows[index].sum() > 0)
 
 
+def hardness(item):
+    return float(item[0].abs().sum())
+
+
+HARDER = """
+{stagegraph: 1, name: harder, initial: easy,
+ metrics: {val: {goal: minimize, every: 2 steps}},
+ stages: {
+   easy: {kind: train, during: [{type: difficulty, level: 0}], duration: 4 steps, next: grow},
+   grow: {kind: grow, actions: [{type: snapshot, name: before},
+          {type: deepen, stack: blocks, add: 1}], next: hard},
+   hard: {kind: warmup, during: [{type: alpha_ramp, of: grown, over: 4 steps},
+          {type: difficulty, level: 1}], next: undo},
+   undo: {kind: train, transitions: [{target: easier, when: "visits(easier) < 1", at_most: 1,
+          actions: [{type: roll_back, to: before, data: rewind, lr_factor: 0.5}]}],
+          duration: 2 steps, next: done},
+   easier: {kind: train, during: [{type: difficulty, level: 0}], duration: 3 steps, next: done},
+   done: {kind: final}}}
+"""
+
+
 class Dies(Exception):
     pass
 
@@ -136,7 +157,7 @@ class Life:
     def __init__(
         self, folder, text=GROWS, *, host=False, die=None, resume=False, scaler=None, batch=4,
         workers=0, generator=False, shuffle=True, ema=False, fused=False, save_every=1,
-        naming=False, seed=3, persistent=False, **given,
+        naming=False, seed=3, persistent=False, curriculum=False, **given,
     ):  # fmt: skip
         torch.manual_seed(seed)
         random.seed(seed)
@@ -158,6 +179,10 @@ class Life:
         )  # fmt: skip
         prepared = accelerator.prepare(model, optimizer, scheduler, loader)
         self.model, self.optimizer, self.scheduler, self.loader = prepared
+        if curriculum:  # which is not prepared
+            self.loader = sg.CurriculumLoader(
+                Items(), batch_size=batch, seed=3, score=hardness, levels=2, num_workers=workers
+            )
         self.ema = None
         if ema:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
@@ -172,10 +197,11 @@ class Life:
             scheduler=self.scheduler,
             ema=self.ema,
             probe=(Items(7).rows[:4],),
+            data=self.loader if curriculum else None,
             run=folder / "run",
             checkpoints=None if host else Checkpoints(every="1 step", keep=3, background=False),
         )
-        self.seen, self.moves, self.batches = {}, [], []
+        self.seen, self.moves, self.levels = {}, [], set()
         self.engine.listen(self)
         for where in ("cpu", accelerator.device):
             torch.rand(3, device=where)  # a new process does not begin with another's numbers
@@ -204,6 +230,8 @@ class Life:
                 if count == die:
                     raise Dies
                 count += 1
+                if isinstance(self.loader, sg.CurriculumLoader):
+                    self.levels.add(self.loader.drawn.level)
                 with accelerator.accumulate(model):
                     out = model(x)
                     loss = engine.loss(F.cross_entropy(out, y), outputs=out, inputs=x)

@@ -6,7 +6,15 @@ import pytest
 
 from stagegraph.errors import RunFolderError, SnapshotError, StageGraphError
 from stagegraph.trainers.accelerate import newest_whole
-from tests.trainers.accelerate.small import EVERYTHING, Dies, Life, Skips, differences, live_twice
+from tests.trainers.accelerate.small import (
+    EVERYTHING,
+    HARDER,
+    Dies,
+    Life,
+    Skips,
+    differences,
+    live_twice,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata calls it
 
@@ -38,6 +46,26 @@ def test_resumes_from_every_micro_batch(tmp_path, host, accumulate):
 def test_everything_resumes_from_every_micro_batch(tmp_path, host):
     given = {"gradient_accumulation_steps": 2, "mixed_precision": "bf16", "ema": True}
     live_twice(tmp_path, range(1, 60, 2), EVERYTHING, host=host, **given)
+
+
+CURRICULA = [(False, 0, [6, 10]), (True, 0, [6, 10]), (True, 2, [8])]
+
+
+@pytest.mark.parametrize(("host", "workers", "cuts"), CURRICULA)
+def test_a_curriculum_resumes_over_a_growth_and_a_return(tmp_path, host, workers, cuts):
+    given = {"host": host, "workers": workers, "curriculum": True}
+    whole = live_twice(tmp_path, cuts, HARDER, **given)
+    assert [stage for _, stage in whole.moves][-2:] == ["main:easier", "main:done"]
+    assert len(whole.model.blocks) == 2
+    assert {0, 1} <= whole.levels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("host", [False, True])
+def test_a_curriculum_resumes_at_every_update(tmp_path, host, workers):
+    given = {"host": host, "workers": workers, "curriculum": True}
+    live_twice(tmp_path, range(1, 12), HARDER, **given)
 
 
 LOADERS = [
