@@ -92,6 +92,7 @@ class AcceleratedEngine(Engine):
         self._micro = Micro()
         self._own_accumulation = accelerator.gradient_accumulation_steps
         self._warned = self._loaded = False
+        self._average = ema
         if probe is not None and not callable(probe):
             probe = send_to_device(probe, accelerator.device)
         super().__init__(
@@ -282,6 +283,14 @@ class AcceleratedEngine(Engine):
         """``save_state`` is about to write."""
         self._refuse_if_closed()
         self._refuse_between()
+        if self._average is not None and not self._is_registered(self._average):
+            warnings.warn(
+                "the averaged weights (ema=) are in no checkpoint of the accelerator's, and a run "
+                "that is resumed averages anew; call "
+                "accelerator.register_for_checkpointing(ema) before the first save_state",
+                stacklevel=4,
+            )
+            self._average = None  # told once
         state = {"engine": self.host_state(), "position": self._position.state()}
         if self._own_data is not None:
             state["data"] = self._own_data.state_dict()
@@ -290,8 +299,11 @@ class AcceleratedEngine(Engine):
     @property
     def _own_data(self) -> Any:
         """``data=``, where its position is ours to keep, as accelerate knows nothing of it."""
+        return None if self._is_registered(self._data) else self._data
+
+    def _is_registered(self, kept: object) -> bool:
         registered = self.accelerator._custom_objects  # noqa: SLF001 - accelerate says it nowhere
-        return None if any(one is self._data for one in registered) else self._data
+        return any(one is kept for one in registered)
 
     def _refuse_between(self) -> None:
         """Refuse a checkpoint from which nobody could go on as it was.

@@ -3,16 +3,23 @@
 import shutil
 
 import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel
 
+import stagegraph as sg
 from stagegraph.errors import RunFolderError, SnapshotError, StageGraphError
-from stagegraph.trainers.accelerate import newest_whole
+from stagegraph.trainers.accelerate import AcceleratedEngine, newest_whole
 from tests.trainers.accelerate.small import (
     EVERYTHING,
+    GROWS,
     HARDER,
+    WIDTH,
     Dies,
     Life,
+    Net,
     Skips,
     differences,
+    fresh_accelerator,
     live_twice,
 )
 
@@ -46,6 +53,28 @@ def test_resumes_from_every_micro_batch(tmp_path, host, accumulate):
 def test_everything_resumes_from_every_micro_batch(tmp_path, host):
     given = {"gradient_accumulation_steps": 2, "mixed_precision": "bf16", "ema": True}
     live_twice(tmp_path, range(1, 60, 2), EVERYTHING, host=host, **given)
+
+
+def test_an_average_that_no_checkpoint_keeps_is_told(tmp_path):
+    model = Net()
+    accelerator = fresh_accelerator()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    average = AveragedModel(model)
+    engine = AcceleratedEngine(
+        sg.load(GROWS),
+        accelerator,
+        model=model,
+        optimizer=optimizer,
+        ema=average,
+        probe=torch.ones(2, WIDTH),
+        checkpoints=None,
+    )
+    engine.start()
+    with pytest.warns(UserWarning, match=r"\(ema=\) are in no checkpoint of the accelerator's"):
+        accelerator.save_state(tmp_path / "step_0")
+    accelerator.save_state(tmp_path / "step_1")  # told once
+    engine.close()
 
 
 CURRICULA = [(False, 0, [6, 10]), (True, 0, [6, 10]), (True, 2, [8])]
