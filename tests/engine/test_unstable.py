@@ -210,6 +210,19 @@ def test_what_was_before_is_no_reference_for_other_data(activity):
     assert told[0] == 30
 
 
+def test_that_the_data_has_changed_is_known_after_a_resume():
+    text = BESIDE.replace("ACTIVITY", "{type: difficulty, level: 1}")
+    run = fed(Run(text), [*BEFORE, *BEFORE[:15], *[3.0] * 3])
+    state = json.loads(json.dumps(run.core.state_dict()))
+    assert state["engine"]["data_changed"] == 30
+    known, unknown = Run(text), Run(text)
+    known.core.load_state_dict(state)
+    state["engine"]["data_changed"] = -1
+    unknown.core.load_state_dict(state)
+    for resumed, stage in ((known, "b"), (unknown, "done")):
+        assert fed(resumed, [3.0] * 40).stages["main"] == stage
+
+
 @pytest.mark.parametrize("taken", ["snapshot", "baseline"])
 def test_a_reference_that_is_taken_anew_is_of_the_new_data(taken):
     text = BESIDE.replace("ACTIVITY", "{type: difficulty, level: 1}").replace("baseline", taken)

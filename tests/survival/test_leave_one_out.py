@@ -233,7 +233,7 @@ DERIVED = {
 """What the rest says too: the engine's own state sets the gates, the checkpoint has the flags of
 all weights, the model tells its facts."""
 
-IDLE = {"errors", "events", "blocked", "ended", "teachers", "commands"} | {
+IDLE = {"errors", "events", "blocked", "ended", "teachers", "commands", "data_changed"} | {
     *("options", "trial", "baselines", "recent", "attributions", "pruned", "unblended")
 }
 """Of the engine's state: what this run never uses; the second line is left out of a run of its own
