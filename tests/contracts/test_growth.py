@@ -222,7 +222,7 @@ def test_what_is_frozen_does_not_move(row):
     assert all(map(torch.equal, again, still()))
 
 
-@growths
+@first_growths
 def test_a_checkpoint_of_a_grown_model_goes_on_bit_for_bit(row):
     make = OPTIMIZERS["Muon and AdamW"]
     scene = Scene(row, make).prepare()

@@ -83,6 +83,9 @@ CAME = {
 DOCUMENTS = {"hurried": HURRIED, "undone": UNDONE}
 
 
+pytestmark = pytest.mark.xdist_group("staged")  # one process trains for all tests here
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _one_read():
     whole = data.load()

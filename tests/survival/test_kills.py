@@ -35,7 +35,7 @@ def see_that_all_ended_alike(runs):
 
 
 def test_killed_at_random_instants(tmp_path):
-    runs = killed(tmp_path, 8, seed=1)
+    runs = killed(tmp_path, 6, seed=1)
     see_that_all_ended_alike(runs)
     phases = {phase for run in runs for phase, _ in run["deaths"]}
     assert {"any", "step", "warmup", "growth", "checkpoint", "boundary"} <= phases

@@ -67,8 +67,8 @@ OPERATIONS = {
 @pytest.mark.parametrize(
     ("failing", "points"),
     [
-        pytest.param(injection.operations, 4, id="op"),
-        pytest.param(injection.calls, 6, id="call"),
+        pytest.param(injection.operations, 3, id="op"),
+        pytest.param(injection.calls, 4, id="call"),
         pytest.param(injection.operations, 16, id="op, more", marks=pytest.mark.slow),
         pytest.param(injection.calls, 40, id="call, more", marks=pytest.mark.slow),
     ],
