@@ -358,7 +358,7 @@ class Core:
     ) -> bool:
         """Count an update as :meth:`step` would, where it is sure that nothing is due after it.
 
-        As most updates are, so this does without a call.
+        Most updates are so: nothing is called here that can be done in place.
 
         Args:
             loss: As for :meth:`step`.

@@ -340,14 +340,16 @@ class AcceleratedEngine(Engine):
             engine, position = state["engine"], state["position"]
         except DAMAGE as error:
             raise SnapshotError(f"{checkpoint} cannot be read: {error!r}") from error
+        if ("data" in state) != (self._own_data is not None):  # before anything has changed
+            told, given = ("tells", "not") if "data" in state else ("does not tell", "one that is")
+            raise SnapshotError(
+                f"{checkpoint} {told} where data= stands, and this engine's data= is {given} kept "
+                "there; give the engine the same data=, registered for checkpointing or not, as "
+                "the one that has saved it"
+            )
         self.resume_from(engine)
         self._position.load(position)
         if self._own_data is not None:
-            if "data" not in state:
-                raise SnapshotError(
-                    f"{checkpoint} says nothing of the position in data=, which this engine was "
-                    "given; load it with the engine that it was saved with"
-                )
             self._own_data.load_state_dict(state["data"])
         self._loaded = True
         configuration = self.accelerator.project_configuration

@@ -15,6 +15,7 @@ from tests.trainers.accelerate.small import (
     HARDER,
     WIDTH,
     Dies,
+    Items,
     Life,
     Net,
     Skips,
@@ -87,6 +88,32 @@ def test_a_curriculum_resumes_over_a_growth_and_a_return(tmp_path, host, workers
     assert [stage for _, stage in whole.moves][-2:] == ["main:easier", "main:done"]
     assert len(whole.model.blocks) == 2
     assert {0, 1} <= whole.levels
+
+
+@pytest.mark.parametrize("saved_with", [False, True])
+def test_a_checkpoint_with_and_an_engine_without_data_do_not_go_together(tmp_path, saved_with):
+    def engine_of(data):
+        accelerator = fresh_accelerator()
+        net = Net()
+        model, optimizer = accelerator.prepare(net, torch.optim.SGD(net.parameters(), lr=0.1))
+        given = {"model": model, "optimizer": optimizer, "probe": torch.ones(2, WIDTH)}
+        loader = sg.CurriculumLoader(Items(), batch_size=4) if data else None
+        engine = AcceleratedEngine(
+            sg.load(GROWS), accelerator, data=loader, checkpoints=None, **given
+        )
+        return accelerator, engine, net
+
+    accelerator, engine, _ = engine_of(saved_with)
+    engine.start()
+    accelerator.save_state(tmp_path / "step_0")
+    engine.close()
+    accelerator, engine, net = engine_of(not saved_with)
+    before = [p.clone() for p in net.parameters()]
+    said = "tells where data= stands" if saved_with else "does not tell where data= stands"
+    with pytest.raises(SnapshotError, match=said):
+        accelerator.load_state(tmp_path / "step_0")
+    assert all(map(torch.equal, before, net.parameters()))
+    engine.close()
 
 
 @pytest.mark.slow
