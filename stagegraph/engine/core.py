@@ -34,6 +34,7 @@ from stagegraph.engine.moves import Step, work_out
 from stagegraph.engine.pausing import wait_while_paused
 from stagegraph.engine.plans import Plans
 from stagegraph.engine.ports import Actor, Boundary, Outcome, Reader, Record, Sink
+from stagegraph.engine.quiet import Quiet
 from stagegraph.engine.records import (
     boundary_records,
     clock_record,
@@ -119,8 +120,6 @@ class Core:
         """The metrics that it measures; nobody else is asked for them."""
         self.appointments: Mapping[Unit, float] = {}
         """Readings of the clock at which to look even if nothing else is due."""
-        self.loss: Any = None
-        """The training loss of the last update, as it was given."""
         self.desk = Desk()
         """Who is asked about mail from outside."""
         self.mail = self.desk.mail
@@ -135,19 +134,17 @@ class Core:
         counted = needs(graph).facts & {"epochs", "samples", "tokens", "flops"}
         self._reads_flops = "flops" in counted
         self.foretelling = Foretelling(graph)
-        self.meter = Meter(counted, clock)
-        """What is counted besides updates."""
+        self.quiet = Quiet(self.mail, clock)
+        """Where updates like the last one are counted."""
+        self.meter = Meter(counted, clock, self.quiet)
+        """What was counted since the last look, which the state does not know of yet."""
         self._digest = digest(graph.graph)
         self._clock_until: float = math.inf
-        self.unabsorbed = 0
-        """Updates since the last look, which the state does not know of yet."""
         self._clocked = 0
-        self._undecided = self._moving = self._may_tick = False
+        self._undecided = self._moving = False
         self._arrivals = Arrivals(graph, reader, weakly(self._now))
         self._look: float = 0
         self._counts_only = not (self._reads_loss or self._reads_flops)
-        self._scalar: Any = None
-        self._dtype: Any = None
 
     # What can be seen
 
@@ -170,11 +167,17 @@ class Core:
     @property
     def progress(self) -> Progress:
         """The clock, updates since the last look included."""
-        return (
-            self.state.clock
-            if self.done
-            else self.state.clock + self.meter.since_look(self.unabsorbed)
-        )
+        return self.state.clock if self.done else self.state.clock + self.meter.since_look()
+
+    @property
+    def unabsorbed(self) -> int:
+        """Updates since the last look, which the state does not know of yet."""
+        return self.meter.updates
+
+    @property
+    def loss(self) -> Any:
+        """The training loss of the last update, as it was given."""
+        return self.quiet.loss
 
     @property
     def undecided(self) -> bool:
@@ -233,7 +236,6 @@ class Core:
         """
         return self.foretelling.follows(
             self.state,
-            self.unabsorbed,
             self.meter,
             (samples, tokens, epoch),
             after=lambda: self._after(samples, tokens, epoch),
@@ -263,7 +265,6 @@ class Core:
             return
         if self.beginning is not None:
             self.beginning()
-        self.unabsorbed = 0
         self._arrivals.forget()
         self.meter.restart()
         self.state = replace(self.state, facts=self._actor.facts())
@@ -306,10 +307,9 @@ class Core:
             ProgressError: Progress goes backwards.
         """
         if (
-            self._may_tick
-            and epoch is None
+            epoch is None
             and not (flops or seconds or metrics)
-            and self.tick(loss, samples, tokens, self.meter.coming)
+            and self.quiet.counts(loss, samples, tokens)
         ):
             return
         if self.refuse is not None:
@@ -323,7 +323,7 @@ class Core:
             elif type(loss) is not float:
                 check_number("loss", loss)
                 if hasattr(type(loss), "requires_grad"):
-                    self._scalar, self._dtype = type(loss), loss.dtype
+                    self.quiet.kind, self.quiet.dtype = type(loss), loss.dtype
         given = self._names.take(metrics) if metrics else None
         amounts = samples or tokens or flops or seconds
         if amounts:
@@ -336,80 +336,22 @@ class Core:
         meter = self.meter
         before = self._mark() if meter.uncounted else None
         meter.take(samples, tokens, flops, seconds, epoch)
-        self.unabsorbed += 1
         if loss is not None:
-            self.loss = _without_graph(loss)
-        if given is not None and self._arrivals.add(given, self.unabsorbed):
+            self.quiet.loss = _without_graph(loss)
+        if given is not None and self._arrivals.add(given, meter.updates):
             self._look = 0
         try:
-            if self.unabsorbed >= self._look or self.mail or (meter.waits and meter.due()):
+            if meter.updates >= self._look or self.mail or (meter.waits and meter.due()):
                 self._boundary()
             elif self._moving:
                 self._tune()
-            else:
-                self._may_tick = self._counts_only and self.refuse is None and not meter.uncounted
+            elif self._counts_only and self.refuse is None:
+                meter.arm(self._look - meter.updates, samples, tokens)
+                self.quiet.shows = self.sink is not None
         except MissingFact:
             if before is not None:
                 self._undo(before)
             raise
-
-    def tick(  # noqa: C901, PLR0911, PLR0912 - each call would cost
-        self, loss: Any, samples: int, tokens: int, passes: Fraction | tuple[int, int] | None
-    ) -> bool:
-        """Count an update as :meth:`step` would, where it is sure that nothing is due after it.
-
-        Most updates are so: nothing is called here that can be done in place.
-
-        Args:
-            loss: As for :meth:`step`.
-            samples: Samples in it, over all ranks.
-            tokens: Tokens in it, over all ranks.
-            passes: The reading of passes after it; ``None``: nobody counts them.
-
-        Returns:
-            Whether it was counted; if not, nothing was, and :meth:`step` does what is to be done.
-        """
-        if not self._may_tick or self.unabsorbed + 1 >= self._look or self.mail:
-            return False
-        meter = self.meter
-        if type(samples) is not int or (meter.timed and meter.due()):
-            return False
-        more, many = meter.samples + samples, meter.tokens
-        if not meter.samples <= more < meter.samples_left:
-            return False
-        if tokens:
-            if type(tokens) is not int:
-                return False
-            many += tokens
-            if not meter.tokens < many < meter.tokens_left:
-                return False
-        if type(loss) is self._scalar:
-            if loss.dtype is not self._dtype or loss.ndim:
-                return False
-            if loss.requires_grad:
-                loss = loss.data
-        elif loss is None:
-            loss = self.loss
-        elif type(loss) is not float:
-            return False
-        if passes is None:
-            if meter.told >= meter.told_at:  # by a pass that was over before this update
-                return False
-        else:
-            if type(passes) is not tuple:
-                return False
-            told = passes[0] / passes[1]
-            if not meter.told < told < meter.told_at:
-                return False
-            meter.seen, meter.told = passes, told  # a fraction only when somebody looks
-        meter.coming = None
-        self.unabsorbed += 1
-        self.loss, meter.samples, meter.tokens = loss, more, many
-        return True
-
-    def slow_down(self) -> None:
-        """Count no update by :meth:`tick`, until :meth:`step` has counted one."""
-        self._may_tick = False
 
     def observe(self, /, **metrics: Any) -> None:
         """Metrics of an evaluation; decides the boundary if it waited, else the next sees them.
@@ -432,7 +374,7 @@ class Core:
         finally:
             self.meter.late = False
         if late:
-            self._look = 1
+            self._look_soon()
         self._absorb(Progress(), arrivals, late=late)
         if not late:
             self._decide()
@@ -461,7 +403,7 @@ class Core:
         message = Message("", "event", event)
         self._write((event_record(self.state, message, seen_at=seen_at),))
         if self.started and not self._undecided:
-            self._look = 1
+            self._look_soon()
 
     # Resume
 
@@ -499,7 +441,6 @@ class Core:
         saved, loaded = self.rebuild(state)
         self.state = loaded
         self._undecided = self.wants_evaluation = saved.undecided
-        self.unabsorbed = 0
         self._arrivals.forget()
         self.meter.load(saved.reading)
         self.meter.stand(loaded.clock)
@@ -556,6 +497,11 @@ class Core:
         return replace(state, facts=outcome.facts)
 
     # Looking
+
+    def _look_soon(self) -> None:
+        """Look after the next update."""
+        self.meter.rest()
+        self._look = 1
 
     def _boundary(self) -> None:
         """A look is due: ask for an evaluation, or decide."""
@@ -726,8 +672,9 @@ class Core:
                 event, what was blocked may be so no more.
         """
         state = self.state
+        self.meter.rest()
         self.meter.wait({})
-        self._moving = self._may_tick = False
+        self._moving = False
         if state.ended is not None or not state.regions:
             self._look = 0
             return
@@ -801,13 +748,13 @@ class Core:
 
     def _mark(self) -> tuple[Any, ...]:
         """What an update changes before a look, to go back to if it is refused."""
-        counted = (self.loss, self._look, self._arrivals.mark(), self.meter.mark())
-        return self.unabsorbed, counted
+        counted = self.meter.mark()
+        return self.meter.updates, (self.loss, self._look, self._arrivals.mark(), counted)
 
     def _undo(self, mark: tuple[Any, ...]) -> None:
         pending, (loss, look, arrivals, counts) = mark
         if self.unabsorbed > pending:  # else it has been absorbed
-            self.unabsorbed, self.loss, self._look = pending, loss, look
+            self.quiet.loss, self._look = loss, look
             self._arrivals.undo(arrivals)
             self.meter.undo(counts)
 
@@ -820,14 +767,15 @@ class Core:
         """Absorb what was summed up since the last look; nothing is decided."""
         if not self.started or self.done:
             return
-        self.meter.require(self.unabsorbed)
+        self.meter.rest()
+        self.meter.require()
         self._arrivals.read()
-        pending, waiting = self.unabsorbed, self._arrivals.waiting
+        pending, waiting = self.meter.updates, self._arrivals.waiting
         now = self.meter.watch()
-        added = self.meter.added(pending, now)
+        added = self.meter.added(now)
 
         def counted(state: State) -> None:
-            self.state, self.unabsorbed = state, 0
+            self.state, self.meter.counted = state, 0
             self._look = max(1.0 if pending < self._look else 0.0, self._look - pending)
             self._arrivals.forget()
             self.meter.take_stock(pending, now)

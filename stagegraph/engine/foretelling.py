@@ -35,7 +35,6 @@ class Foretelling:
     def follows(
         self,
         state: State,
-        unabsorbed: int,
         meter: Meter,
         taken: tuple[int, int, Passes | None],
         *,
@@ -46,8 +45,7 @@ class Foretelling:
 
         Args:
             state: The state at the last look.
-            unabsorbed: Updates since then.
-            meter: What else was counted since then.
+            meter: What was counted since then.
             taken: Samples and tokens of the update, and the passes after it.
             after: The state after it.
             monitored: The metrics that nobody outside is asked for.
@@ -59,8 +57,8 @@ class Foretelling:
         if self._of is not wanted:
             self._looks = next_evaluations(self._graph, state, but=monitored)
             self._at, self._of = self._looks.pop(Unit.STEPS, math.inf), wanted
-        if clock.step + unabsorbed + 1 < self._at and not (
-            self._looks and meter.reaches(self._looks, clock, unabsorbed + 1, *taken)
+        if clock.step + meter.updates + 1 < self._at and not (
+            self._looks and meter.reaches(self._looks, clock, *taken)
         ):
             if not self._looks:
                 self.unasked = self._at - clock.step - 1

@@ -1,7 +1,8 @@
-"""Meter: what is counted between two looks besides updates.
+"""Meter: what is counted between two looks.
 
-Samples, tokens, operations and seconds are added up. Passes over the data are read like a meter:
-the host tells how far it is, and the differences count.
+Updates, samples, tokens, operations and seconds are added up. Passes over the data are read like a
+meter: the host tells how far it is, and the differences count. Updates like the last one are
+counted elsewhere, and taken in when somebody looks: see :class:`Quiet`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from stagegraph.engine.quiet import Quiet
 from stagegraph.errors import MissingFact, ProgressError
 from stagegraph.progress import Progress, Unit
 
@@ -34,10 +36,13 @@ LEAP_SECONDS, LEAP_FACTOR = 60.0, 10.0
 _ROUNDING = 1e-15
 """More than a sum of two numbers is rounded by, for each of them."""
 
+_EARLY, _EARLY_SECONDS = 1 - 1e-12, 1e-6
+"""What is multiplied by the one, less the other, is too small by more than it is rounded by."""
+
 _PACES, _LEAST_PACES = 9, 3
 _COUNTED = (
-    *("seen", "coming", "uncounted", "samples", "tokens", "_flops", "_seconds"),
-    *("_counted_to", "told", "_shift"),
+    *("uncounted", "counted", "_samples", "_tokens", "_flops", "_seconds", "_seen", "_told"),
+    *("_coming", "_counted_to", "_shift"),
 )
 
 
@@ -62,54 +67,136 @@ class Meter:
     Args:
         facts: What the graph reads, among ``epochs samples tokens flops``; each must be counted.
         clock: Monotonic seconds; ``None``: seconds are told with each step.
+        quiet: Where updates like the last one are counted.
 
     Attributes:
-        coming: The reading that holds once the update of the batch in hand is over.
+        quiet: The same.
+        counted: Updates since the last look that are not counted there.
         uncounted: What the graph reads and nobody has counted yet.
         waits: Whether a reading other than of updates is waited for, by :meth:`wait`.
         late: Whether what is counted now comes after its boundary was decided.
-        seen: The host's last reading of the passes, as it came.
-        told: The same as a number.
-        samples: Samples since the last look.
-        tokens: Tokens since the last look.
-        timed: Whether the wall clock is waited for.
-        told_at: Before this reading of the passes nothing is due by them.
-        samples_left: The same in samples since the last look; at most ``MOST``.
-        tokens_left: The same in tokens.
     """
 
-    def __init__(self, facts: frozenset[str], clock: Callable[[], float] | None) -> None:
-        self.seen: Fraction | tuple[int, int] = Fraction(0)
-        self.coming: Fraction | tuple[int, int] | None = None
+    def __init__(
+        self, facts: frozenset[str], clock: Callable[[], float] | None, quiet: Quiet
+    ) -> None:
+        self.quiet = quiet
         self.uncounted = facts
-        self.late = self.waits = False
+        self.late = self.waits = self._timed = False
         self._clock = clock
         self._replay: deque[tuple[int, int, float]] = deque()
         self._boundary = 0
-        self.samples = self.tokens = self._flops = 0
+        self.counted = self._samples = self._tokens = self._flops = 0
         self._seconds = 0.0
+        self._seen: Fraction | tuple[int, int] = Fraction(0)
+        self._told = self._shift = 0.0
+        self._coming: Fraction | tuple[int, int] | None = None
         self._counted_to = Fraction(0)
         self._began = Progress()
-        self.told = self._shift = 0.0
         self._epoch_at = self._samples_at = self._tokens_at = self._seconds_at = math.inf
-        self.told_at = self.samples_left = self.tokens_left = math.inf
-        self.timed = False
+        self._told_at = self._samples_left = self._tokens_left = math.inf
         self._read_at = self._now()
         self._paces: deque[float] = deque(maxlen=_PACES)
 
     @property
+    def updates(self) -> int:
+        """Updates since the last look."""
+        return self.counted + self.quiet.count
+
+    @property
     def reading(self) -> Fraction:
         """The host's last reading of the passes; a rollback does not take it back."""
-        if isinstance(self.seen, tuple):
-            self.seen = Fraction(*self.seen)
-        return self.seen
+        quiet = self.quiet
+        if quiet.count and quiet.of:
+            return Fraction(quiet.was, quiet.of)
+        if isinstance(self._seen, tuple):
+            self._seen = Fraction(*self._seen)
+        return self._seen
+
+    @property
+    def coming(self) -> Fraction | tuple[int, int] | None:
+        """The reading that holds once the update of the batch in hand is over, if it is told."""
+        quiet = self.quiet
+        if self._coming is None and quiet.of and quiet.at != quiet.was:
+            return quiet.at, quiet.of
+        return self._coming
+
+    @coming.setter
+    def coming(self, reading: Fraction | tuple[int, int] | None) -> None:
+        self._coming, self.quiet.at = reading, self.quiet.was
+        if reading is not None:
+            self.rest()
+
+    def announce(self, at: int, of: int) -> None:
+        """The host is there in its data once the update of the batch in hand is over.
+
+        From here on it may write ``quiet.at`` itself, with each batch.
+
+        Args:
+            at: Where, in a unit of the host's.
+            of: How many of them a pass has.
+        """
+        self._coming = None
+        if of != self.quiet.of:
+            self.rest()
+            self.quiet.of, self.quiet.was = of, -1
+        self.quiet.at = at
+
+    # Quiet updates
+
+    def arm(self, most: float, samples: int, tokens: int) -> None:
+        """So many updates like the last one may be quiet, or fewer, if something is due before.
+
+        Args:
+            most: So many; infinity: any number.
+            samples: Samples of the last one.
+            tokens: Tokens of the last one.
+        """
+        quiet = self.quiet
+        quiet.rest()
+        if self.uncounted or self._replay or self._told >= self._told_at:
+            return
+        if quiet.of and quiet.was / quiet.of != self._told:
+            return  # passes were told in another way
+        if samples:
+            most = min(most, (self._samples_left - self._samples) / samples)
+        if tokens:
+            most = min(most, (self._tokens_left - self._tokens) / tokens)
+        quiet.samples, quiet.tokens = samples, tokens
+        quiet.until = self._told_at * max(quiet.of, 1) * _EARLY
+        quiet.rings = None
+        if self._timed:
+            left = self._seconds_at - self._began.seconds - self._seconds
+            quiet.rings = self._read_at + left * _EARLY - _EARLY_SECONDS
+        quiet.left = quiet.armed = max(0, math.ceil(min(most, MOST) * _EARLY) - 1)
+
+    def rest(self) -> None:
+        """Take in what quiet updates have counted; there are no more of them, until :meth:`arm`."""
+        self._gather()
+        self.quiet.rest()
+
+    def _gather(self) -> None:
+        quiet = self.quiet
+        count, seen, told = quiet.count, self._seen, self._told
+        if not count:
+            return
+        if quiet.of:
+            seen, told = (quiet.was, quiet.of), quiet.was / quiet.of
+        # At one instant: nothing is called here, so that no interrupt comes between.
+        self._seen, self._told = seen, told
+        self.counted += count
+        self._samples += count * quiet.samples
+        self._tokens += count * quiet.tokens
+        quiet.armed = quiet.left
 
     def mark(self) -> tuple[Any, ...]:
         """All that an update counts, to go back to with :meth:`undo` if it is refused."""
+        self.rest()
         return tuple(getattr(self, name) for name in _COUNTED)
 
     def undo(self, mark: tuple[Any, ...]) -> None:
         """Count as if the update since the mark had not been."""
+        self.quiet.rest()
         for name, value in zip(_COUNTED, mark, strict=True):
             setattr(self, name, value)
 
@@ -144,7 +231,7 @@ class Meter:
     def take(
         self, samples: int, tokens: int, flops: int, seconds: float, epoch: Passes | None
     ) -> None:
-        """Count what an update took, as :meth:`checked` gave it.
+        """Count an update and what it took, as :meth:`checked` gave it.
 
         Args:
             samples: Samples.
@@ -157,11 +244,14 @@ class Meter:
             ProgressError: As for :meth:`passed`; nothing is counted then.
         """
         reading = self.coming if epoch is None else epoch
-        if reading is not None:
+        if reading is None:
+            self.rest()
+        else:
             self.passed(reading)
-        self.coming = None
-        self.samples += samples
-        self.tokens += tokens
+        self._coming, self.quiet.was = None, self.quiet.at
+        self.counted += 1
+        self._samples += samples
+        self._tokens += tokens
         self._flops += flops
         self._seconds += seconds
 
@@ -174,13 +264,14 @@ class Meter:
         Raises:
             ProgressError: They go backwards, or are no number of passes.
         """
+        self.rest()
         reading: Fraction | tuple[int, int]
         if isinstance(epoch, tuple) and _is_pair(epoch):
             reading, now = epoch, epoch[0] / epoch[1]  # a fraction only when somebody looks
         else:
             reading = exact_passes(epoch)
             now = reading.numerator / reading.denominator
-        if now <= self.told and exact_passes(reading) < self.reading:
+        if now <= self._told and exact_passes(reading) < self.reading:
             if exact_passes(reading) < self._began.epoch:
                 raise ProgressError(f"epoch goes backwards: {now:g} after {float(self.reading):g}")
             self._counted_to = self._began.epoch
@@ -188,7 +279,7 @@ class Meter:
             self.stand(self._began)
         if self.uncounted:
             self.counts("epochs")
-        self.seen, self.told = reading, now
+        self._seen, self._told = reading, now
 
     def counts(self, fact: str) -> None:
         """Somebody counts a fact, though it may stay at zero for a while."""
@@ -199,19 +290,15 @@ class Meter:
         if unit in (Unit.EPOCHS, Unit.SAMPLES, Unit.TOKENS):
             self.uncounted |= {unit.value}
 
-    def since_look(self, updates: int) -> Progress:
-        """What was added since the last look.
-
-        Args:
-            updates: How many updates.
-        """
-        return self.added(updates, self._now())
+    def since_look(self) -> Progress:
+        """What was added since the last look."""
+        return self.added(self._now())
 
     def take_stock(self, updates: int, now: float) -> None:
         """Count anew, from a look on.
 
         Args:
-            updates: How many updates there were since the last look.
+            updates: How many updates there were since the last one.
             now: The wall clock at this one, as :meth:`watch` gave it.
         """
         self._boundary += updates
@@ -239,10 +326,12 @@ class Meter:
             return None
         return Jump(added.seconds, added.step, usual * added.step)
 
-    def added(self, updates: int, now: float) -> Progress:
+    def added(self, now: float) -> Progress:
         """What was added since the last look, by a reading of the wall clock."""
-        passed, seconds = self.reading - self._counted_to, self._elapsed(now, updates)
-        return Progress(updates, passed, self.samples, self.tokens, seconds, self._flops)
+        quiet, updates, passed = self.quiet, self.updates, self.reading - self._counted_to
+        samples = self._samples + quiet.count * quiet.samples
+        tokens = self._tokens + quiet.count * quiet.tokens
+        return Progress(updates, passed, samples, tokens, self._elapsed(now, updates), self._flops)
 
     def wait(self, looks: Mapping[Unit, float]) -> None:
         """Wait for one of these readings of the clock; those of updates are the core's."""
@@ -250,7 +339,7 @@ class Meter:
         self._samples_at = looks.get(Unit.SAMPLES, math.inf)
         self._tokens_at = looks.get(Unit.TOKENS, math.inf)
         self._seconds_at = looks.get(Unit.SECONDS, math.inf)
-        self.waits, self.timed = bool(looks), Unit.SECONDS in looks
+        self.waits, self._timed = bool(looks), Unit.SECONDS in looks
         self.stand(self._began)
 
     def due(self) -> bool:
@@ -260,13 +349,13 @@ class Meter:
             MissingFact: As for :meth:`require`.
         """
         if self.uncounted:
-            self.require(1)
+            self.require()
         return (
-            self.told + self._shift >= self._epoch_at
-            or self.samples >= self.samples_left
-            or self.tokens >= self.tokens_left
+            self._told + self._shift >= self._epoch_at
+            or self._samples >= self._samples_left
+            or self._tokens >= self._tokens_left
             or (
-                self.timed
+                self._timed
                 and self._began.seconds + self._elapsed(self._now(), 0) >= self._seconds_at
             )
         )
@@ -275,7 +364,6 @@ class Meter:
         self,
         looks: Mapping[Unit, float],
         clock: Progress,
-        updates: int,
         samples: int,
         tokens: int,
         epoch: Passes | None,
@@ -285,40 +373,37 @@ class Meter:
         Args:
             looks: Readings of the clock, other than of updates.
             clock: The clock at the last look.
-            updates: Updates since then, this one included.
-            samples: Samples of this one.
-            tokens: Tokens of this one.
+            samples: Samples of this update.
+            tokens: Tokens of this update.
             epoch: Passes after it.
         """
+        self._gather()
         for unit, at in looks.items():
             now: float
             if unit is Unit.EPOCHS:
-                now = self.told + self._shift
+                now = self._told + self._shift
                 if epoch is not None:
                     given = epoch[0] / epoch[1] if isinstance(epoch, tuple) else float(epoch)
                     now = given + self._shift
             elif unit is Unit.SAMPLES:
-                now = clock.samples + self.samples + samples
+                now = clock.samples + self._samples + samples
             elif unit is Unit.TOKENS:
-                now = clock.tokens + self.tokens + tokens
+                now = clock.tokens + self._tokens + tokens
             else:
-                now = clock.seconds + self._elapsed(self._now(), updates)
+                now = clock.seconds + self._elapsed(self._now(), self.counted + 1)
             if now >= at:
                 return True
         return False
 
-    def require(self, updates: int) -> None:
+    def require(self) -> None:
         """Refuse to wait for something that nobody counts.
-
-        Args:
-            updates: How many updates there were since the last look.
 
         Raises:
             MissingFact: Something the graph reads is still at zero; it says how to give it.
         """
-        if not self.uncounted or not updates:
+        if not self.uncounted or not self.updates:
             return
-        progress = self._began + self.since_look(updates)
+        progress = self._began + self.since_look()
         missing = sorted(
             fact
             for fact in self.uncounted
@@ -335,30 +420,32 @@ class Meter:
         self._reset(self._now())
 
     def _reset(self, now: float) -> None:
-        self.samples = self.tokens = self._flops = 0
+        self.rest()
+        self.counted = self._samples = self._tokens = self._flops = 0
         self._seconds = 0.0
         self._read_at, self._counted_to = now, self.reading
 
     def stand(self, clock: Progress) -> None:
         """The clock stands here at this look."""
         self._began = clock
-        self.samples_left = min(MOST, self._samples_at - clock.samples)
-        self.tokens_left = min(MOST, self._tokens_at - clock.tokens)
-        self.told_at = self._epoch_at
+        self._samples_left = min(MOST, self._samples_at - clock.samples)
+        self._tokens_left = min(MOST, self._tokens_at - clock.tokens)
+        self._told_at = self._epoch_at
         if self._shift and self._epoch_at < math.inf:  # early by what may be rounded off
             slack = _ROUNDING * (abs(self._epoch_at) + abs(self._shift))
-            self.told_at -= self._shift + slack
+            self._told_at -= self._shift + slack
 
     def align(self, clock: Progress) -> None:
         """The clock stands here; it may have gone back, and the host's reading not."""
-        self.told = float(self.reading)
-        self._shift = float(clock.epoch) - self.told
+        self._told = float(self.reading)
+        self._shift = float(clock.epoch) - self._told
         self.stand(clock)
 
     def load(self, reading: Fraction) -> None:
         """Go on from a saved reading."""
-        self.seen, self.coming = reading, None
+        self.coming = None
         self.restart()
+        self._seen = self._counted_to = reading
 
     def _now(self) -> float:
         return 0.0 if self._clock is None else self._clock()

@@ -584,6 +584,7 @@ class Engine:
         if isinstance(sink, Follower) and self.rank:
             return
         self._core.sink = _FanOut(self._listeners, self._followers)
+        self._core.meter.rest()  # who listens now is shown the loss of the next update
         if not isinstance(sink, Follower):
             self._listeners.append(sink)
             return
@@ -771,7 +772,7 @@ class Engine:
         if self._closed:
             return
         self._closed = True
-        self._core.slow_down()
+        self._core.meter.rest()
         self.step = self._refuse_if_closed  # type: ignore[method-assign]
         if self._model is not None:
             from stagegraph.actions.attach import release

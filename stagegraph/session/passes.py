@@ -157,17 +157,20 @@ class Epoch(Generic[T]):
         core.meter.counts("epochs")
         size = _length(self._loader)
         batches, number, start = position.enter(self.index, self._loader, core.meter.reading)
-        # Batches as a share of all passes: (first + number * each) / of.
-        first, of = start.numerator * size, start.denominator * size
-        each, meter, tells = start.denominator, core.meter, position.tells
+        # Batches as a share of all passes: of so many units, and each batch is so many of them.
+        each, of = start.denominator, start.denominator * size
+        at = start.numerator * size + min(number, size) * each
+        quiet, tells = core.quiet, position.tells
+        if size and not tells:
+            core.meter.announce(at, of)
         for batch in batches:  # every update comes through here, and each call costs
-            if core.state.ended is not None:
+            if not quiet.left and core.state.ended is not None:
                 return
             number = position.batches = number + 1
             if tells:
                 self._count_drawn()
-            elif size:
-                meter.coming = (first + (number if number < size else size) * each, of)
+            elif number <= size:
+                quiet.at = at = at + each
             yield batch
             if settle is not None:
                 settle()
@@ -178,7 +181,7 @@ class Epoch(Generic[T]):
                 "be read once only, give something that can be read again"
             )
         if not size:
-            meter.passed(start + 1)
+            core.meter.passed(start + 1)
 
     def _count_drawn(self) -> None:
         """Count the batch in hand; its loader counts its own passes, and may have gone back."""

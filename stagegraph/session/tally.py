@@ -9,12 +9,12 @@ added, and no fraction is made and no loss read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from stagegraph.engine.core import Core
 from stagegraph.engine.meter import exact_passes
 from stagegraph.engine.metrics import as_number
+from stagegraph.engine.quiet import Quiet
 from stagegraph.progress import read_fraction
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Tally:
     ) -> None:
         self._engine, self._core = engine, core
         self._follows = core.evaluation_follows if follows is None else follows
-        self._tick = core.tick if quick else _never
+        self.quiet = core.quiet if quick else Quiet((), None)
+        """Where updates like the last one may be counted, if nothing was measured with them."""
         self.loss: Any = None
         """Its loss so far, on this rank; the host adds each micro-batch's share.
 
@@ -64,13 +65,14 @@ class Tally:
         self.tokens = 0
         """The same in tokens."""
         self._known: State | None = None
-        self._passes: Fraction | tuple[int, int] | None = None
+        self._passes: tuple[int, int] | None = None
         self.metrics: dict[str, Any] = {}
         """What was measured since the engine was told, by the names of declared metrics."""
         self.owes = False
         """Whether an update was made that the engine has not been told of."""
         self.asked = False
         """Whether an evaluation was said to follow it."""
+        self._calm = False
 
     @property
     def done(self) -> bool:
@@ -96,7 +98,19 @@ class Tally:
         """
         if tokens is not None:
             self.tokens = tokens
-        self._passes, self.owes = passes, True
+        self._passes, self.owes, quiet = passes, True, self.quiet
+        if (
+            quiet.left
+            and passes is not None
+            and passes[1] == quiet.of
+            and passes[0] < quiet.until
+            and self.samples == quiet.samples
+            and self.tokens == quiet.tokens
+        ):  # nothing will be due but by the clock on the wall
+            quiet.at = passes[0]
+            self.asked, self._calm = False, True
+            return False
+        self._calm = False
         core = self._core
         if core.state is self._known and core.unabsorbed < core.foretelling.unasked:
             self.asked = False
@@ -120,16 +134,20 @@ class Tally:
             ActionError: As :meth:`Engine.step`.
             MetricError: As :meth:`Engine.step`.
         """
-        core = self._core
         if (
-            self.owes
-            and not (self.asked or self.metrics)
-            and self._tick(self.loss, self.samples, self.tokens, self._passes)
+            self._calm
+            and not self.metrics
+            and self.quiet.counts(self.loss, self.samples, self.tokens)
         ):
-            self.loss, self.samples, self.tokens, self.owes = None, 0, 0, False
+            self.loss, self.samples, self.tokens = None, 0, 0
+            self.owes = self._calm = False
             return False
+        core, self._calm = self._core, False
         if self.owes:
-            core.meter.coming = self._passes
+            if self._passes is None:
+                core.meter.coming = None
+            else:
+                core.meter.announce(*self._passes)
             asked = self.asked
             given = self.metrics if not asked else {}
             state, unabsorbed = core.state, core.unabsorbed
@@ -188,10 +206,5 @@ class Tally:
         if self.owes:
             self.loss, self.samples = update["loss"], update["samples"]
             self.tokens, epoch = update["tokens"], update["epoch"]
-            self._passes = None if epoch is None else read_fraction(epoch)
+            self._passes = None if epoch is None else read_fraction(epoch).as_integer_ratio()
             self.asked = update["asked"]
-
-
-def _never(*_: object) -> bool:
-    """Whether it was counted: no."""
-    return False

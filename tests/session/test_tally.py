@@ -3,6 +3,7 @@
 import json
 from fractions import Fraction
 from functools import cache
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from stagegraph.engine.core import Core
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.simulate import runnable
 from stagegraph.errors import MetricError, ProgressError, StageGraphError
-from stagegraph.progress import Unit
+from stagegraph.progress import Progress, Unit
 from stagegraph.session.tally import Tally
 
 GRAPH = """
@@ -98,7 +99,7 @@ def assert_alike(updates, size, every):
     engine.start()
     other.start()
     tally, batches = Tally(engine, engine, quick=True), 0
-    other.tick = lambda *_: False  # counts each update the long way
+    other.meter.arm = lambda *_: None  # counts each update the long way
     # The first has some of all: what the graph reads must be counted by somebody.
     for micro, samples, tokens, value, cut in [(1, 1, 1, None, False), *updates]:
         for _ in range(micro):
@@ -165,7 +166,7 @@ def test_passes_go_on_after_a_rollback(size):
     graph = runnable(sg.load(ROLLS))
     engine, other = (Core(graph, NumbersActor(None, {})) for _ in range(2))
     tally = Tally(engine, engine, quick=True)
-    other.tick = lambda *_: False
+    other.meter.arm = lambda *_: None
     engine.start()
     for n in range(1, 12 * size):
         tally.samples += 2
@@ -194,30 +195,49 @@ def test_nothing_is_read_or_made_a_fraction_while_nothing_is_due():
             return super().__torch_function__(func, types, args, kwargs)
 
     engine = engine_of("900 steps")
-    tally, meter = engine.tally(), engine._core.meter
+    engine.listen(Records())
+    tally, quiet = engine.tally(), engine._core.quiet
     engine.step(samples=1, tokens=1, epoch=(0, 10**6))
     for n in range(1, 9):
         tally.samples += 1
         tally.tokens += 1
-        tally.loss = torch.ones(()).as_subclass(Read)
+        tally.loss = loss = torch.ones(()).as_subclass(Read)
         assert not tally.updated(passes=(n, 10**6))
         assert not tally.tell()
+        assert quiet.count == n - 1  # at the first it may have said more, and counts the long way
+        assert quiet.loss is loss
     assert Read.read == 0
-    assert meter.seen == (8, 10**6)
-    assert engine.progress.epoch == Fraction(8, 10**6)
-    assert engine._core.loss is not None
+    assert engine.progress == Progress(9, Fraction(8, 10**6), 9, 9, ANY)
+    assert quiet.count == 7
 
 
 def test_only_the_value_of_a_loss_is_kept():
     engine = engine_of("900 steps")
-    for n in range(4):
-        weight = torch.ones((), requires_grad=True)
-        engine.step(loss=weight * 2, samples=1, tokens=1, epoch=(n, 50))
+    engine.listen(Records())
+    for n in range(6):
+        weight = torch.full((), float(n), requires_grad=True)
+        epoch = (n, 50) if n < 2 else None
+        engine.step(loss=weight * 2, samples=1, tokens=1, epoch=epoch)
         assert engine._core.loss.grad_fn is None
+        assert engine._core.loss == 2.0 * n
+    assert engine._core.quiet.count == 4
+
+
+def test_a_loss_that_nobody_is_shown_is_not_looked_at_while_nothing_is_due():
+    engine = engine_of("900 steps")
+    for n in range(4):
+        engine.step(loss=torch.ones(()), samples=1, tokens=1, epoch=(n, 50) if n < 2 else None)
+    kept = engine._core.loss
+    engine.step(loss=torch.zeros(()), samples=1, tokens=1)
+    assert engine._core.loss is kept
+    engine.listen(Records())
+    engine.step(loss=torch.zeros(()), samples=1, tokens=1)
+    assert engine._core.loss == 0
 
 
 def test_a_loss_that_is_no_number_is_refused_at_any_update():
     engine = engine_of("900 steps")
+    engine.listen(Records())
     for n in range(6):
         engine.step(loss=torch.ones(()), samples=1, tokens=1, epoch=(n, 50))
         engine._core.meter.coming = (n, 50)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from accelerate.utils import send_to_device
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback
 
 from stagegraph.engine.metrics import as_number
@@ -74,15 +74,18 @@ class StagegraphCallback(TrainerCallback):
         self._declared = frozenset(
             source for name, one in graph.metrics.items() for source in (name, *one.source)
         ) - {"loss"}  # the loss is told with each update: a logged one is a mean over some
-        self._counts_tokens = "tokens" in needs(self._compiled).facts
+        self.counts_tokens = "tokens" in needs(self._compiled).facts
+        """Whether the graph reads how many tokens there were."""
         self.distils = any(
             isinstance(held.activity, Distill)
             for stage in self._compiled.stages.values()
             for held in stage.during
         )
         """Whether a stage adds to the loss."""
-        self.steps_in_epoch = 0
-        """How many batches a pass over the data has."""
+        self.evaluates_each_pass = False
+        """Whether the Trainer evaluates or logs at the end of each pass over the data."""
+        self._size = self._quiet_size = 0
+        self._made = False
         self._engine: Engine | None = None
         self._evaluate: Callable[[], Any] = dict
         self._optimizer: Any = None
@@ -161,21 +164,64 @@ class StagegraphCallback(TrainerCallback):
         self._evaluate = trainer.evaluate
         self._wrapped = lambda: trainer.model_wrapped
 
-    def saw(self, inputs: Mapping[str, Any]) -> Tally:
-        """A micro-batch is about to be learnt from; what its loss is to be added to."""
-        tally = self.tally
-        first: Any = inputs.get("input_ids")
-        if first is None:
-            for one in inputs.values():
-                if isinstance(one, Tensor):
-                    first = one
-                    break
-            else:
-                return tally
-        tally.samples += first.shape[0] if type(first) is Tensor else len(first)
-        if self._counts_tokens:
-            tally.tokens += first.numel()
-        return tally
+    def begin_pass(self, batches: int, args: Any) -> None:
+        """A pass over the data begins, or goes on.
+
+        Args:
+            batches: How many batches it has; 0: nobody knows.
+            args: The Trainer's arguments.
+        """
+        strategies = [
+            getattr(one, "value", one) for one in (args.eval_strategy, args.logging_strategy)
+        ]
+        self.evaluates_each_pass = "epoch" in strategies
+        self.deaf = self.pass_ended = False
+        counts_itself = args.include_num_input_tokens_seen != "no"
+        self._size, self._quiet_size = batches, -1 if counts_itself else batches or -1
+
+    def count_quietly(self, epoch: float) -> bool:
+        """Count the update that the Trainer has just made, if nothing comes with it or is due.
+
+        Args:
+            epoch: Passes over the data, as the Trainer tells them.
+
+        Returns:
+            Whether it was counted; if not, :meth:`hear` and :meth:`decide` do it.
+        """
+        tally, size = self.tally, self._quiet_size
+        quiet = tally.quiet
+        if quiet.of != size or tally.metrics or not self._made:
+            return False
+        quiet.at = at = round(epoch * size)
+        if self.evaluates_each_pass and not at % size:
+            return False
+        if not quiet.counts(tally.loss, tally.samples, tally.tokens):
+            return False
+        tally.loss, tally.samples, tally.tokens, self._made = None, 0, 0, False
+        return True
+
+    def hear(self, args: Any, state: Any, control: Any) -> None:
+        """If the Trainer has made an update: it is owed, and the graph may want an evaluation.
+
+        All callbacks have heard of the update by then, and said what they want.
+        """
+        if not self._made:
+            return
+        self._made = False
+        tally, tokens, passes, size = self.tally, None, None, self._size
+        if size:
+            passes = round(state.epoch * size), size
+        if args.include_num_input_tokens_seen != "no":  # as the host counts them
+            tokens = state.num_input_tokens_seen - (self._seen or 0)
+            self._seen = state.num_input_tokens_seen
+            if self.engine.rank:
+                tokens = 0  # they are those of all processes, and rank 0 has told of them
+        self.asked_alone = False
+        if tally.updated(passes, tokens) and not (
+            passes and passes[0] % size == 0 and _at_its_end(args, state)
+        ):
+            self.asked_alone = not control.should_evaluate
+            control.should_evaluate = True
 
     def decide(self, control: Any) -> None:
         """The Trainer has logged, evaluated and saved after an update: decide its boundary.
@@ -253,25 +299,12 @@ class StagegraphCallback(TrainerCallback):
             self._seen = state.num_input_tokens_seen
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """An update is over: count it, and ask for an evaluation if the graph wants one."""
-        tally, tokens, passes, size = self.tally, None, None, self.steps_in_epoch
-        if size:
-            passes = round(state.epoch * size), size
-        if args.include_num_input_tokens_seen != "no":  # as the host counts them
-            tokens = state.num_input_tokens_seen - (self._seen or 0)
-            self._seen = state.num_input_tokens_seen
-            if self.engine.rank:
-                tokens = 0  # they are those of all processes, and rank 0 has told of them
-        self.pass_ended = self.asked_alone = False
-        if tally.updated(passes, tokens) and not (
-            passes and passes[0] % size == 0 and _at_its_end(args, state)
-        ):
-            self.asked_alone = not control.should_evaluate
-            control.should_evaluate = True
+        """An update is over; what is due is seen to when all callbacks have heard of it."""
+        self._made = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A pass over the data is over; what it evaluates comes after this."""
-        self.pass_ended = True
+        self.pass_ended, self.asked_alone = True, False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """What is logged may be a metric of the graph."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor, empty
 from transformers import Trainer
 
 from stagegraph.actions.randomness import RandomState
@@ -21,7 +22,8 @@ else:
 
 __all__ = ["StagedTrainer", "StagedTrainerMixin"]
 
-_EPOCH = "epoch"
+_NONE = empty(0)
+"""What is learnt from, where a batch has no tensor."""
 
 
 class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typed
@@ -52,10 +54,11 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         # Second, right after the Trainer's own: whoever else saves at an event sees the update.
         callbacks.remove(self._stages)
         callbacks.insert(min(1, len(callbacks)), self._stages)
-        # One call less at every micro-batch.
+        # Less to look up, and a call less, at every micro-batch.
+        self._learn, self._log_and_save = super().training_step, super()._maybe_log_save_evaluate
         if not self._stages.distils and type(self).compute_loss is StagedTrainerMixin.compute_loss:
             self.compute_loss = super().compute_loss  # type: ignore[method-assign]
-        self._evaluates_each_pass = self._saves_late = False
+        self._saves_late = False
         self._random: RandomState | None = None
 
     @property
@@ -90,8 +93,18 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's own; the engine hears of the batch and its loss."""
-        tally = self._stages.saw(inputs)
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        stages = self._stages
+        tally, first = stages.tally, inputs.get("input_ids")
+        if first is None:
+            for first in inputs.values():
+                if isinstance(first, Tensor):
+                    break
+            else:
+                first = _NONE
+        tally.samples += first.shape[0]
+        if stages.counts_tokens:
+            tally.tokens += first.numel()
+        loss = self._learn(model, inputs, *args, **kwargs)
         tally.loss = loss if tally.loss is None else tally.loss + loss
         return loss
 
@@ -124,10 +137,7 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
     # The loop
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
-        strategies = self.args.eval_strategy, self.args.logging_strategy
-        self._evaluates_each_pass = _EPOCH in [getattr(one, "value", one) for one in strategies]
-        self._stages.steps_in_epoch = kwargs["steps_in_epoch"]
-        self._stages.deaf = False
+        self._stages.begin_pass(kwargs["steps_in_epoch"], self.args)
         if not self._stages.owes_update:
             self._stages.decide(self.control)  # what eval_on_start has found
         else:  # the checkpoint lay before a boundary: decide it as it was
@@ -149,27 +159,31 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Called after each update, and again after each pass, which may evaluate too."""
+        control, stages = self.control, self._stages
+        if not (
+            control.should_log or control.should_evaluate or control.should_save
+        ) and stages.count_quietly(self.state.epoch):
+            self._log_and_save(*args, **kwargs)
+            return
+        stages.hear(self.args, self.state, control)
         if (
-            self._evaluates_each_pass
-            and not self._stages.pass_ended
+            stages.evaluates_each_pass
+            and not stages.pass_ended
             and float(self.state.epoch).is_integer()
         ):
             # What this pass's evaluation finds belongs to this boundary, and into its checkpoint.
-            self._saves_late, self.control.should_save = self.control.should_save, False
-            super()._maybe_log_save_evaluate(*args, **kwargs)
+            self._saves_late, control.should_save = control.should_save, False
+            self._log_and_save(*args, **kwargs)
             return
         if self._saves_late:
-            self._saves_late, self.control.should_save = False, True
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-        tally = self._stages.tally
-        if tally.asked or not tally.owes:
-            self._stages.decide(self.control)
-        elif tally.tell():  # as after most updates, and a call less
-            self._stages.told(self.control, owed=True)
+            self._saves_late, control.should_save = False, True
+        self._log_and_save(*args, **kwargs)
+        stages.decide(self.control)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's own; while training, of the model that the next update begins with."""
         if self._stages.has_engine:
+            self._stages.hear(self.args, self.state, self.control)
             self._stages.tally.tune_ahead()
         return super().evaluate(*args, **kwargs)
 
@@ -189,6 +203,7 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
     # Checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._stages.hear(self.args, self.state, self.control)
         output = Path(self._get_output_dir(trial=trial))
         keep(output / f"checkpoint-{self.state.global_step}", self._stages.kept())
         super()._save_checkpoint(model, trial)

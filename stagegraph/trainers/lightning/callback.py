@@ -94,11 +94,12 @@ class StagegraphCallback(Callback):
         self._trainer: Trainer | None = None
         self._validation = loops.Validation()
         self._place = Place.START
-        self._steps = 0
+        self._steps = self._batch = 0
+        self._passes = 0, 0
         self._completed = loops.Completed()
         self._heard: dict[str, Tensor] = {}
         self._resumed: Mapping[str, Any] | None = None
-        self._used = self._warned = False
+        self._used = self._warned = self._logs = False
 
     @property
     def engine(self) -> Engine:
@@ -240,6 +241,7 @@ class StagegraphCallback(Callback):
             loops.set_generators(trainer, resumed["generators"])
             self._heard |= loops.remember(trainer, resumed["monitored"])  # told of before
             loops.go_on(trainer, self._place, validates=resumed["validates"])
+        self._logs = bool(trainer.loggers)
         self._completed = loops.completed(trainer)
         self._steps = self._completed.completed
         self._place = Place.START
@@ -304,7 +306,7 @@ class StagegraphCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Decide the boundary before this batch."""
-        self._place = Place.UPDATE
+        self._place = _UPDATE
         if self.tally.owes and self._decide(trainer):
             self._go_on_or_stop(trainer)
 
@@ -317,25 +319,28 @@ class StagegraphCallback(Callback):
         batch_idx: int,
     ) -> None:
         """A batch is over, and perhaps an update: count it; have it validated if that is due."""
-        self._place = Place.BATCH
-        counter = self._counter
-        counter.add(batch, outputs)
-        steps = self._completed.completed
+        self._place = _BATCH
+        counter, tally, steps = self._counter, self.tally, self._completed.completed
+        counter.add(tally, batch, outputs)
         if steps == self._steps:
             return
         self._steps = steps
-        tally = self.tally
-        learnt = counter.give(tally, trainer, pl_module)
-        if not learnt:  # training_step gave None: nothing was learnt, nothing moved
-            return
+        if counter.losses == 1 and trainer.accumulate_grad_batches == 1:
+            counter.losses = counter.batches = 0  # as a call less
+        elif not counter.give(tally, trainer, pl_module):
+            return  # training_step gave None: nothing was learnt, nothing moved
         if tally.loss is None and self._reads_loss:
             raise MetricError(
                 "the graph reads 'loss', and training_step returns none; let it return the loss, "
                 "or {'loss': loss}"
             )
-        if tally.updated(loops.passes(trainer)):
+        at, of = self._passes
+        follows = of > 1 and batch_idx == self._batch + 1  # in the same pass: no look-up
+        passes = (at + 1, of) if follows else loops.passes(trainer)
+        self._passes, self._batch = passes, batch_idx
+        if tally.updated(passes):
             self._validation.ask(trainer)
-        if trainer.loggers:
+        if self._logs:
             self._log(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -428,6 +433,8 @@ class StagegraphCallback(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(shown, step=step)
 
+
+_BATCH, _UPDATE = Place.BATCH, Place.UPDATE  # a look-up less at every batch
 
 _stage = stage  # Lightning calls an argument of a callback's `stage` too
 

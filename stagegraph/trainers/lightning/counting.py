@@ -27,7 +27,7 @@ class Amounts(NamedTuple):
 
 
 class Counter:
-    """The batches since the last update.
+    """The batches since the last update, of which a tally gets the sum.
 
     Args:
         count: What a batch has, if the user says so.
@@ -36,50 +36,53 @@ class Counter:
 
     def __init__(self, count: Callable[[Any], Amounts] | None, *, tokens: bool) -> None:
         self._count, self._tokens_read = count, tokens
-        self._loss: Tensor | None = None
-        self._losses = self._samples = self._tokens = 0
         self.batches = 0
         """How many there were."""
+        self.losses = 0
+        """How many of them have given a loss."""
 
-    def add(self, batch: Any, outputs: Any) -> None:
+    def add(self, tally: Tally, batch: Any, outputs: Any) -> None:
         """One more.
 
         Args:
+            tally: Where it is added to.
             batch: The batch.
             outputs: What Lightning hands on of ``training_step``; its loss is a share.
 
         Raises:
             MissingFact: The graph reads tokens, and these cannot be told from the batch.
         """
-        samples, tokens = self._amounts(batch)
-        self._samples += samples
-        self._tokens += tokens
+        if self._count is not None or self._tokens_read:
+            samples, tokens = self._amounts(batch)
+            tally.samples += samples
+            tally.tokens += tokens
+        else:
+            first = _first_tensor(batch)
+            if first is not None and first.shape:
+                tally.samples += first.shape[0]
         self.batches += 1
         if type(outputs) is dict or isinstance(outputs, Mapping):
             loss = outputs.get("loss")
             if isinstance(loss, Tensor):
                 loss = loss.detach() if loss.requires_grad else loss
-                self._loss = loss if self._loss is None else self._loss + loss
-                self._losses += 1
+                tally.loss = loss if tally.loss is None else tally.loss + loss
+                self.losses += 1
 
     def give(self, tally: Tally, trainer: Trainer, module: LightningModule) -> bool:
-        """An update is over: give all to what is told of it, and begin at nothing.
+        """An update is over: the tally has the whole of it, and the next begins at nothing.
 
         Returns:
             Whether anything was learnt.
         """
-        loss, num, samples, tokens = self._loss, self._losses, self._samples, self._tokens
-        self._loss = None
-        self._losses = self._samples = self._tokens = self.batches = 0
+        num, share = self.losses, trainer.accumulate_grad_batches
+        self.losses = self.batches = 0
         if not num and module.automatic_optimization:
+            tally.samples = tally.tokens = 0
             return False
-        tally.samples, tally.tokens = samples, tokens
-        if loss is not None:
-            share = trainer.accumulate_grad_batches
-            if share > 1 and module.automatic_optimization:
-                loss = loss * share  # of each, Lightning hands on its share of an update
-            loss = loss / num if num > 1 else loss
-        tally.loss = loss
+        if num and share > 1 and module.automatic_optimization:
+            tally.loss = tally.loss * share  # of each, Lightning hands on its share of an update
+        if num > 1:
+            tally.loss = tally.loss / num
         return True
 
     def _amounts(self, batch: Any) -> tuple[int, int]:
@@ -89,26 +92,23 @@ class Counter:
         first = _first_tensor(batch)
         if first is None or not first.dim():
             return 0, 0
-        samples = first.shape[0]
-        if not self._tokens_read:
-            return samples, 0
         if first.is_floating_point():
             raise MissingFact(
                 "the graph reads tokens, and the batch's first tensor has no integers; say what a "
                 "batch has: StagegraphCallback(count=lambda batch: (samples, tokens))"
             )
-        return samples, first.numel()
+        return first.shape[0], first.numel()
 
 
 def _first_tensor(batch: Any) -> Tensor | None:
-    if isinstance(batch, Tensor):
-        return batch
     several: Iterable[Any] = ()
-    if isinstance(batch, Mapping):
+    if type(batch) is dict or isinstance(batch, Mapping):
         named = batch.get("input_ids")
-        if isinstance(named, Tensor):
+        if named is not None and isinstance(named, Tensor):
             return named
         several = batch.values()
+    elif isinstance(batch, Tensor):
+        return batch
     elif isinstance(batch, Sequence) and not isinstance(batch, str):
         several = batch
     for one in several:
