@@ -8,10 +8,18 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from benchmarks.trainers.plain import Nothing, evaluate
+from benchmarks.trainers.inplace import Place
+from benchmarks.trainers.plain import EPOCH, Nothing, evaluate
 from benchmarks.trainers.task import BATCH, EVERY, LR, Net, graph, loader
 from benchmarks.trainers.turns import Turn
+from stagegraph.actions.optimizing.updates import Updates
 from stagegraph.trainers.accelerate import AcceleratedEngine
+
+PLACES = {
+    "no-op": [Place(Nothing, "on_step")],
+    "stagegraph": [Place(AcceleratedEngine, "step"), Place(Updates, "_after"), *EPOCH],
+}
+"""Where the loop and the optimizer call us at an update."""
 
 
 def train(variant: str, updates: int, turn: Turn) -> None:

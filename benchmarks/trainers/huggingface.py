@@ -8,15 +8,29 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
+from benchmarks.trainers.inplace import Place
 from benchmarks.trainers.task import BATCH, EVERY, LR, Collate, Items, Net, graph, held_out
 from benchmarks.trainers.turns import Turn
-from stagegraph.trainers.huggingface import StagedTrainer, StagegraphCallback
+from stagegraph.trainers.huggingface import StagedTrainer, StagedTrainerMixin, StagegraphCallback
 
 logging.disable_progress_bar()
 
 
 class Nothing(TrainerCallback):
     """A callback that does nothing."""
+
+
+PLACES = {
+    "no-op": [Place(Nothing, "on_step_end")],
+    "stagegraph": [
+        Place(StagedTrainerMixin, "training_step"),
+        Place(Trainer, "training_step", host=True),
+        Place(StagegraphCallback, "on_step_end"),
+        Place(StagedTrainerMixin, "_maybe_log_save_evaluate"),
+        Place(Trainer, "_maybe_log_save_evaluate", host=True),
+    ],
+}
+"""Where the Trainer calls us at an update, and we it."""
 
 
 def train(variant: str, updates: int, turn: Turn) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from benchmarks.trainers.inplace import Place
 from benchmarks.trainers.task import EVERY, LR, Net, graph, held_out, loader
 from benchmarks.trainers.turns import Turn
 from stagegraph.trainers.lightning import StagegraphCallback
@@ -40,6 +41,13 @@ class Module(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=LR)
+
+
+PLACES = {
+    variant: [Place(callback, f"on_train_batch_{end}") for end in ("start", "end")]
+    for variant, callback in (("no-op", Nothing), ("stagegraph", StagegraphCallback))
+}
+"""Where the Trainer calls us at an update."""
 
 
 def train(variant: str, updates: int, turn: Turn) -> None:

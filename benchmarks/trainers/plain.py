@@ -6,10 +6,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 import stagegraph as sg
+from benchmarks.trainers.inplace import Place
 from benchmarks.trainers.task import BATCH, EVERY, LR, Net, graph, held_out, loader
 from benchmarks.trainers.turns import Turn
+from stagegraph.engine.core import Core
+from stagegraph.session.passes import Epoch
 
 
 class Nothing:
@@ -17,6 +21,19 @@ class Nothing:
 
     def on_step(self, *, step: int, model: Any, optimizer: Any, loss: Any) -> None:
         pass
+
+
+EPOCH = [
+    Place(Epoch, "__iter__", steps=True),
+    Place(_BaseDataLoaderIter, "__next__", host=True),
+]
+"""Where batches are fetched: by the epoch, from the loader."""
+
+PLACES = {
+    "no-op": [Place(Nothing, "on_step")],
+    "stagegraph": [Place(Core, "step"), *EPOCH],
+}
+"""Where the loop calls us at an update."""
 
 
 def train(variant: str, updates: int, turn: Turn) -> None:

@@ -84,8 +84,11 @@ class StagegraphCallback(TrainerCallback):
         """Whether a stage adds to the loss."""
         self.evaluates_each_pass = False
         """Whether the Trainer evaluates or logs at the end of each pass over the data."""
-        self._size = self._quiet_size = 0
-        self._made = False
+        self.quiet_size = -1
+        """How many batches a pass has, where an update may be counted without more; else -1."""
+        self.made = False
+        """Whether the Trainer has made an update that :meth:`hear` has not heard of."""
+        self._size = 0
         self._engine: Engine | None = None
         self._evaluate: Callable[[], Any] = dict
         self._optimizer: Any = None
@@ -177,37 +180,16 @@ class StagegraphCallback(TrainerCallback):
         self.evaluates_each_pass = "epoch" in strategies
         self.deaf = self.pass_ended = False
         counts_itself = args.include_num_input_tokens_seen != "no"
-        self._size, self._quiet_size = batches, -1 if counts_itself else batches or -1
-
-    def count_quietly(self, epoch: float) -> bool:
-        """Count the update that the Trainer has just made, if nothing comes with it or is due.
-
-        Args:
-            epoch: Passes over the data, as the Trainer tells them.
-
-        Returns:
-            Whether it was counted; if not, :meth:`hear` and :meth:`decide` do it.
-        """
-        tally, size = self.tally, self._quiet_size
-        quiet = tally.quiet
-        if quiet.of != size or tally.metrics or not self._made:
-            return False
-        quiet.at = at = round(epoch * size)
-        if self.evaluates_each_pass and not at % size:
-            return False
-        if not quiet.counts(tally.loss, tally.samples, tally.tokens):
-            return False
-        tally.loss, tally.samples, tally.tokens, self._made = None, 0, 0, False
-        return True
+        self._size, self.quiet_size = batches, -1 if counts_itself else batches or -1
 
     def hear(self, args: Any, state: Any, control: Any) -> None:
         """If the Trainer has made an update: it is owed, and the graph may want an evaluation.
 
         All callbacks have heard of the update by then, and said what they want.
         """
-        if not self._made:
+        if not self.made:
             return
-        self._made = False
+        self.made = False
         tally, tokens, passes, size = self.tally, None, None, self._size
         if size:
             passes = round(state.epoch * size), size
@@ -300,7 +282,7 @@ class StagegraphCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """An update is over; what is due is seen to when all callbacks have heard of it."""
-        self._made = True
+        self.made = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A pass over the data is over; what it evaluates comes after this."""

@@ -160,11 +160,18 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Called after each update, and again after each pass, which may evaluate too."""
         control, stages = self.control, self._stages
-        if not (
-            control.should_log or control.should_evaluate or control.should_save
-        ) and stages.count_quietly(self.state.epoch):
-            self._log_and_save(*args, **kwargs)
-            return
+        tally = stages.tally
+        if tally.loss is not None and not (
+            control.should_log or control.should_evaluate or control.should_save or tally.metrics
+        ):  # as after most updates: nothing comes with this one, and nothing may be due
+            quiet, size = tally.quiet, stages.quiet_size
+            at = round(self.state.epoch * size)
+            if quiet.of == size and (at % size or not stages.evaluates_each_pass):
+                quiet.at = at
+                if quiet.counts(tally.loss, tally.samples, tally.tokens):
+                    tally.loss, tally.samples, tally.tokens, stages.made = None, 0, 0, False
+                    self._log_and_save(*args, **kwargs)
+                    return
         stages.hear(self.args, self.state, control)
         if (
             stages.evaluates_each_pass
