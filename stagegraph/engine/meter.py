@@ -158,17 +158,21 @@ class Meter:
             return
         if quiet.of and quiet.was / quiet.of != self._told:
             return  # passes were told in another way
+        room, space = self._samples_left - self._samples, self._tokens_left - self._tokens
         if samples:
-            most = min(most, (self._samples_left - self._samples) / samples)
+            most = min(most, room / samples)
         if tokens:
-            most = min(most, (self._tokens_left - self._tokens) / tokens)
+            most = min(most, space / tokens)
+        most = max(0, math.ceil(min(most, MOST) * _EARLY) - 1)
         quiet.samples, quiet.tokens = samples, tokens
+        quiet.spare_samples = room * _EARLY - most * samples - 1
+        quiet.spare_tokens = space * _EARLY - most * tokens - 1
         quiet.until = self._told_at * max(quiet.of, 1) * _EARLY
         quiet.rings = None
         if self._timed:
             left = self._seconds_at - self._began.seconds - self._seconds
             quiet.rings = self._read_at + left * _EARLY - _EARLY_SECONDS
-        quiet.left = quiet.armed = max(0, math.ceil(min(most, MOST) * _EARLY) - 1)
+        quiet.left = quiet.armed = most
 
     def rest(self) -> None:
         """Take in what quiet updates have counted; there are no more of them, until :meth:`arm`."""
@@ -185,9 +189,10 @@ class Meter:
         # At one instant: nothing is called here, so that no interrupt comes between.
         self._seen, self._told = seen, told
         self.counted += count
-        self._samples += count * quiet.samples
-        self._tokens += count * quiet.tokens
+        self._samples += count * quiet.samples + quiet.more_samples
+        self._tokens += count * quiet.tokens + quiet.more_tokens
         quiet.armed = quiet.left
+        quiet.more_samples = quiet.more_tokens = 0
 
     def mark(self) -> tuple[Any, ...]:
         """All that an update counts, to go back to with :meth:`undo` if it is refused."""
@@ -329,8 +334,8 @@ class Meter:
     def added(self, now: float) -> Progress:
         """What was added since the last look, by a reading of the wall clock."""
         quiet, updates, passed = self.quiet, self.updates, self.reading - self._counted_to
-        samples = self._samples + quiet.count * quiet.samples
-        tokens = self._tokens + quiet.count * quiet.tokens
+        samples = self._samples + quiet.count * quiet.samples + quiet.more_samples
+        tokens = self._tokens + quiet.count * quiet.tokens + quiet.more_tokens
         return Progress(updates, passed, samples, tokens, self._elapsed(now, updates), self._flops)
 
     def wait(self, looks: Mapping[Unit, float]) -> None:

@@ -15,7 +15,7 @@ __all__ = ["Quiet"]
 
 
 class Quiet:
-    """So many updates that may be counted here, each like the last.
+    """So many updates that may be counted here, most of them like the last.
 
     Args:
         mail: Where mail from outside arrives; an update that finds some is not quiet.
@@ -26,6 +26,10 @@ class Quiet:
         armed: How many there were when what was counted was last taken in.
         samples: Samples of each.
         tokens: Tokens of each.
+        more_samples: Samples beyond that, of those that were counted and not taken in.
+        more_tokens: The same in tokens.
+        spare_samples: So many samples more they may have together before something may be due.
+        spare_tokens: The same in tokens.
         at: Where the host is in its data once the update of the batch in hand is over, in units of
             which a pass has :attr:`of`.
         of: So many; 0: nobody says where the host is.
@@ -39,13 +43,15 @@ class Quiet:
     """
 
     __slots__ = (
-        *("_clock", "_mail", "armed", "at", "dtype", "kind", "left", "loss", "of", "rings"),
-        *("samples", "shows", "tokens", "until", "was"),
+        *("_clock", "_mail", "armed", "at", "dtype", "kind", "left", "loss", "more_samples"),
+        *("more_tokens", "of", "rings", "samples", "shows", "spare_samples", "spare_tokens"),
+        *("tokens", "until", "was"),
     )
 
     def __init__(self, mail: Sized, clock: Callable[[], float] | None) -> None:
         self.left = self.armed = self.samples = self.tokens = self.at = self.of = self.was = 0
-        self.until = 0.0
+        self.more_samples = self.more_tokens = 0
+        self.until = self.spare_samples = self.spare_tokens = 0.0
         self.rings: float | None = None
         self.shows = True
         self.loss: Any = None
@@ -72,8 +78,6 @@ class Quiet:
         """
         if (
             not self.left
-            or samples != self.samples
-            or tokens != self.tokens
             or not self.was <= self.at < self.until
             or self._mail
             or (self.rings is not None and self._rings())
@@ -87,10 +91,27 @@ class Quiet:
                     loss = loss.data
             elif type(loss) is not float:
                 return False
-            self.loss = loss
-        self.was = self.at
+        else:
+            loss = self.loss
+        if samples != self.samples or tokens != self.tokens:
+            if not self.holds(samples, tokens):
+                return False
+            more, many = samples - self.samples, tokens - self.tokens
+            self.more_samples, self.more_tokens = self.more_samples + more, self.more_tokens + many
+            self.spare_samples -= more
+            self.spare_tokens -= many
+        self.loss, self.was = loss, self.at
         self.left -= 1
         return True
+
+    def holds(self, samples: int, tokens: int) -> bool:
+        """Whether an update that takes so much may be counted here, if one like the last may be."""
+        return (
+            type(samples) is int
+            and type(tokens) is int
+            and 0 <= samples <= self.samples + self.spare_samples
+            and 0 <= tokens <= self.tokens + self.spare_tokens
+        )
 
     def rest(self) -> None:
         """Count no more here; what was counted is taken in already."""

@@ -104,8 +104,10 @@ class Tally:
             and passes is not None
             and passes[1] == quiet.of
             and passes[0] < quiet.until
-            and self.samples == quiet.samples
-            and self.tokens == quiet.tokens
+            and (
+                (self.samples == quiet.samples and self.tokens == quiet.tokens)
+                or quiet.holds(self.samples, self.tokens)
+            )
         ):  # nothing will be due but by the clock on the wall
             quiet.at = passes[0]
             self.asked, self._calm = False, True
