@@ -297,7 +297,8 @@ class Core:
             epoch: The host's reading of passes over the data, with the fraction of the running
                 one, or a pair ``(batches, of)``: so many batches, of which a pass has so many.
                 Differences count, so it need not go back at a rollback.
-            loss: The training loss, to be shown; a metric too if the graph declares it.
+            loss: The training loss, to be shown; a metric too if the graph declares it. While
+                nothing is due and nobody keeps records, it is not looked at.
             metrics: Values of declared metrics, measured with this update.
 
         Raises:

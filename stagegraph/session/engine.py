@@ -406,6 +406,7 @@ class Engine:
 
         Args:
             loss: The training loss, to be shown; read as a metric if the graph declares ``loss``.
+                While nothing is due and nobody keeps records, it is not looked at.
             samples: Training samples in this update; on several ranks each gives its own, and
                 they are summed up.
             tokens: Training tokens in this update; likewise.
