@@ -307,7 +307,7 @@ class StagegraphCallback(Callback):
     ) -> None:
         """Decide the boundary before this batch."""
         self._place = _UPDATE
-        if self.tally.owes and self._decide(trainer):
+        if self._decide(trainer):
             self._go_on_or_stop(trainer)
 
     def on_train_batch_end(
@@ -392,7 +392,11 @@ class StagegraphCallback(Callback):
         tally = self.tally
         if not tally.owes:
             return False
-        self._hear(loops.known_metrics(trainer))
+        known, heard = loops.known_metrics(trainer), self._heard
+        for name in self._declared:
+            if known.get(name) is not heard.get(name):
+                self._hear(known)
+                break
         if tally.asked:
             self._require_evaluated()
         if not tally.tell():

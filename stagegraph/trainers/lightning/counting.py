@@ -35,7 +35,7 @@ class Counter:
     """
 
     def __init__(self, count: Callable[[Any], Amounts] | None, *, tokens: bool) -> None:
-        self._count, self._tokens_read = count, tokens
+        self._count, self._simple = count, count is None and not tokens
         self.batches = 0
         """How many there were."""
         self.losses = 0
@@ -52,14 +52,14 @@ class Counter:
         Raises:
             MissingFact: The graph reads tokens, and these cannot be told from the batch.
         """
-        if self._count is not None or self._tokens_read:
+        if self._simple:
+            first = _first_tensor(batch)
+            if first is not None and (shape := first.shape):
+                tally.samples += shape[0]
+        else:
             samples, tokens = self._amounts(batch)
             tally.samples += samples
             tally.tokens += tokens
-        else:
-            first = _first_tensor(batch)
-            if first is not None and first.shape:
-                tally.samples += first.shape[0]
         self.batches += 1
         if type(outputs) is dict or isinstance(outputs, Mapping):
             loss = outputs.get("loss")
@@ -112,7 +112,9 @@ def _first_tensor(batch: Any) -> Tensor | None:
     elif isinstance(batch, Sequence) and not isinstance(batch, str):
         several = batch
     for one in several:
-        found = one if isinstance(one, Tensor) else _first_tensor(one)
+        if isinstance(one, Tensor):
+            return one
+        found = _first_tensor(one)
         if found is not None:
             return found
     return None
