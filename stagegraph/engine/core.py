@@ -176,7 +176,7 @@ class Core:
 
     @property
     def loss(self) -> Any:
-        """The training loss of the last update, as it was given."""
+        """The last update's training loss, as it was given; ``None`` if nobody was shown it."""
         return self.quiet.loss
 
     @property

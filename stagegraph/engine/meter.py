@@ -130,7 +130,8 @@ class Meter:
     def announce(self, at: int, of: int) -> None:
         """The host is there in its data once the update of the batch in hand is over.
 
-        From here on it may write ``quiet.at`` itself, with each batch.
+        From here on it may write ``quiet.at`` itself, with each batch, as long as ``quiet.of`` is
+        still its own.
 
         Args:
             at: Where, in a unit of the host's.
@@ -156,7 +157,7 @@ class Meter:
         quiet.rest()
         if self.uncounted or self._replay or self._told >= self._told_at:
             return
-        if quiet.of and quiet.was / quiet.of != self._told:
+        if quiet.of and (quiet.of > MOST or quiet.was / quiet.of != self._told):
             return  # passes were told in another way
         room, space = self._samples_left - self._samples, self._tokens_left - self._tokens
         if samples:
@@ -197,12 +198,14 @@ class Meter:
     def mark(self) -> tuple[Any, ...]:
         """All that an update counts, to go back to with :meth:`undo` if it is refused."""
         self.rest()
-        return tuple(getattr(self, name) for name in _COUNTED)
+        counted = tuple(getattr(self, name) for name in _COUNTED)
+        return self.quiet.at, self.quiet.was, counted
 
     def undo(self, mark: tuple[Any, ...]) -> None:
         """Count as if the update since the mark had not been."""
         self.quiet.rest()
-        for name, value in zip(_COUNTED, mark, strict=True):
+        self.quiet.at, self.quiet.was, counted = mark
+        for name, value in zip(_COUNTED, counted, strict=True):
             setattr(self, name, value)
 
     def checked(
@@ -253,6 +256,8 @@ class Meter:
             self.rest()
         else:
             self.passed(reading)
+        if epoch is not None:
+            self.quiet.at = -1  # it is not known where that is in the unit of the batches
         self._coming, self.quiet.was = None, self.quiet.at
         self.counted += 1
         self._samples += samples
@@ -448,8 +453,9 @@ class Meter:
 
     def load(self, reading: Fraction) -> None:
         """Go on from a saved reading."""
-        self.coming = None
+        self._coming = None
         self.restart()
+        self.quiet.at = self.quiet.was = -1
         self._seen = self._counted_to = reading
 
     def _now(self) -> float:
@@ -538,4 +544,4 @@ def _is_pair(pair: tuple[Any, ...]) -> bool:
     if len(pair) != 2:
         return False
     batches, size = pair
-    return type(batches) is int and type(size) is int and 0 <= batches <= MOST and size > 0
+    return type(batches) is int and type(size) is int and 0 <= batches <= MOST * size and size > 0

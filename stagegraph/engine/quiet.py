@@ -24,8 +24,8 @@ class Quiet:
     Attributes:
         left: How many more updates may be counted here.
         armed: How many there were when what was counted was last taken in.
-        samples: Samples of each.
-        tokens: Tokens of each.
+        samples: Samples of the last that was not counted here, and of most of these.
+        tokens: The same in tokens.
         more_samples: Samples beyond that, of those that were counted and not taken in.
         more_tokens: The same in tokens.
         spare_samples: So many samples more they may have together before something may be due.
@@ -33,11 +33,13 @@ class Quiet:
         at: Where the host is in its data once the update of the batch in hand is over, in units of
             which a pass has :attr:`of`.
         of: So many; 0: nobody says where the host is.
-        was: Where it was after the last update that was counted; -1: not known in this unit.
+        was: Where it was after the last update that was counted; -1: not known in this unit. What
+            is :attr:`at` besides is announced for the update to come.
         until: From here on in the data something may be due.
         rings: From this reading of the clock on something may be due; ``None``: it is not asked.
         shows: Whether anybody is shown the loss; else it is not looked at here.
-        loss: The training loss of the last update, as it was given, but for its graph.
+        loss: The training loss of the last update, as it was given, but for its graph; ``None`` if
+            nobody was shown it.
         kind: The type of tensors that may be a loss, as :meth:`counts` has no time to look closer.
         dtype: Their dtype.
     """
@@ -83,17 +85,19 @@ class Quiet:
             or (self.rings is not None and self._rings())
         ):
             return False
-        if self.shows and loss is not None:
-            if type(loss) is self.kind:
-                if loss.dtype is not self.dtype or loss.ndim:
-                    return False
-                if loss.requires_grad:
-                    loss = loss.data
-            elif type(loss) is not float:
-                return False
-        else:
+        if not self.shows:
+            loss = None
+        elif loss is None:
             loss = self.loss
-        if samples != self.samples or tokens != self.tokens:
+        elif type(loss) is self.kind:
+            if loss.dtype is not self.dtype or loss.ndim:
+                return False
+            if loss.requires_grad:
+                loss = loss.data
+        elif type(loss) is not float:
+            return False
+        # Not the same objects: another number, or one that is to be looked at.
+        if samples is not self.samples or tokens is not self.tokens:
             if not self.holds(samples, tokens):
                 return False
             more, many = samples - self.samples, tokens - self.tokens

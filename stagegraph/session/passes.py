@@ -160,9 +160,9 @@ class Epoch(Generic[T]):
         # Batches as a share of all passes: of so many units, and each batch is so many of them.
         each, of = start.denominator, start.denominator * size
         at = start.numerator * size + min(number, size) * each
-        quiet, tells = core.quiet, position.tells
+        meter, quiet, tells = core.meter, core.quiet, position.tells
         if size and not tells:
-            core.meter.announce(at, of)
+            meter.announce(at, of)
         for batch in batches:  # every update comes through here, and each call costs
             if not quiet.left and core.state.ended is not None:
                 return
@@ -170,7 +170,11 @@ class Epoch(Generic[T]):
             if tells:
                 self._count_drawn()
             elif number <= size:
-                quiet.at = at = at + each
+                at += each
+                if quiet.of == of:
+                    quiet.at = at
+                else:  # another loader was drawn from in between
+                    meter.announce(at, of)
             yield batch
             if settle is not None:
                 settle()
@@ -181,7 +185,7 @@ class Epoch(Generic[T]):
                 "be read once only, give something that can be read again"
             )
         if not size:
-            core.meter.passed(start + 1)
+            meter.passed(start + 1)
 
     def _count_drawn(self) -> None:
         """Count the batch in hand; its loader counts its own passes, and may have gone back."""

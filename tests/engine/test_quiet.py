@@ -13,7 +13,7 @@ import stagegraph as sg
 from stagegraph.engine.core import Core
 from stagegraph.engine.numbers import NumbersActor
 from stagegraph.engine.simulate import runnable
-from stagegraph.errors import MetricError, ProgressError
+from stagegraph.errors import MetricError, MissingFact, ProgressError
 
 GRAPH = """
 {stagegraph: 1, name: quiet, initial: a, events: [go],
@@ -212,6 +212,64 @@ def test_an_update_of_no_batch_moves_no_passes():
     core.step(samples=2, tokens=1)
     assert core.progress.epoch == Fraction(6, 9)
     assert core.progress.step == 7
+
+
+def test_what_a_refused_update_has_announced_is_still_announced():
+    core = Core(compiled(), NumbersActor(None, {}), clock=Clock())
+    core.start()
+    core.meter.announce(1, 4)
+    for _ in range(2):
+        with pytest.raises(MissingFact, match="samples"):
+            core.step(tokens=1)
+    core.step(samples=1, tokens=1)
+    assert core.progress.epoch == Fraction(1, 4)
+    assert core.progress.step == 1
+
+
+def test_passes_that_were_told_once_go_on_with_the_batches():
+    core = calm()
+    core.meter.announce(7, 9)
+    core.step(samples=2, tokens=1, epoch=Fraction(8, 9))
+    assert core.progress.epoch == Fraction(8, 9)
+    core.quiet.at = 8
+    core.step(samples=2, tokens=1)
+    core.quiet.at = 9
+    core.step(samples=2, tokens=1)
+    assert core.progress.epoch == 1
+
+
+def test_a_state_that_is_loaded_in_place_forgets_what_was_counted():
+    core = calm()
+    saved = json.loads(json.dumps(core.state_dict()))
+    core.quiet.at = 7
+    core.step(samples=2, tokens=1)
+    core.load_state_dict(saved)
+    core.quiet.at = 7
+    core.step(samples=2, tokens=1)
+    assert core.progress.epoch == Fraction(7, 9)
+
+
+def test_two_loaders_may_be_drawn_from_in_turns():
+    engine = sg.Engine(sg.load(GRAPH))
+    with engine:
+        one, other = iter(engine.epochs(range(4))), iter(engine.epochs(range(8)))
+        four, eight = iter(next(one)), iter(next(other))
+        seen = []
+        for batches in (four, eight, eight, four, eight):
+            next(batches)
+            engine.step(samples=1, tokens=1)
+            seen.append(engine.progress.epoch)
+        assert seen == [Fraction(n, 8) for n in (2, 3, 4, 4, 5)]
+
+
+@pytest.mark.parametrize("kind", ["quiet", "loud"])
+@pytest.mark.parametrize("samples", [2.0, Fraction(2), "2"])
+def test_amounts_that_are_no_whole_numbers_are_refused_at_any_update(samples, kind):
+    core = calm()
+    if kind == "loud":
+        core.meter.rest()
+    with pytest.raises(ProgressError, match="samples are counted in whole numbers"):
+        core.step(samples=samples, tokens=1)
 
 
 def test_passes_that_go_backwards_are_refused():

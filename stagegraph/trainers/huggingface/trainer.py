@@ -56,6 +56,8 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         callbacks.insert(min(1, len(callbacks)), self._stages)
         # Less to look up, and a call less, at every micro-batch.
         self._learn, self._log_and_save = super().training_step, super()._maybe_log_save_evaluate
+        stock = Trainer._maybe_log_save_evaluate  # noqa: SLF001 - another may log what it likes
+        self._logs_as_told = getattr(self._log_and_save, "__func__", None) is stock
         if not self._stages.distils and type(self).compute_loss is StagedTrainerMixin.compute_loss:
             self.compute_loss = super().compute_loss  # type: ignore[method-assign]
         self._saves_late = False
@@ -101,7 +103,7 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
                     break
             else:
                 first = _NONE
-        tally.samples += first.shape[0]
+        tally.samples += first.shape[0] if type(first) is Tensor else len(first)
         if stages.counts_tokens:
             tally.tokens += first.numel()
         loss = self._learn(model, inputs, *args, **kwargs)
@@ -161,7 +163,7 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         """Called after each update, and again after each pass, which may evaluate too."""
         control, stages = self.control, self._stages
         tally = stages.tally
-        if tally.loss is not None and not (
+        if (stages.made and self._logs_as_told) and not (
             control.should_log or control.should_evaluate or control.should_save or tally.metrics
         ):  # as after most updates: nothing comes with this one, and nothing may be due
             quiet, size = tally.quiet, stages.quiet_size

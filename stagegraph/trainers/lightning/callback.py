@@ -298,6 +298,7 @@ class StagegraphCallback(Callback):
         """The last pass is over: decide the boundary behind it, before batches are drawn."""
         if self._place is not Place.START:
             self._place = Place.UPDATE
+        self._passes = 0, 0
         self._decide(trainer)
         self._go_on_or_stop(trainer)
         self._place = Place.PASS if self._place is Place.UPDATE else self._place

@@ -154,6 +154,80 @@ def test_updates_count_and_not_micro_batches(tmp_path, accumulate):
     assert trainer.engine.progress.epoch * 6 == round(trainer.state.epoch * 6)
 
 
+class Evaluates(TrainerCallback):
+    """Evaluates by itself, before the Trainer has logged, evaluated and saved."""
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step in (5, 24):
+            self.trainer.evaluate()
+
+
+class Stops(TrainerCallback):
+    """Stops in the middle of an update."""
+
+    def on_substep_end(self, args, state, control, **_):
+        if state.global_step == 6:
+            control.should_training_stop = True
+
+
+LONG = PLATEAU.replace("patience=4 steps", "patience=400 steps").replace("20 steps", "40 steps")
+
+
+@pytest.mark.parametrize("other", [Evaluates(), Stops()])
+def test_no_update_counts_that_was_not_made(tmp_path, other):
+    trainer = small.trainer(
+        tmp_path,
+        LONG.replace("every: 2 steps", "every: 90 steps"),
+        callbacks=[other],
+        gradient_accumulation_steps=2 if isinstance(other, Stops) else 1,
+        compute_metrics=lambda _: {"val": 1.0},
+        max_steps=24,
+    )
+    other.trainer = trainer
+    trainer.train()
+    assert trainer.state.global_step == (6 if isinstance(other, Stops) else 24)
+    assert trainer.engine.progress.step == trainer.state.global_step
+    assert not trainer._stages.tally.owes
+
+
+def test_what_a_trainer_logs_by_itself_comes_with_its_update(tmp_path):
+    class Logs(Trainer):
+        def _maybe_log_save_evaluate(self, *args, **kwargs):
+            if self.state.global_step == 10:
+                self.log({"val": 0.5})
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    class Mine(StagedTrainerMixin, Logs):
+        pass
+
+    text = """
+    {stagegraph: 1, name: logs, initial: a, metrics: {val: {goal: minimize}},
+     stages: {a: {kind: train, transitions: [{target: done, when: "val < 1"}]},
+              done: {kind: final}}}
+    """
+    trainer = small.trainer(tmp_path, text, kind=Mine, max_steps=24)
+    trainer.train()
+    assert trainer.engine.progress.step == trainer.state.global_step == 10
+
+
+@pytest.mark.parametrize(
+    ("batch", "samples"),
+    [
+        ({"input_ids": torch.zeros(3, 5)}, 3),
+        ({"input_ids": [[1, 2], [3]]}, 2),
+        ({"name": "x", "pixels": torch.zeros(4, 2), "labels": torch.zeros(1)}, 4),
+        ({"name": "x"}, 0),
+    ],
+)
+def test_samples_are_those_of_the_words_or_else_of_the_first_tensor(tmp_path, batch, samples):
+    trainer = small.trainer(tmp_path)
+    trainer._learn = lambda *_: torch.ones(())
+    trainer._stages.attach(trainer, resumes=False)
+    trainer.training_step(trainer.model, batch)
+    assert trainer._stages.tally.samples == samples
+    trainer.engine.close()
+
+
 def test_logs_say_stage_alpha_and_factors(tmp_path):
     trainer = staged(tmp_path, logging_steps=1)
     trainer.train()
