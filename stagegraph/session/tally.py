@@ -72,7 +72,8 @@ class Tally:
         """Whether an update was made that the engine has not been told of."""
         self.asked = False
         """Whether an evaluation was said to follow it."""
-        self._calm = False
+        self.calm = False
+        """Whether it is owed, and may be counted where :attr:`quiet` counts it."""
 
     @property
     def done(self) -> bool:
@@ -110,9 +111,9 @@ class Tally:
             )
         ):  # nothing will be due but by the clock on the wall
             quiet.at = passes[0]
-            self.asked, self._calm = False, True
+            self.asked, self.calm = False, True
             return False
-        self._calm = False
+        self.calm = False
         core = self._core
         if core.state is self._known and core.unabsorbed < core.foretelling.unasked:
             self.asked = False
@@ -136,15 +137,7 @@ class Tally:
             ActionError: As :meth:`Engine.step`.
             MetricError: As :meth:`Engine.step`.
         """
-        if (
-            self._calm
-            and not self.metrics
-            and self.quiet.counts(self.loss, self.samples, self.tokens)
-        ):
-            self.loss, self.samples, self.tokens = None, 0, 0
-            self.owes = self._calm = False
-            return False
-        core, self._calm = self._core, False
+        core, self.calm = self._core, False
         if self.owes:
             if self._passes is None:
                 core.meter.coming = None

@@ -86,8 +86,8 @@ class StagegraphCallback(TrainerCallback):
         """Whether the Trainer evaluates or logs at the end of each pass over the data."""
         self.quiet_size = -1
         """How many batches a pass has, where an update may be counted without more; else -1."""
-        self.made = False
-        """Whether the Trainer has made an update that :meth:`hear` has not heard of."""
+        self.heard: int | None = None
+        """The Trainer's ``global_step`` when it was last heard of; ``None``: not training yet."""
         self._size = 0
         self._engine: Engine | None = None
         self._evaluate: Callable[[], Any] = dict
@@ -187,9 +187,9 @@ class StagegraphCallback(TrainerCallback):
 
         All callbacks have heard of the update by then, and said what they want.
         """
-        if not self.made:
+        if self.heard in (None, state.global_step):
             return
-        self.made = False
+        self.heard = state.global_step
         tally, tokens, passes, size = self.tally, None, None, self._size
         if size:
             passes = round(state.epoch * size), size
@@ -277,12 +277,9 @@ class StagegraphCallback(TrainerCallback):
             )
         self._engine.wrap(self._wrapped())  # made since, around a model that is loaded
         self._engine.start()
+        self.heard = state.global_step
         if self._seen is None:
             self._seen = state.num_input_tokens_seen
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """An update is over; what is due is seen to when all callbacks have heard of it."""
-        self.made = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A pass over the data is over; what it evaluates comes after this."""

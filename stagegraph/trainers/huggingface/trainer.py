@@ -161,25 +161,21 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Called after each update, and again after each pass, which may evaluate too."""
-        control, stages = self.control, self._stages
-        tally = stages.tally
-        if (stages.made and self._logs_as_told) and not (
+        control, stages, state = self.control, self._stages, self.state
+        tally, made = stages.tally, state.global_step
+        if (made != stages.heard and self._logs_as_told) and not (
             control.should_log or control.should_evaluate or control.should_save or tally.metrics
         ):  # as after most updates: nothing comes with this one, and nothing may be due
             quiet, size = tally.quiet, stages.quiet_size
-            at = round(self.state.epoch * size)
+            at = round(state.epoch * size)
             if quiet.of == size and (at % size or not stages.evaluates_each_pass):
                 quiet.at = at
                 if quiet.counts(tally.loss, tally.samples, tally.tokens):
-                    tally.loss, tally.samples, tally.tokens, stages.made = None, 0, 0, False
+                    tally.loss, tally.samples, tally.tokens, stages.heard = None, 0, 0, made
                     self._log_and_save(*args, **kwargs)
                     return
-        stages.hear(self.args, self.state, control)
-        if (
-            stages.evaluates_each_pass
-            and not stages.pass_ended
-            and float(self.state.epoch).is_integer()
-        ):
+        stages.hear(self.args, state, control)
+        if stages.evaluates_each_pass and not stages.pass_ended and float(state.epoch).is_integer():
             # What this pass's evaluation finds belongs to this boundary, and into its checkpoint.
             self._saves_late, control.should_save = control.should_save, False
             self._log_and_save(*args, **kwargs)

@@ -84,9 +84,8 @@ class StagegraphCallback(Callback):
         self.exact = exact
         self._compiled = runnable(graph)
         self._probe, self._monitor, self._parts, self._seed = probe, monitor, parts, seed
-        self._declared = frozenset(
-            source for name, one in graph.metrics.items() for source in (name, *one.source)
-        ) - {"loss"}  # the loss is told with each update
+        named = {n for name, one in graph.metrics.items() for n in (name, *one.source)}
+        self._declared = tuple(sorted(named - {"loss"}))  # the loss is told with each update
         self._reads_loss = any("loss" in (k, *one.source) for k, one in graph.metrics.items())
         self._counter = Counter(count, tokens="tokens" in needs(self._compiled).facts)
         self._engine: Engine | None = None
@@ -97,6 +96,7 @@ class StagegraphCallback(Callback):
         self._steps = self._batch = 0
         self._passes = 0, 0
         self._completed = loops.Completed()
+        self._known: Mapping[str, Any] = {}
         self._heard: dict[str, Tensor] = {}
         self._resumed: Mapping[str, Any] | None = None
         self._used = self._warned = self._logs = False
@@ -298,7 +298,7 @@ class StagegraphCallback(Callback):
         """The last pass is over: decide the boundary behind it, before batches are drawn."""
         if self._place is not Place.START:
             self._place = Place.UPDATE
-        self._passes = 0, 0
+        self._passes, self._known = (0, 0), loops.known_metrics(trainer)
         self._decide(trainer)
         self._go_on_or_stop(trainer)
         self._place = Place.PASS if self._place is Place.UPDATE else self._place
@@ -307,7 +307,17 @@ class StagegraphCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Decide the boundary before this batch."""
-        self._place = _UPDATE
+        self._place, tally = _UPDATE, self.tally
+        if tally.calm and not tally.metrics:  # nothing is due, unless something was measured
+            known, heard = self._known, self._heard
+            for name in self._declared:
+                if known.get(name) is not heard.get(name):
+                    break
+            else:
+                if tally.quiet.counts(tally.loss, tally.samples, tally.tokens):
+                    tally.loss, tally.samples, tally.tokens = None, 0, 0
+                    tally.owes = tally.calm = False
+                    return
         if self._decide(trainer):
             self._go_on_or_stop(trainer)
 

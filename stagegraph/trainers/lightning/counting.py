@@ -53,7 +53,11 @@ class Counter:
             MissingFact: The graph reads tokens, and these cannot be told from the batch.
         """
         if self._simple:
-            first = _first_tensor(batch)
+            first = batch  # most are found here, without a call
+            if type(batch) is dict and "input_ids" not in batch:
+                first = next(iter(batch.values()), None)
+            if type(first) is not Tensor:
+                first = _first_tensor(batch)
             if first is not None and (shape := first.shape):
                 tally.samples += shape[0]
         else:
