@@ -93,7 +93,7 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
 
     # Learning
 
-    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """As the Trainer's own; the engine hears of the batch and its loss."""
         stages = self._stages
         tally, first = stages.tally, inputs.get("input_ids")
@@ -106,7 +106,7 @@ class StagedTrainerMixin(_Base):  # type: ignore[misc] # transformers is not typ
         tally.samples += first.shape[0] if type(first) is Tensor else len(first)
         if stages.counts_tokens:
             tally.tokens += first.numel()
-        loss = self._learn(model, inputs, *args, **kwargs)
+        loss = self._learn(model, inputs, num_items_in_batch)
         tally.loss = loss if tally.loss is None else tally.loss + loss
         return loss
 
