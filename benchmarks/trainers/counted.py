@@ -15,13 +15,14 @@ FIRST, UPDATES = 110, 30
 class Work(Turn):
     """Counts the bytecodes and the calls of Python functions from batch to batch."""
 
-    def __init__(self) -> None:
-        super().__init__(0, 1)
+    def __init__(self, variant: str) -> None:
+        super().__init__(variant)
         self.per_update: list[tuple[int, int]] = []
         self._batches, self._counter = 0, Counter()
 
     def fetched(self) -> None:
         """A batch is fetched: an update is over."""
+        super().fetched()
         self._batches += 1
         if self._batches == FIRST:
             self._counter.begin(running=sys._getframe(1))
@@ -32,9 +33,9 @@ class Work(Turn):
         self._counter.codes = self._counter.calls = 0
 
 
-def count(loop: Loop) -> tuple[float, float]:
-    """Bytecodes and calls of one update, medians."""
-    work = Work()
+def count(loop: Loop, variant: str) -> tuple[float, float]:
+    """Bytecodes and calls of one update in a variant, medians."""
+    work = Work(variant)
     loop(work)
     codes, calls = zip(*work.per_update, strict=True)
     return statistics.median(codes), statistics.median(calls)

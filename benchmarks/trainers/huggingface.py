@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -33,13 +34,25 @@ PLACES = {
 """Where the Trainer calls us at an update, and we it."""
 
 
-def train(variant: str, updates: int, turn: Turn) -> None:
-    """Train without stagegraph, with a callback that does nothing, or with an engine."""
-    kind, callbacks = Trainer, []
-    if variant == "no-op":
-        callbacks = [Nothing()]
-    elif variant == "stagegraph":
-        kind, callbacks = StagedTrainer, [StagegraphCallback(graph())]
+class Switched(StagedTrainer):
+    """A Trainer with a stage graph, or as it would be without."""
+
+    kind: type[Any] = StagedTrainer
+    """Whose methods it has at present."""
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        return self.kind.training_step(self, model, inputs, num_items_in_batch)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self.kind._maybe_log_save_evaluate(self, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        return self.kind.evaluate(self, *args, **kwargs)
+
+
+def train(updates: int, turn: Turn) -> None:
+    """Train, and let those listen whose turn it is."""
+    ours, nothing = StagegraphCallback(graph()), Nothing()
     with TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,
@@ -56,14 +69,24 @@ def train(variant: str, updates: int, turn: Turn) -> None:
             use_cpu=True,
             dataloader_pin_memory=False,
         )
-        trainer = kind(
+        trainer = Switched(
             model=Net(),
             args=args,
             data_collator=Collate(turn),
             train_dataset=Items(),
             eval_dataset=Items(2),
-            callbacks=callbacks,
+            callbacks=[ours],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.get_eval_dataloader = lambda *_: held_out()  # fetched within a turn
+        handler = trainer.callback_handler
+        others = [one for one in handler.callbacks if one is not ours]
+        place = handler.callbacks.index(ours)
+
+        def switch(variant: str) -> None:
+            trainer.kind = StagedTrainer if variant == "stagegraph" else Trainer
+            added = {"bare": [], "no-op": [nothing], "stagegraph": [ours]}[variant]
+            handler.callbacks = [*others[:place], *added, *others[place:]]
+
+        turn.begins(switch)
         trainer.train()

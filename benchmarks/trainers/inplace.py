@@ -39,8 +39,8 @@ class Place(NamedTuple):
 class Watch(Turn):
     """Times, from batch to batch, what is spent in some functions and not in others."""
 
-    def __init__(self) -> None:
-        super().__init__(0, 1)
+    def __init__(self, variant: str) -> None:
+        super().__init__(variant)
         self.per_update: list[float] = []
         self._spent = self._since = self._batches = self._pieces = 0
         self._counts = False
@@ -48,6 +48,7 @@ class Watch(Turn):
 
     def fetched(self) -> None:
         """A batch is fetched: an update is over."""
+        super().fetched()
         self._batches += 1
         spent, pieces = self._spent, self._pieces
         self._spent = self._pieces = 0
@@ -117,9 +118,9 @@ def _restored(owner: type, name: str, function: Any) -> None:
         setattr(owner, name, function)
 
 
-def spent(loop: Loop, places: Sequence[Place]) -> float:
-    """Microseconds of an update that are spent in these places, the median."""
-    watch = Watch()
+def spent(loop: Loop, variant: str, places: Sequence[Place]) -> float:
+    """Microseconds of an update that a variant spends in these places, the median."""
+    watch = Watch(variant)
     with watch.watching(places):
         loop(watch)
     return statistics.median(watch.per_update)

@@ -50,20 +50,16 @@ PLACES = {
 """Where the Trainer calls us at an update."""
 
 
-def train(variant: str, updates: int, turn: Turn) -> None:
-    """Train without stagegraph, with a callback that does nothing, or with an engine."""
-    callbacks: list[Callback] = []
-    if variant == "no-op":
-        callbacks = [Nothing()]
-    elif variant == "stagegraph":
-        callbacks = [StagegraphCallback(graph())]
+def train(updates: int, turn: Turn) -> None:
+    """Train, and let those listen whose turn it is."""
+    ours, nothing = StagegraphCallback(graph()), Nothing()
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(
             default_root_dir=folder,
             accelerator="cpu",
             max_steps=updates,
-            callbacks=callbacks,
+            callbacks=[ours],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -72,4 +68,11 @@ def train(variant: str, updates: int, turn: Turn) -> None:
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
         )
+        others = [one for one in trainer.callbacks if one is not ours]
+
+        def switch(variant: str) -> None:
+            added = {"bare": [], "no-op": [nothing], "stagegraph": [ours]}[variant]
+            trainer.callbacks = [*added, *others]
+
+        turn.begins(switch)
         trainer.fit(Module(), loader(turn), held_out())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -36,37 +36,33 @@ PLACES = {
 """Where the loop calls us at an update."""
 
 
-def train(variant: str, updates: int, turn: Turn) -> None:
-    """Train without stagegraph, with a callback that does nothing, or with an engine."""
+def train(updates: int, turn: Turn) -> None:
+    """Train, and let those listen whose turn it is."""
     model = Net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
-    batches = loader(turn)
-    if variant == "stagegraph":
-        _staged(model, optimizer, batches, updates)
-        return
-    callbacks = [Nothing()] if variant == "no-op" else []
-    for step, batch in enumerate(_passes(batches), 1):
-        loss = _learn(model, optimizer, batch)
-        for callback in callbacks:
-            callback.on_step(step=step, model=model, optimizer=optimizer, loss=loss)
-        if step % EVERY == 0:
-            evaluate(model)
-        if step == updates:
-            return
-
-
-def _staged(model: Net, optimizer: Any, batches: Any, updates: int) -> None:
-    step = 0
     with sg.Engine(graph(), model=model, optimizer=optimizer) as engine:
-        for epoch in engine.epochs(batches):
-            for batch in epoch:
-                loss = _learn(model, optimizer, batch)
-                step += 1
-                engine.step(loss=loss, samples=BATCH)
-                if engine.wants_evaluation:
-                    engine.observe(val_loss=evaluate(model))
-                if step == updates:
-                    return
+        go_on(engine, model, optimizer, updates, turn, _learn)
+
+
+def go_on(
+    engine: Any, model: Any, optimizer: Any, updates: int, turn: Turn, learn: Callable[..., Any]
+) -> None:
+    """Train so many updates, and tell whoever's turn it is of each."""
+    callbacks = {"bare": [], "no-op": [Nothing()]}
+    staged = (batch for epoch in engine.epochs(loader(turn)) for batch in epoch)
+    own = _passes(loader(turn))
+    for step in range(1, updates + 1):
+        batch = next(staged if turn.variant == "stagegraph" else own)
+        loss = learn(model, optimizer, batch)
+        if turn.variant == "stagegraph":
+            engine.step(loss=loss, samples=BATCH)
+            if engine.wants_evaluation:
+                engine.observe(val_loss=evaluate(model))
+        else:
+            for callback in callbacks[turn.variant]:
+                callback.on_step(step=step, model=model, optimizer=optimizer, loss=loss)
+            if step % EVERY == 0:
+                evaluate(model)
 
 
 def _learn(model: Net, optimizer: Any, batch: dict[str, Any]) -> torch.Tensor:

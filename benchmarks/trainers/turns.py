@@ -1,29 +1,63 @@
-"""Turns: loops that belong to a host run side by side, a few updates each, one at a time.
+"""Turns: one loop of a host's, in which stagegraph is there, and then is not.
 
-A host's loop cannot be left and entered again, so each has a thread of its own, and all but one
-wait. A turn changes where a loop fetches a batch: that happens once per update in every host.
-What was there before is no longer in the processor's caches, so the first
-updates of a turn are not timed, and the order is another one in each cycle.
-Each turn is timed twice: on the wall, and by what this thread alone had of the processor, which
-others on the machine do not disturb as much.
+Where a model lies in memory makes it faster or slower by more than what is looked for. So nothing
+is trained twice: the same loop goes on with the same model, and what listens to it changes every
+few updates. It changes where a batch is fetched: that happens once per update in every host, when
+the update before is over. The first updates of a turn are not timed, as what was away for some
+turns is no longer in the processor's caches, and the order is another one in each cycle.
+Each turn is timed twice: on the wall, and by what this thread alone had of the processor.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import gc
+from collections.abc import Callable
 from random import Random
 from time import perf_counter_ns, thread_time_ns
 from typing import NamedTuple
 
-import torch
+VARIANTS = ("bare", "no-op", "stagegraph")
+"""Nobody listens; a callback of the host's own that does nothing; ten guards that wait."""
 
-PATIENCE = 600.0
-"""Seconds that one turn may take before all is given up."""
+FIRST, UPDATES, WARMUP = 2, 6, 20
+"""Updates of a turn that are not timed, and those that are; cycles that are not counted."""
 
 
-Loop = Callable[["Turn"], None]
+BEGUN = 5
+"""Updates that stagegraph listens to at the beginning: an engine that has not begun still waits for
+the first of them."""
+
+
+class Turn:
+    """One variant's, for good.
+
+    Args:
+        variant: Which of the ``VARIANTS``.
+    """
+
+    def __init__(self, variant: str) -> None:
+        self.variant = "stagegraph"
+        """Whose turn it is."""
+        self._later, self._left = variant, BEGUN
+        self._switch: Callable[[str], None] = _nothing
+
+    def begins(self, switch: Callable[[str], None]) -> None:
+        """A loop begins, with stagegraph; this lets another variant listen to it."""
+        self._switch = switch
+
+    def fetched(self) -> None:
+        """A batch is fetched: an update is over."""
+        if self._left:
+            self._left -= 1
+            if not self._left:
+                self._to(self._later)
+
+    def _to(self, variant: str) -> None:
+        self.variant = variant
+        self._switch(variant)
+
+
+Loop = Callable[[Turn], None]
 
 
 class Taken(NamedTuple):
@@ -33,92 +67,61 @@ class Taken(NamedTuple):
     cpu: float
 
 
-class Turn:
-    """One loop's place in the order; its loader calls :meth:`fetched` with each batch."""
+class Turns(Turn):
+    """All variants, in turns.
 
-    def __init__(self, first: int, updates: int) -> None:
-        self.taken: list[Taken] = []
-        self.failure: BaseException | None = None
-        self.over = False
-        self._first, self._last = first, first + updates
-        self._fetched = self._last
-        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        self._began: tuple[int, int] | None = None
+    Args:
+        cycles: Turns of each that count.
+        random: For their order.
+    """
+
+    def __init__(self, cycles: int, random: Random) -> None:
+        super().__init__("stagegraph")
+        self.taken: dict[str, list[Taken]] = {variant: [] for variant in VARIANTS}
+        """What an update took, by variant and cycle."""
+        self.updates = (WARMUP + cycles + 1) * len(VARIANTS) * (FIRST + UPDATES)
+        """How many a loop makes in all."""
+        self._random, self._fetched, self._turns = random, 0, 0
+        self._coming: list[str] = []
+        self._began = 0, 0
+
+    def run(self, loop: Loop) -> list[dict[str, Taken]]:
+        """Run a loop to its end.
+
+        Returns:
+            For each cycle, what an update took in each variant.
+        """
+        try:
+            loop(self)
+        finally:
+            gc.unfreeze()
+        cycles = zip(*self.taken.values(), strict=False)
+        return [dict(zip(self.taken, one, strict=True)) for one in cycles]
 
     def fetched(self) -> None:
         """A batch is fetched; the turn may be over with it."""
-        if self._fetched == self._last:
+        super().fetched()
+        if self._fetched == FIRST + UPDATES:
             self._end()
             self._fetched = 0
-        if self._fetched == self._first:
+        if self._fetched == FIRST:
             self._began = perf_counter_ns(), thread_time_ns()
         self._fetched += 1
 
     def _end(self) -> None:
         wall, cpu = perf_counter_ns(), thread_time_ns()
-        if self._began is not None:
-            per = 1000 * (self._last - self._first)
-            self.taken.append(Taken((wall - self._began[0]) / per, (cpu - self._began[1]) / per))
-            self._done.release()
-            self._go.acquire()
-
-    def run(self, loop: Loop) -> None:
-        """Take turns until the loop ends."""
-        self._go.acquire()
-        torch.set_num_threads(1)  # each thread has a number of its own
-        try:
-            loop(self)
-        except BaseException as error:  # noqa: BLE001 - told by the thread that asks
-            self.failure = error
-        self.over = True
-        self._done.release()
-
-    def take(self) -> None:
-        """Let the loop run to the end of its next turn."""
-        if self.over:
-            return
-        self._go.release()
-        if not self._done.acquire(timeout=PATIENCE):
-            raise TimeoutError(f"a turn has taken more than {PATIENCE:g} s")
-        if self.failure is not None:
-            raise self.failure
+        if self._turns > WARMUP * len(VARIANTS):
+            per = 1000 * UPDATES
+            taken = Taken((wall - self._began[0]) / per, (cpu - self._began[1]) / per)
+            self.taken[self.variant].append(taken)
+        elif self._turns == WARMUP * len(VARIANTS):
+            gc.collect()
+            gc.freeze()  # what was made so far is no garbage, and is looked through no more
+        self._turns += 1
+        if not self._coming:
+            self._coming = self._random.sample(VARIANTS, len(VARIANTS))
+        self._to(self._coming.pop())
 
 
-def side_by_side(
-    groups: Sequence[Mapping[str, Loop]],
-    *,
-    first: int,
-    updates: int,
-    warmup: int,
-    warmed: Callable[[], object],
-) -> list[dict[str, Sequence[Taken]]]:
-    """Run loops to their end, in turns.
-
-    Args:
-        groups: Loops by name; those of one group are compared with each other, and follow one
-            another. All make the same number of updates.
-        first: Updates at the beginning of each turn that are not timed.
-        updates: Updates of each turn that are timed.
-        warmup: Turns that are not counted.
-        warmed: Called when these are over.
-
-    Returns:
-        Per group and loop, what an update took in each cycle.
-    """
-    turns = [{name: Turn(first, updates) for name in group} for group in groups]
-    for group, theirs in zip(groups, turns, strict=True):
-        for name, loop in group.items():
-            run = partial(theirs[name].run, loop)
-            threading.Thread(target=run, name=name, daemon=True).start()
-    shuffle, cycle = Random(0).shuffle, 0
-    every = [list(theirs.values()) for theirs in turns]
-    while not all(turn.over for theirs in every for turn in theirs):
-        cycle += 1
-        if cycle == warmup:
-            warmed()
-        for theirs in every:
-            shuffle(theirs)
-            for turn in theirs:
-                turn.take()
-    cycles = min(len(turn.taken) for theirs in every for turn in theirs)
-    return [{name: turn.taken[warmup:cycles] for name, turn in one.items()} for one in turns]
+def _nothing(_variant: str) -> None:
+    """The loop itself asks whose turn it is."""
