@@ -11,7 +11,9 @@ Each turn is timed twice: on the wall, and by what this thread alone had of the 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from random import Random
 from time import perf_counter_ns, thread_time_ns
 from typing import NamedTuple
@@ -61,7 +63,10 @@ Loop = Callable[[Turn], None]
 
 
 class Taken(NamedTuple):
-    """What one update took, the mean over one turn; in microseconds."""
+    """What one update took, the median of one turn's; in microseconds.
+
+    One of them may evaluate.
+    """
 
     wall: float
     cpu: float
@@ -81,9 +86,9 @@ class Turns(Turn):
         """What an update took, by variant and cycle."""
         self.updates = (WARMUP + cycles + 1) * len(VARIANTS) * (FIRST + UPDATES)
         """How many a loop makes in all."""
-        self._random, self._fetched, self._turns = random, 0, 0
+        self._random, self._turns = random, 0
         self._coming: list[str] = []
-        self._began = 0, 0
+        self._clocks: list[tuple[int, int]] = []
 
     def run(self, loop: Loop) -> list[dict[str, Taken]]:
         """Run a loop to its end.
@@ -101,19 +106,15 @@ class Turns(Turn):
     def fetched(self) -> None:
         """A batch is fetched; the turn may be over with it."""
         super().fetched()
-        if self._fetched == FIRST + UPDATES:
+        self._clocks.append((perf_counter_ns(), thread_time_ns()))
+        if len(self._clocks) > FIRST + UPDATES:
             self._end()
-            self._fetched = 0
-        if self._fetched == FIRST:
-            self._began = perf_counter_ns(), thread_time_ns()
-        self._fetched += 1
+            self._clocks = [(perf_counter_ns(), thread_time_ns())]
 
     def _end(self) -> None:
-        wall, cpu = perf_counter_ns(), thread_time_ns()
         if self._turns > WARMUP * len(VARIANTS):
-            per = 1000 * UPDATES
-            taken = Taken((wall - self._began[0]) / per, (cpu - self._began[1]) / per)
-            self.taken[self.variant].append(taken)
+            wall, cpu = zip(*self._clocks[FIRST:], strict=True)
+            self.taken[self.variant].append(Taken(_median_step(wall), _median_step(cpu)))
         elif self._turns == WARMUP * len(VARIANTS):
             gc.collect()
             gc.freeze()  # what was made so far is no garbage, and is looked through no more
@@ -121,6 +122,10 @@ class Turns(Turn):
         if not self._coming:
             self._coming = self._random.sample(VARIANTS, len(VARIANTS))
         self._to(self._coming.pop())
+
+
+def _median_step(clock: Sequence[int]) -> float:
+    return statistics.median(after - before for before, after in pairwise(clock)) / 1000
 
 
 def _nothing(_variant: str) -> None:

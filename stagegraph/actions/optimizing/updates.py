@@ -37,8 +37,10 @@ class Updates:
         for handle in self._handles:
             handle.remove()
 
-    def _after(self, optimizer: Optimizer, *_: Any) -> None:
-        found = vars(optimizer).get("found_inf")
+    def _after(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        found = optimizer.__dict__.get("found_inf")
         # Reading it waits for the device, as the scaler itself does for every other optimizer.
-        made = found is None or not bool(found)
-        self.made, self.idle = self.made or made, self.idle or not made
+        if found is None or not bool(found):
+            self.made = True
+        else:
+            self.idle = True

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,8 @@ class AcceleratedEngine(Engine):
         # At an update the count of micro-batches begins anew; saying so makes it independent of
         # where the run was resumed, and of how many micro-batches updates took before.
         self.accelerator.step = 0
-        self._tell(loss=loss, samples=samples, tokens=tokens, flops=flops, epoch=epoch, **metrics)
+        tell = self._tell if not metrics else partial(self._tell, **metrics)
+        tell(loss=loss, samples=samples, tokens=tokens, flops=flops, epoch=epoch)
         if self._knobs.grows:
             self._accumulate_as_told()
 

@@ -271,7 +271,7 @@ class StagegraphCallback(Callback):
         loops.mend_saved(checkpoint, self._place)
 
     def _reasons(self, trainer: Trainer) -> list[str]:
-        return loops.inexact(trainer, self._place, accumulating=self._counter.batches > 0)
+        return loops.inexact(trainer, self._place, accumulating=self._counter.waiting > 0)
 
     def _warn(self, reasons: list[str]) -> None:
         if reasons and self.exact and not self._warned:
@@ -334,17 +334,17 @@ class StagegraphCallback(Callback):
         counter, tally, steps = self._counter, self.tally, self._completed.completed
         counter.add(tally, batch, outputs)
         if steps == self._steps:
+            counter.waiting += 1
             return
         self._steps = steps
-        if counter.losses == 1 and trainer.accumulate_grad_batches == 1:
-            counter.losses = counter.batches = 0  # as a call less
-        elif not counter.give(tally, trainer, pl_module):
-            return  # training_step gave None: nothing was learnt, nothing moved
-        if tally.loss is None and self._reads_loss:
-            raise MetricError(
-                "the graph reads 'loss', and training_step returns none; let it return the loss, "
-                "or {'loss': loss}"
-            )
+        if counter.waiting or tally.loss is None or trainer.accumulate_grad_batches > 1:
+            if not counter.give(tally, trainer, pl_module):
+                return  # training_step gave None: nothing was learnt, nothing moved
+            if tally.loss is None and self._reads_loss:
+                raise MetricError(
+                    "the graph reads 'loss', and training_step returns none; let it return the "
+                    "loss, or {'loss': loss}"
+                )
         at, of = self._passes
         follows = of > 1 and batch_idx == self._batch + 1  # in the same pass: no look-up
         passes = (at + 1, of) if follows else loops.passes(trainer)

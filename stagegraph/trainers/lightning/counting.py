@@ -36,10 +36,9 @@ class Counter:
 
     def __init__(self, count: Callable[[Any], Amounts] | None, *, tokens: bool) -> None:
         self._count, self._simple = count, count is None and not tokens
-        self.batches = 0
-        """How many there were."""
-        self.losses = 0
-        """How many of them have given a loss."""
+        self.waiting = 0
+        """How many there were that were no update, and wait for one."""
+        self._more = 0
 
     def add(self, tally: Tally, batch: Any, outputs: Any) -> None:
         """One more.
@@ -64,13 +63,15 @@ class Counter:
             samples, tokens = self._amounts(batch)
             tally.samples += samples
             tally.tokens += tokens
-        self.batches += 1
         if type(outputs) is dict or isinstance(outputs, Mapping):
             loss = outputs.get("loss")
             if isinstance(loss, Tensor):
                 loss = loss.detach() if loss.requires_grad else loss
-                tally.loss = loss if tally.loss is None else tally.loss + loss
-                self.losses += 1
+                if tally.loss is None:
+                    tally.loss = loss
+                else:
+                    tally.loss = tally.loss + loss
+                    self._more += 1
 
     def give(self, tally: Tally, trainer: Trainer, module: LightningModule) -> bool:
         """An update is over: the tally has the whole of it, and the next begins at nothing.
@@ -78,8 +79,8 @@ class Counter:
         Returns:
             Whether anything was learnt.
         """
-        num, share = self.losses, trainer.accumulate_grad_batches
-        self.losses = self.batches = 0
+        num, share = (0 if tally.loss is None else 1 + self._more), trainer.accumulate_grad_batches
+        self._more = self.waiting = 0
         if not num and module.automatic_optimization:
             tally.samples = tally.tokens = 0
             return False
