@@ -26,7 +26,7 @@ PLACES = {
     "stagegraph": [
         Place(StagedTrainerMixin, "training_step"),
         Place(Trainer, "training_step", host=True),
-        Place(StagegraphCallback, "on_step_end"),
+        Place(StagegraphCallback, "on_step_end"),  # the host's own, which does nothing
         Place(StagedTrainerMixin, "_maybe_log_save_evaluate"),
         Place(Trainer, "_maybe_log_save_evaluate", host=True),
     ],

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stagegraph.engine.decision import Move, Turn
-from stagegraph.engine.options import choose, cost_of, room, why_none
+from stagegraph.engine.options import choose, cost_of, room, why_none, why_not
 from stagegraph.engine.slots import spent, stage_completed
 from stagegraph.engine.state import State
 from stagegraph.engine.ways_back import returned
@@ -160,7 +160,13 @@ def _held_back_there(graph: CompiledGraph, state: State, move: Move) -> str | No
     parameters are those of then. Other moves of this boundary do not matter: it cancels them.
     """
     there, turns = returned(state, move.actions), Turns()
-    if there is None or not _is_structural(graph, move):
+    if there is None:
+        return None
+    if not there.regions:
+        reason = _cannot_begin_again(graph, there, move.region)
+        if reason is not None:
+            return reason
+    if not _is_structural(graph, move):
         return None
     region = there.regions.get(move.region)
     stage = None if region is None else graph.stages[region.stage]
@@ -173,3 +179,15 @@ def _held_back_there(graph: CompiledGraph, state: State, move: Move) -> str | No
     if turns.grows is not None:
         return f"region {turns.grows!r} changes the model at that boundary"
     return _overlap(graph, there, move, turns) or _own(graph, there, stage, move)
+
+
+def _cannot_begin_again(graph: CompiledGraph, there: State, rolling: str) -> str | None:
+    """Why a region other than the one that rolls back cannot enter its initial stage again.
+
+    Options that were taken do not come back; what fitted the budget then does still.
+    """
+    for region in graph.regions:
+        reason = None if region.name == rolling else why_not(graph, there, region.initial)
+        if reason is not None:
+            return f"region {region.name!r} cannot begin again: {reason}"
+    return None

@@ -18,6 +18,7 @@ __all__ = [
     "room",
     "usable",
     "why_none",
+    "why_not",
 ]
 
 
@@ -93,6 +94,16 @@ def why_none(stage: CompiledStage, passed_over: Mapping[str, str]) -> str:
     """In words, why a stage with options cannot be entered."""
     reasons = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
     return f"no option of {stage.name!r} is left ({reasons})"
+
+
+def why_not(graph: CompiledGraph, state: State, key: str) -> str | None:
+    """In words, why an entry has no option to take; ``None``: it has one, or needs none."""
+    for stage in _entered(graph, key):
+        if stage.options:
+            choice = choose(graph, state, stage)
+            if choice.option is None:
+                return why_none(stage, choice.passed_over)
+    return None
 
 
 def cost_of(graph: CompiledGraph, state: State, key: str) -> int | None:

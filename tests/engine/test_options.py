@@ -158,3 +158,47 @@ interrupts:
     run.step(1, m=2.0)
     state = run.core.state
     assert state.options["grows:g"].taken == ("large", "large") and state.facts.params == 125
+
+
+def test_a_rollback_waits_where_a_region_that_begins_again_has_no_option_left():
+    """It would stand behind its growth, and nothing would have grown."""
+    run = Run(
+        """
+metrics: {m: {goal: minimize}}
+regions:
+  grows:
+    initial: g
+    stages:
+      g:
+        kind: grow
+        options:
+          - {name: small, actions: [{type: deepen, stack: s, add: 1}]}
+          - {name: large, actions: [{type: deepen, stack: s, add: 2}]}
+        next: w
+      w:
+        kind: warmup
+        during: [{type: alpha_ramp, of: grown, over: 9 steps}]
+        next: t
+      t: {kind: train}
+  watches:
+    initial: u
+    stages:
+      u: {kind: train, actions: [{type: snapshot, name: s}], duration: 1 step, next: v}
+      v: {kind: train}
+interrupts:
+  - {name: undo, within: [watches:v], when: m > 1, target: watches:v, at_most: 5,
+     actions: [{type: roll_back, to: s, rng: fork}]}
+""",
+        params=100,
+        costs={"grows:g.small": 10, "grows:g.large": 25},
+    )
+    run.core.start()
+    run.step(2, m=2.0)
+    assert len(run.of_type("roll_back")) == 1
+    assert run.core.state.options["grows:g"].taken == ("small", "large")
+    run.step(2, m=2.0)
+    assert len(run.of_type("roll_back")) == 1 and run.core.state.facts.params == 125
+    assert run.of_type("blocked", "reason") == [
+        "region 'grows' cannot begin again: no option of 'g' is left (small: taken already; "
+        "large: taken already)"
+    ]

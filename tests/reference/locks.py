@@ -62,9 +62,15 @@ def _may_try(model: Model, move: Move) -> bool:
 def _locked_there(model: Model, move: Move) -> bool:
     """A rollback is exempt; a growth that it leads to is asked of what it returns to."""
     kept = model.snapshot_of(move)
-    if not move.grows or kept is None:
+    if kept is None:
         return False
     with model.returned(move.way):
+        if not model.branch.places:  # the others begin again
+            others = [model.initial(n) for n in model.document.regions if n != move.region]
+            if any(s.options and s.key not in m.picked for m in others for s in m.entered):
+                return True
+        if not move.grows:
+            return False
         if model.branch.places:
             return _too_many(model, move, set()) or not _may_grow(model, move)
         if move.turn is not None:

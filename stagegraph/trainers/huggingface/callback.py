@@ -87,7 +87,7 @@ class StagegraphCallback(TrainerCallback):
         self.quiet_size = -1
         """How many batches a pass has, where an update may be counted without more; else -1."""
         self.heard: int | None = None
-        """The Trainer's ``global_step`` when it was last heard of; ``None``: not training yet."""
+        """The Trainer's ``global_step`` when it was last heard of; ``None``: it does not train."""
         self._size = 0
         self._engine: Engine | None = None
         self._evaluate: Callable[[], Any] = dict
@@ -299,6 +299,7 @@ class StagegraphCallback(TrainerCallback):
         """Training is over, if only for now; the engine stays, for gates and reports."""
         if self.owes_update:  # resumed where the Trainer had come to its own end
             self.decide(control)
+        self.heard = None
         self.engine.finish()
 
     # Within

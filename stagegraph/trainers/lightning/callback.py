@@ -241,6 +241,7 @@ class StagegraphCallback(Callback):
             loops.set_generators(trainer, resumed["generators"])
             self._heard |= loops.remember(trainer, resumed["monitored"])  # told of before
             loops.go_on(trainer, self._place, validates=resumed["validates"])
+        self._known = loops.known_metrics(trainer)
         self._logs = bool(trainer.loggers)
         self._completed = loops.completed(trainer)
         self._steps = self._completed.completed
@@ -298,7 +299,7 @@ class StagegraphCallback(Callback):
         """The last pass is over: decide the boundary behind it, before batches are drawn."""
         if self._place is not Place.START:
             self._place = Place.UPDATE
-        self._passes, self._known = (0, 0), loops.known_metrics(trainer)
+        self._passes = 0, 0
         self._decide(trainer)
         self._go_on_or_stop(trainer)
         self._place = Place.PASS if self._place is Place.UPDATE else self._place
@@ -403,7 +404,7 @@ class StagegraphCallback(Callback):
         tally = self.tally
         if not tally.owes:
             return False
-        known, heard = loops.known_metrics(trainer), self._heard
+        known, heard = self._known, self._heard
         for name in self._declared:
             if known.get(name) is not heard.get(name):
                 self._hear(known)
@@ -414,7 +415,7 @@ class StagegraphCallback(Callback):
             return False
         if tally.wants_evaluation:  # by the clock on the wall, which nobody can foretell
             loops.validate(trainer)
-            self._hear(loops.known_metrics(trainer))
+            self._hear(self._known)
             self._require_evaluated()
             tally.observe()
         return True

@@ -343,3 +343,40 @@ def test_checkpoint_callbacks_and_resume_from_the_last(tmp_path):
     assert not resumed.seen or not small.differences(whole.seen, resumed.seen)
     assert ours.engine.done
     ours.engine.close()
+
+
+ALONE = """
+{stagegraph: 1, name: measured by the host alone, initial: a, metrics: {score: {goal: maximize}},
+ stages: {a: {kind: train, transitions: [{target: b, when: "score >= 9"}]},
+          b: {kind: train, duration: 6 steps, next: done}, done: {kind: final}}}
+"""
+
+
+class LogsOnce(small.Module):
+    """Logs a score in two of its updates, where nobody has asked for it."""
+
+    def training_step(self, batch, batch_idx):
+        step = self.trainer.global_step + 1
+        if step in (9, 15):
+            self.log("score", float(step))
+        return self.loss(batch)
+
+
+def test_what_is_logged_in_the_pass_that_it_was_resumed_in_is_heard_at_once(tmp_path):
+    """Lightning does not say that this pass begins."""
+
+    def moves(**given):
+        ours, seen = small.stages(ALONE), []
+
+        class Listens(Callback):
+            def on_train_start(self, trainer, pl_module):
+                seen.append(small.Moves(ours.engine))
+
+        saves = small.Places(tmp_path, ["batch"], only=[3])
+        train = small.loader(batch_size=1)
+        small.fit(LogsOnce(), ours, [Listens(), saves], train=train, **given)
+        return seen[0].seen[-2:]
+
+    whole = moves()
+    assert whole == [(9, "main:b"), (15, "main:done")]
+    assert moves(resume=tmp_path / "003-batch.ckpt") == whole
