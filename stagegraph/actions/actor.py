@@ -299,7 +299,7 @@ class TorchActor:
             ActionError: An action failed; everything is as it was before.
         """
         self._standing.rates.heal()
-        log, taps, hooked = UndoLog(), self._standing.teaching.taps, self._standing.hooked
+        log, taps, known = UndoLog(), self._standing.teaching.taps, self._standing.compiled_in
         try:
             with self._together(boundary):
                 self._refuse_foreign_change(boundary)
@@ -312,7 +312,7 @@ class TorchActor:
             if self._replicas is not None:
                 self._replicas.align()
             retapped = self._standing.teaching.taps is not taps
-            if boundary.structural or retapped or self._standing.hooked != hooked:
+            if boundary.structural or retapped or self._standing.compiled_in != known:
                 _forget_compiled()
             self.has_updated()  # an update that was only tried is none
             outcome = Outcome(evidence, facts, attributions)
@@ -767,7 +767,7 @@ class TorchActor:
 
     def close(self) -> None:
         """Remove all hooks and release what is frozen; the model is the user's alone again."""
-        if self._standing.hooked:
+        if self._standing.compiled_in:
             _forget_compiled()
         self._standing.close()
         if self._updates is not None:
@@ -793,10 +793,11 @@ def _blamed_on(place: str) -> Iterator[None]:
 
 
 def _forget_compiled() -> None:
-    """After eight shapes, compiled code would silently run uncompiled; begin to count anew.
+    """After eight shapes, or sets of what is trained, code runs uncompiled, silently; count anew.
 
     Nor does torch see that hooks have come or gone: code that an earlier run in this process has
-    compiled for the same modules without gates would be taken for a model that has some.
+    compiled for the same modules without gates would be taken for a model that has some. Nor does
+    every torch see what is trained again: :attr:`~.Standing.compiled_in`.
     """
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is not None:

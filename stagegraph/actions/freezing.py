@@ -63,9 +63,9 @@ class Freezing:
                 self._still[key] = StillModule(module)
 
     @property
-    def still(self) -> frozenset[int]:
-        """``id`` of each module that runs as in evaluation."""
-        return frozenset(self._still)
+    def held(self) -> frozenset[int]:
+        """``id`` of what keeps still: parameters, and modules that run as in evaluation."""
+        return frozenset(self._originals) | frozenset(self._still)
 
     def remember(self) -> Callable[[], None]:
         """A way back to what is frozen now; flags and hooks are undone by reference."""

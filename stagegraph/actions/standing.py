@@ -133,9 +133,13 @@ class Standing:
         return [(self.lineage.today(change.heads), change.head) for change in added]
 
     @property
-    def hooked(self) -> frozenset[str | int]:
-        """The blocks and modules with a hook; compiled code may not see it come or go."""
-        return frozenset[str | int](self.gates.alphas()) | self.freezing.still
+    def compiled_in(self) -> frozenset[str | int]:
+        """What compiled code has taken in and may not see change: hooks, and what is frozen.
+
+        Of a parameter that is trained again torch before 2.12 computes no gradient in code that was
+        compiled while it was frozen: its guards pass over ``requires_grad`` (pytorch 177158).
+        """
+        return frozenset[str | int](self.gates.alphas()) | self.freezing.held
 
     def _hear(self, drawn: Drawn) -> None:
         """The learning rate goes with the size of the batch in hand."""

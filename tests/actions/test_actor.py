@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 from torch.optim import SGD, AdamW, lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -392,6 +393,30 @@ def test_a_compiled_model_is_the_users_model():
     actor = TorchActor(compiled, SGD(model.parameters(), lr=0.1), probe=batch())
     actor.transact(boundary(deeds=[growth()], held=[lr_factor(0.5, "blocks.*")]), accept)
     assert len(model.blocks) == 4 and compiled(batch()).shape == (5, 3)
+
+
+def test_compiled_code_trains_what_is_unfrozen_and_stays_compiled():
+    """Torch stops to compile at eight variants, and before 2.12 saw no change of requires_grad."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    model = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(10)))
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter)
+    actor = TorchActor(compiled, SGD(model.parameters(), lr=0.1))
+
+    def trained():
+        model.zero_grad()
+        compiled(torch.ones(2, 4)).sum().backward()
+        return {at for at, layer in enumerate(model) if layer.weight.grad is not None}
+
+    for step, lowest in enumerate(range(9, 0, -1)):  # from the top down
+        below = [str(at) for at in range(lowest)]
+        actor.transact(boundary(step, held=[freeze(*below)]), accept)
+        assert trained() == trained() == set(range(lowest, 10))
+    assert counter.frame_count == 9
+    actor.close()
+    assert trained() == trained() == set(range(10))
+    assert counter.frame_count == 10
 
 
 def test_the_probe_may_be_a_batch_in_any_form_or_a_function():
