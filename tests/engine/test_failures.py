@@ -63,6 +63,21 @@ def test_on_error_tries_again_so_often_then_takes_the_stage_without_actions(retr
     assert run.actor.deeds == []
 
 
+@pytest.mark.parametrize("retry", [0, 2])
+def test_a_run_ends_by_its_budget_at_the_first_boundary_that_holds(retry):
+    """What has failed is tried again after an update: each try at the end costs one (S16)."""
+    run = Run("budget: {steps: 4}" + FALLING_BACK.format(retry=retry))
+    run.actor.failures = {ACTION: 99}
+    run.step(3).step(m=0.5)
+    assert run.of_type("error", "boundary") == [4] and not run.core.done
+    run.step(retry)
+    assert not run.core.done
+    run.step(5)
+    assert run.stage == "c" and run.of_type("end", "boundary", "because") == [
+        (5 + retry, f"budget of steps: {5 + retry} of 4 spent")
+    ]
+
+
 def test_errors_count_in_a_row_only():
     """Fails once on each way; with one retry that never leads to the fallback."""
     run = Run(FALLING_BACK.format(retry=1))
