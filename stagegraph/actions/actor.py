@@ -800,5 +800,8 @@ def _forget_compiled() -> None:
     every torch see what is trained again: :attr:`~.Standing.compiled_in`.
     """
     dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is not None:
+    if dynamo is None:
+        return
+    compiled = getattr(dynamo.convert_frame, "input_codes", None)
+    if compiled is None or compiled.seen:  # where there is CUDA, a reset loads all of inductor
         dynamo.reset()

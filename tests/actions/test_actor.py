@@ -419,6 +419,22 @@ def test_compiled_code_trains_what_is_unfrozen_and_stays_compiled():
     assert counter.frame_count == 10
 
 
+def test_a_compiler_that_has_compiled_nothing_is_left_alone(monkeypatch):
+    """Others import it; where there is CUDA, its reset takes seconds."""
+    import torch._dynamo
+
+    torch.compiler.reset()
+    told = []
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: told.append("reset"))
+    model = Model()
+    actor = TorchActor(model, SGD(model.parameters(), lr=0.1), probe=batch())
+    actor.transact(boundary(deeds=[growth()]), accept)
+    assert told == []
+    torch.compile(model, backend="eager")(batch())
+    actor.transact(boundary(1, deeds=[growth(cohort="main:grow#2")]), accept)
+    assert told == ["reset"]
+
+
 def test_the_probe_may_be_a_batch_in_any_form_or_a_function():
     class Out(dict):
         pass
