@@ -138,8 +138,7 @@ class TorchActor:
         wrapper = replicated_in(model)
         self._replicas = None if wrapper is None else Replicated(wrapper)
         self._agreement: Agreement | None = None
-        self.had_reduced = False
-        """Whether the run that is gone on with had averaged gradients since its last growth."""
+        self._had_reduced = False
 
     def join(self, agreement: Agreement) -> None:
         """Carry boundaries out together with other ranks from here on."""
@@ -162,8 +161,22 @@ class TorchActor:
         self._replicas = None if replicated is None else Replicated(replicated)
         if self._replicas is not None:
             self._replicas.mind(unused=self._may_rest())
-            if self.had_reduced and self._standing.probe is not None:
-                self._replicas.settle(self._standing.probe)
+            self._reduce_as_before()
+
+    def goes_on(self, *, reduced: bool) -> None:
+        """Go on with a run, after :meth:`load_state_dict`.
+
+        Args:
+            reduced: Whether it had averaged gradients over ranks since its last growth.
+        """
+        self._had_reduced = reduced
+        self._reduce_as_before()
+
+    def _reduce_as_before(self) -> None:
+        """Add gradients up in the order in which the run that is gone on with did."""
+        probe = self._standing.probe
+        if self._replicas is not None and self._had_reduced and probe is not None:
+            self._replicas.settle(probe)
 
     @property
     def has_reduced(self) -> bool:
@@ -201,10 +214,9 @@ class TorchActor:
             if rank:
                 fork_own(self._standing, rank)
             return position
-        own, probe = unpack_own(content), self._standing.probe
+        own = unpack_own(content)
         as_many = own_file(size - 1) in files and own_file(size) not in files
-        if self._replicas is not None and as_many and own["reduced"] and probe is not None:
-            self._replicas.settle(probe)
+        self.goes_on(reduced=as_many and own["reduced"])
         return take_own(self._standing, own)
 
     def given(self) -> list[str]:

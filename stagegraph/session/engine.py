@@ -713,7 +713,7 @@ class Engine:
             self.load_snapshots(kept.copies)
             if self._torch is not None:
                 self._torch.taught, self._torch.made = kept.taught, kept.made
-                self._torch.had_reduced = kept.reduced
+                self._torch.goes_on(reduced=kept.reduced)
             if record is not None and found is not None:
                 self._core.replay(found.outside)
                 record.taken_up(found)

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from tests.ranks.processes import on_ranks
-from tests.trainers.accelerate.small import EVERYTHING, Dies, Life, differences
+from tests.trainers.accelerate.small import EVERYTHING, GROWS, Dies, Life, differences
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
@@ -37,16 +37,14 @@ def lives(rank, folder, host, text, cuts):
     }
 
 
-def check(tmp_path, host, text, cuts):
-    first, second = on_ranks(2, lives, tmp_path, host, text, cuts, folder=tmp_path, seconds=200)
-    assert first["processes"] == 2
-    assert first["differences"] == second["differences"] == [None] * len(cuts)
-    assert first["weights"] == second["weights"]
-    assert first["moments"] == second["moments"]
-    assert first["batches"] != second["batches"]
+def check(tmp_path, host, text, cuts, size=2):
+    first, *others = on_ranks(size, lives, tmp_path, host, text, cuts, folder=tmp_path, seconds=200)
+    assert first["processes"] == size
+    assert first["differences"] == [None] * len(cuts)
     assert first["moves"]
-    assert second["moves"] == first["moves"]
-    return first
+    for one in others:
+        assert one["batches"] != first["batches"]
+        assert {**one, "batches": first["batches"]} == first
 
 
 def test_all_processes_grow_together_and_go_on_with_the_folder_of_the_run(tmp_path):
@@ -61,3 +59,11 @@ def test_in_each_part_of_the_run_they_go_on_too(tmp_path):
 @pytest.mark.slow
 def test_all_processes_go_on_with_what_the_accelerator_saved(tmp_path):
     check(tmp_path, True, EVERYTHING, (10,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", [False, True], ids=["run", "accelerator"])
+@pytest.mark.parametrize("text", [GROWS, EVERYTHING], ids=["grows", "everything"])
+def test_three_processes_add_up_gradients_in_one_order(tmp_path, host, text):
+    """The order is settled at the first backward, and among three the last bits hang on it."""
+    check(tmp_path, host, text, (3, 10, 16), size=3)
