@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 
 from stagegraph.actions.attributing import attribute
 from stagegraph.actions.companions import Companions
+from stagegraph.actions.compiling import as_written, forget_compiled
 from stagegraph.actions.data.draws import Drawn
 from stagegraph.actions.data.looping import check_loader
 from stagegraph.actions.distilling.teachers import TEACHER
@@ -300,6 +300,7 @@ class TorchActor:
 
     @torch.inference_mode(False)  # whatever the host is in: what is made here must train
     @torch.enable_grad()
+    @as_written()
     def transact(self, boundary: Boundary, confirm: Callable[[Outcome], None]) -> Outcome:
         """Carry out a boundary, all or nothing.
 
@@ -325,7 +326,7 @@ class TorchActor:
                 self._replicas.align()
             retapped = self._standing.teaching.taps is not taps
             if boundary.structural or retapped or self._standing.compiled_in != known:
-                _forget_compiled()
+                forget_compiled()
             self.has_updated()  # an update that was only tried is none
             outcome = Outcome(evidence, facts, attributions)
             # The last thing: whatever interrupts after it comes too late.
@@ -705,7 +706,7 @@ class TorchActor:
         finally:
             self._follow()
         self._held, self._structure = Held((), {}), None
-        _forget_compiled()
+        forget_compiled()
 
     def snapshots(self) -> dict[str, Any]:
         """All snapshots and teachers in plain containers and tensors, for a checkpoint."""
@@ -780,7 +781,7 @@ class TorchActor:
     def close(self) -> None:
         """Remove all hooks and release what is frozen; the model is the user's alone again."""
         if self._standing.compiled_in:
-            _forget_compiled()
+            forget_compiled()
         self._standing.close()
         if self._updates is not None:
             self._updates.close()
@@ -802,18 +803,3 @@ def _blamed_on(place: str) -> Iterator[None]:
         raise ActionError(place, str(error).removeprefix(f"{place}: ")) from error
     except Exception as error:
         raise ActionError(place, f"{type(error).__name__}: {error}") from error
-
-
-def _forget_compiled() -> None:
-    """After eight shapes, or sets of what is trained, code runs uncompiled, silently; count anew.
-
-    Nor does torch see that hooks have come or gone: code that an earlier run in this process has
-    compiled for the same modules without gates would be taken for a model that has some. Nor does
-    every torch see what is trained again: :attr:`~.Standing.compiled_in`.
-    """
-    dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is None:
-        return
-    compiled = getattr(dynamo.convert_frame, "input_codes", None)
-    if compiled is None or compiled.seen:  # where there is CUDA, a reset loads all of inductor
-        dynamo.reset()

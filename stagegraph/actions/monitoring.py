@@ -9,15 +9,15 @@ is the same each time too, and the same after a resume.
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 from zlib import crc32
 
 import torch
 from torch import nn
 
+from stagegraph.actions.compiling import as_written
 from stagegraph.actions.randomness import seed_all
 from stagegraph.actions.undo import untouched
 from stagegraph.engine.metrics import MetricNames, as_number
@@ -93,7 +93,7 @@ class Monitor:
 
     def _measured(self, *, eager: bool) -> dict[str, float]:
         """What this process measures."""
-        with untouched(self._model), torch.no_grad(), _as_written() if eager else nullcontext():
+        with untouched(self._model), torch.no_grad(), as_written() if eager else nullcontext():
             self._model.eval()
             seed_all(self._seed)
             try:
@@ -140,12 +140,3 @@ class Monitor:
 
 def _listed(names: Mapping[str, Any] | frozenset[str]) -> str:
     return ", ".join(map(repr, sorted(names)))
-
-
-@contextmanager
-def _as_written() -> Iterator[None]:
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield

@@ -419,6 +419,38 @@ def test_compiled_code_trains_what_is_unfrozen_and_stays_compiled():
     assert counter.frame_count == 10
 
 
+def compiled_whole(model):
+    model.compile(backend="eager")
+
+
+def compiled_in_parts(model):
+    for block in model.blocks:
+        block.compile(backend="eager")
+
+
+def compiled_in_its_forward(model):
+    model.forward = torch.compile(model.forward, backend="eager")
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("how", [compiled_whole, compiled_in_parts, compiled_in_its_forward])
+@pytest.mark.parametrize("trains", [True, False])
+def test_what_is_compiled_in_place_is_measured_as_it_is_written(how, trains):
+    """Compiled code, once it is there, passes over the hooks that growth is measured by."""
+    model = Model()
+    how(model)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    actor = TorchActor(model, optimizer, probe=batch())
+    model.train(trains)
+    with torch.set_grad_enabled(trains):
+        model(batch())
+    actor.transact(boundary(deeds=[growth(deepen(at="spread"))]), accept)
+    assert len(model.blocks) == 4
+    train(model, optimizer, 1)
+    actor.transact(boundary(1, deeds=[growth(cohort="main:grow#2")]), accept)
+    assert len(model.blocks) == 6
+
+
 def test_a_compiler_that_has_compiled_nothing_is_left_alone(monkeypatch):
     """Others import it; where there is CUDA, its reset takes seconds."""
     import torch._dynamo

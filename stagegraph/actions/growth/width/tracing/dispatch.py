@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from stagegraph.actions.compiling import as_written
 from stagegraph.actions.growth.width.tracing.axes import Ref
 from stagegraph.actions.growth.width.tracing.book import Book, Call, Seen, Source, schema
 from stagegraph.actions.growth.width.tracing.rules_contractions import CONTRACTIONS, attention
@@ -167,15 +168,12 @@ def _paths(model: nn.Module, watch: _Watch, finished: Callable[[Any], None]) -> 
 
 
 @contextmanager
-def _step_by_step(model: nn.Module) -> Iterator[None]:
+def _step_by_step() -> Iterator[None]:
     """No fused path that hides the modules and their operators."""
     fast = torch.backends.mha.get_fastpath_enabled()
-    compiled = any("_orig_mod" in module._modules for module in model.modules())
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with ExitStack() as stack:
-            if compiled:
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+        with as_written():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -247,7 +245,7 @@ def observe(model: nn.Module, probe: Probe) -> tuple[Book, Names, dict[int, Tens
     strangers = _Strangers(book, model, own, probe)
     watch = _Watch(book, strangers)
     outputs: list[Tensor] = []
-    with untouched(model), _step_by_step(model), torch.no_grad():
+    with untouched(model), _step_by_step(), torch.no_grad():
         model.eval()
         model.register_forward_pre_hook(strangers.called, with_kwargs=True)
         with _paths(model, watch, lambda output: outputs.extend(_floating(output))), watch:
