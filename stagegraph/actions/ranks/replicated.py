@@ -19,8 +19,8 @@ from torch.distributed import ProcessGroup
 from torch.distributed.utils import _sync_module_states
 from torch.nn.parallel import DistributedDataParallel
 
-from stagegraph.actions.probes import Probe, probe_loss
-from stagegraph.actions.undo import untouched
+from stagegraph.actions.probes import Probe
+from stagegraph.actions.ranks.order import settle_order
 from stagegraph.errors import UnsupportedError
 
 __all__ = ["Replicated", "replicated_in", "why_not_followed"]
@@ -116,14 +116,8 @@ class Replicated:
         Args:
             probe: A batch.
         """
-        if self.size < 3 or self._reduces.happened:
-            return
-        training = self._wrapper.training
-        with untouched(self._wrapper.module), torch.enable_grad():
-            self._wrapper.train()  # type: ignore[no-untyped-call]
-            loss = probe_loss(self._wrapper, probe)
-            loss.backward()  # type: ignore[no-untyped-call]
-        self._wrapper.training = training
+        if self.size >= 3 and not self._reduces.happened:
+            settle_order(self._wrapper, probe)
 
     def _reduced(self) -> tuple[tuple[int, tuple[int, ...], Any, bool], ...]:
         """The parameters: which they are, shapes, types, and whether they are trained."""
